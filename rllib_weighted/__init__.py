@@ -1,0 +1,31 @@
+"""Weighted merging of the gradients of differently seeded RLlib workers."""
+
+from ray import tune
+
+from rllib_weighted.algorithm import WeightedPPO
+from rllib_weighted.config import WeightedPPOConfig
+from rllib_weighted.merging import (
+    Average,
+    LossWeighted,
+    RewardWeighted,
+    Sum,
+    Weighting,
+    merge_weights,
+    register_strategy,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Average",
+    "LossWeighted",
+    "RewardWeighted",
+    "Sum",
+    "WeightedPPO",
+    "WeightedPPOConfig",
+    "Weighting",
+    "merge_weights",
+    "register_strategy",
+]
+
+tune.register_trainable("WeightedPPO", WeightedPPO)

@@ -1,0 +1,288 @@
+"""The algorithm: one round = sample, update, sync, record."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+from pyarrow.fs import LocalFileSystem
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.algorithms.ppo.ppo import PPO
+from ray.rllib.core import COMPONENT_ENV_RUNNER, COMPONENT_LEARNER, COMPONENT_RL_MODULE
+from ray.rllib.utils.annotations import override
+from ray.rllib.utils.metrics import (
+    ALL_MODULES,
+    ENV_RUNNER_RESULTS,
+    ENV_RUNNER_SAMPLING_TIMER,
+    LEARNER_RESULTS,
+    LEARNER_UPDATE_TIMER,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
+    NUM_MODULE_STEPS_TRAINED_LIFETIME,
+    SYNCH_WORKER_WEIGHTS_TIMER,
+    TIMERS,
+    WEIGHTS_SEQ_NO,
+)
+
+from rllib_weighted.config import WeightedPPOConfig
+from rllib_weighted.learning.orders import MergeOrder, MergeReport
+from rllib_weighted.records import metrics as names
+from rllib_weighted.records.history import HISTORY_DIR, MergeHistory
+from rllib_weighted.records.summary import WorkerRecord, summarize, worker_metrics
+from rllib_weighted.sampling.collect import Rollouts, collect_rollouts, merge_connector_states
+from rllib_weighted.seeding import draw_root_seed, environment_seed
+
+logger = logging.getLogger(__name__)
+
+_STATE_KEY = "weighted_ppo"
+_HOT_SETTINGS = ("merge_strategy", "min_weight", "merge_options")
+
+
+class WeightedPPO(PPO):
+    """PPO that merges its workers' gradients by how high each one's reward or loss is."""
+
+    config: WeightedPPOConfig
+
+    @classmethod
+    @override(PPO)
+    def get_default_config(cls) -> WeightedPPOConfig:
+        return WeightedPPOConfig()
+
+    @override(PPO)
+    def setup(self, config: Any) -> None:
+        self._round = 0
+        self._last_returns: dict[int, float] = {}
+        self._num_resets: dict[int, int] = {}
+        self._runner_state: dict[str, Any] | None = None
+        self._history: MergeHistory | None = None
+        super().setup(config)
+        seed = self.config.seed
+        self._root_seed: int = draw_root_seed() if seed is None else seed
+        self._history = MergeHistory(*self._history_location(), trial_id=self.trial_id)
+
+    # One round
+
+    @override(PPO)
+    def training_step(self) -> None:
+        self._round += 1
+        with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
+            rollouts = self._sample()
+        report = None
+        if rollouts.episodes:
+            with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
+                report = self._update(rollouts)
+        with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER)):
+            self._sync(rollouts)
+        self._record(rollouts, report)
+
+    def _sample(self) -> Rollouts:
+        """Asks every env runner for its part of the round, and takes what comes in time."""
+        if self._runner_state is None:
+            self._runner_state = self._collect_runner_state()
+        rollouts = collect_rollouts(
+            self.env_runner_group,
+            config=self.config,
+            round=self._round,
+            root_seed=self._root_seed,
+            state=self._runner_state,
+            num_resets=self._num_resets,
+        )
+        if rollouts.metrics:
+            self.metrics.aggregate(rollouts.metrics, key=ENV_RUNNER_RESULTS)
+        self._num_resets.update(rollouts.num_resets)
+        for worker, returns in rollouts.returns.items():
+            self._last_returns[worker] = float(np.mean(returns))
+        return rollouts
+
+    def _update(self, rollouts: Rollouts) -> MergeReport | None:
+        """Merges the workers' gradients, minibatch by minibatch."""
+        trained = (LEARNER_RESULTS, ALL_MODULES, NUM_MODULE_STEPS_TRAINED_LIFETIME)
+        results = self.learner_group.update(
+            episodes=rollouts.episodes,
+            timesteps={
+                NUM_ENV_STEPS_SAMPLED_LIFETIME: self._env_steps,
+                NUM_MODULE_STEPS_TRAINED_LIFETIME: self.metrics.peek(trained, default=0),
+            },
+            num_epochs=self.config.num_epochs,
+            minibatch_size=self.config.minibatch_size,
+            shuffle_batch_per_epoch=self.config.shuffle_batch_per_epoch,
+            merge=self._merge_order(rollouts),
+        )
+        self.metrics.aggregate(results, key=LEARNER_RESULTS)
+        return self.learner_group.take_merge_report()
+
+    def _merge_order(self, rollouts: Rollouts) -> MergeOrder:
+        return MergeOrder(
+            round=self._round,
+            root_seed=self._root_seed,
+            num_workers=self.config.worker_layout.num_workers,
+            strategy=self.config.resolve_merge_strategy(),
+            min_weight=self.config.min_weight_at(self._env_steps),
+            reward_signals=dict(self._last_returns),
+            faults=rollouts.faults,
+        )
+
+    def _sync(self, rollouts: Rollouts) -> None:
+        """Merges connector states; what env runners need next travels with the next order."""
+        connectors = merge_connector_states(
+            rollouts.connector_states,
+            config=self.config,
+            env_to_module=getattr(self.env_runner, "_env_to_module", self.env_to_module_connector),
+            module_to_env=getattr(self.env_runner, "_module_to_env", self.module_to_env_connector),
+        )
+        self._runner_state = self._collect_runner_state()
+        if self.env_runner is not None:
+            self.env_runner.set_state({**self._runner_state, **connectors})
+        if self.config.broadcast_env_runner_states:
+            self._runner_state.update(connectors)
+
+    def _collect_runner_state(self) -> dict[str, Any]:
+        """Returns weights, their version, connector states and the lifetime step counter."""
+        component = f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}"
+        learner = self.learner_group.get_state(components=component, inference_only=True)
+        kept = {COMPONENT_RL_MODULE, WEIGHTS_SEQ_NO}
+        state = {k: v for k, v in learner[COMPONENT_LEARNER].items() if k in kept}
+        state[NUM_ENV_STEPS_SAMPLED_LIFETIME] = int(self._env_steps)
+        return state
+
+    # Records
+
+    @property
+    def _env_steps(self) -> int:
+        counter = (ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME)
+        return int(self.metrics.peek(counter, default=0))
+
+    def _record(self, rollouts: Rollouts, report: MergeReport | None) -> None:
+        """Writes metrics and the merge history."""
+        records = self._worker_records(rollouts, report)
+        skipped = report.num_skipped_steps if report else 0
+        for name, value in summarize(records, num_skipped_steps=skipped).items():
+            self.metrics.log_value((names.MERGE, name), value, window=1)
+        for worker, values in worker_metrics(records).items():
+            for name, value in values.items():
+                key = (names.MERGE, names.WORKERS, worker, name)
+                self.metrics.log_value(key, value, window=1)
+        assert self._history is not None
+        self._history.append(self._round, self._env_steps, records)
+
+    def _worker_records(
+        self, rollouts: Rollouts, report: MergeReport | None
+    ) -> list[WorkerRecord]:
+        layout = self.config.worker_layout
+        sampled = rollouts.workers
+        records = []
+        for worker in range(layout.num_workers):
+            returns = rollouts.returns.get(worker, [])
+            reason = report.drops[worker] if report else None
+            if worker not in sampled:
+                reason = "it sent nothing"
+            if reason is not None:
+                logger.warning("Round %d: worker %d dropped: %s", self._round, worker, reason)
+            records.append(
+                WorkerRecord(
+                    worker=worker,
+                    env_runner=layout.env_runner(worker),
+                    env_index=layout.env_index(worker),
+                    seed=self._worker_seed(worker),
+                    signal=report.signals[worker] if report else None,
+                    share=report.shares[worker] if report else 0.0,
+                    weight=report.weights[worker] if report else 0.0,
+                    loss=report.losses[worker] if report else None,
+                    episode_return=float(np.mean(returns)) if returns else None,
+                    num_episodes=len(returns),
+                    dropped=reason is not None,
+                )
+            )
+        return records
+
+    def _worker_seed(self, worker: int) -> int:
+        """Returns the environment seed of a worker's first episode ("fixed": of all of them)."""
+        layout = self.config.worker_layout
+        return environment_seed(
+            self._root_seed,
+            slot=layout.first_slot(worker),
+            num_slots=layout.num_slots,
+            evaluation=False,
+            counters=(0,),
+        )
+
+    def _history_location(self) -> tuple[Any, str]:
+        """Returns where this trial's merge history goes: file system and folder.
+
+        Tune's storage context is a private attribute of `Trainable` (tested with Ray 2.60).
+        """
+        if self._storage is not None:
+            folder = f"{self._storage.trial_fs_path}/{HISTORY_DIR}"
+            return self._storage.storage_filesystem, folder
+        return LocalFileSystem(), f"{self.logdir.rstrip('/')}/{HISTORY_DIR}"
+
+    # Checkpoints
+
+    @override(Algorithm)
+    def save_to_path(self, *args: Any, **kwargs: Any) -> Any:
+        if self._history is not None:
+            self._history.flush()
+        return super().save_to_path(*args, **kwargs)
+
+    @override(Algorithm)
+    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        state: dict[str, Any] = super().get_state(*args, **kwargs)
+        state[_STATE_KEY] = {
+            "round": self._round,
+            "root_seed": self._root_seed,
+            "last_returns": dict(self._last_returns),
+            "num_resets": dict(self._num_resets),
+        }
+        return state
+
+    @override(Algorithm)
+    def set_state(self, state: dict[str, Any]) -> None:
+        super().set_state(state)
+        self._runner_state = None
+        own = state.get(_STATE_KEY)
+        if own is None:
+            return
+        self._round = own["round"]
+        self._root_seed = own["root_seed"]
+        self._last_returns = dict(own["last_returns"])
+        self._num_resets = dict(own["num_resets"])
+        if self._history is not None:
+            self._history.truncate(self._round)
+
+    @override(Algorithm)
+    def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
+        super().restore_from_path(path, *args, **kwargs)
+        self._runner_state = None
+        if kwargs.get("component") is None and self.env_runner is not None:
+            # RLlib has just merged the living env runners' filters into the restored ones.
+            own = f"{str(path).rstrip('/')}/{COMPONENT_ENV_RUNNER}"
+            self.env_runner.restore_from_path(own, filesystem=kwargs.get("filesystem"))
+
+    @override(Algorithm)
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Takes new merge settings without a new actor; False if anything else has changed."""
+        new = self.get_default_config().update_from_dict(new_config)
+        new.env = self.config.env
+        old_settings, new_settings = self.config.to_dict(), new.to_dict()
+        if any(
+            str(old_settings.get(key)) != str(value)
+            for key, value in new_settings.items()
+            if key not in _HOT_SETTINGS
+        ):
+            return False
+        new.validate()
+        config = self.config.copy(copy_frozen=False)
+        for name in _HOT_SETTINGS:
+            setattr(config, name, getattr(new, name))
+        config.freeze()
+        self.config = config
+        return True
+
+    @override(Algorithm)
+    def cleanup(self) -> None:
+        if self._history is not None:
+            self._history.close()
+        super().cleanup()
+
+
+WeightedPPOConfig.default_algo_class = WeightedPPO

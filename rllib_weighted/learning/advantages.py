@@ -1,0 +1,122 @@
+"""Generalized advantage estimation and the standardisation of advantages."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from ray.rllib.connectors.connector_v2 import ConnectorV2
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.apis.value_function_api import ValueFunctionAPI
+from ray.rllib.evaluation.postprocessing import Postprocessing
+from ray.rllib.utils.numpy import convert_to_numpy
+from ray.rllib.utils.postprocessing.zero_padding import (
+    split_and_zero_pad_n_episodes,
+    unpad_data_if_necessary,
+)
+from scipy.signal import lfilter
+
+AdvantageNormalization = Literal["worker", "batch", "none"]
+MIN_STD = 1e-4  # As in stock RLlib's standardisation.
+
+
+def episode_advantages(
+    rewards: np.ndarray, values: np.ndarray, *, terminated: bool, gamma: float, lambda_: float
+) -> np.ndarray:
+    """Returns the GAE advantages of one episode or chunk (Schulman et al. 2016, eq. 16).
+
+    Args:
+        rewards: [T], float.
+        values: [T + 1]: value predictions, the last one of the observation after the last step.
+        terminated: Whether the last step ended the episode: then nothing is bootstrapped.
+        gamma: Discount factor.
+        lambda_: GAE's decay.
+
+    Returns:
+        [T], float64.
+    """
+    values = values.astype(np.float64)
+    next_values = values[1:].copy()
+    if terminated:
+        next_values[-1] = 0.0
+    residuals = rewards + gamma * next_values - values[:-1]
+    # A_t = delta_t + gamma lambda A_{t+1} is a first-order filter that runs backwards.
+    return np.asarray(lfilter([1.0], [1.0, -gamma * lambda_], residuals[::-1])[::-1])
+
+
+class EpisodeAdvantages(ConnectorV2):
+    """Learner connector: adds advantages (not standardised) and value targets to the batch.
+
+    Takes the place of RLlib's `GeneralAdvantageEstimation`, which standardises over all workers
+    and counts the artificial row at the end of each episode chunk in its mean and deviation.
+    Those rows get advantage 0 here and are masked out of everything by `loss_mask`.
+    """
+
+    def __init__(
+        self,
+        input_observation_space: Any = None,
+        input_action_space: Any = None,
+        *,
+        gamma: float,
+        lambda_: float,
+    ) -> None:
+        super().__init__(input_observation_space, input_action_space)
+        self.gamma = gamma
+        self.lambda_ = lambda_
+
+    def __call__(  # noqa: D102
+        self, *, rl_module: Any, episodes: list[Any], batch: dict[str, Any], **kwargs: Any
+    ) -> dict[str, Any]:
+        lengths = [len(episode) for episode in self.single_agent_episode_iterator(episodes)]
+        for module_id, module_batch in batch.items():
+            module = rl_module[module_id].unwrapped()
+            if isinstance(module, ValueFunctionAPI):
+                self._add_advantages(module, module_batch, lengths)
+        return batch
+
+    def _add_advantages(self, module: Any, batch: dict[str, Any], lengths: list[int]) -> None:
+        with torch.no_grad():
+            prediction = module.compute_values(batch)
+
+        def column(data: Any) -> np.ndarray:
+            return np.asarray(unpad_data_if_necessary(lengths, convert_to_numpy(data)))
+
+        values, rewards = column(prediction), column(batch[Columns.REWARDS])
+        terminateds = column(batch[Columns.TERMINATEDS])
+        advantages = np.zeros(len(values), np.float32)
+        start = 0
+        for length in lengths:
+            last = start + length - 1  # The artificial row, which holds the bootstrap value.
+            advantages[start:last] = episode_advantages(
+                rewards[start:last],
+                values[start : last + 1],
+                terminated=bool(terminateds[last - 1]),
+                gamma=self.gamma,
+                lambda_=self.lambda_,
+            )
+            start += length
+        for key, data in (
+            (Postprocessing.ADVANTAGES, advantages),
+            (Postprocessing.VALUE_TARGETS, (advantages + values).astype(np.float32)),
+        ):
+            if module.is_stateful():
+                rows = split_and_zero_pad_n_episodes(
+                    data, episode_lens=lengths, max_seq_len=module.model_config["max_seq_len"]
+                )
+                data = np.stack(rows, axis=0)
+            batch[key] = torch.from_numpy(data).to(prediction.device)
+
+
+def standardize(advantages: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    """Returns advantages with mean 0 and standard deviation 1 (population), in their own dtype.
+
+    Args:
+        advantages: [rows] or [sequences, time].
+        mask: Same shape: which entries are real steps. None: all of them.
+    """
+    real = (advantages if mask is None else advantages[mask]).double()
+    if not real.numel():
+        return advantages
+    std = real.std(correction=0).clamp_min(MIN_STD)
+    return ((advantages.double() - real.mean()) / std).to(advantages.dtype)

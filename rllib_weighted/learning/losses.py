@@ -1,0 +1,170 @@
+"""PPO's loss, one value per worker, from one forward pass over all workers' rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import tree
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.learner.learner import POLICY_LOSS_KEY, VF_LOSS_KEY
+from ray.rllib.evaluation.postprocessing import Postprocessing
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class WorkerLosses:
+    """Losses of N workers, each the mean over that worker's own rows. All [N].
+
+    Args:
+        total: What is differentiated.
+        policy: Clipped surrogate loss (its negative is maximised); None if unknown.
+        value: Clipped value loss, before its coefficient; None if unknown.
+        value_unclipped: Value loss before clipping; None if unknown.
+        entropy: Entropy of the policy, nats; None if unknown.
+        kl: KL divergence from the sampling policy, nats; None if unknown.
+    """
+
+    total: Tensor
+    policy: Tensor | None = None
+    value: Tensor | None = None
+    value_unclipped: Tensor | None = None
+    entropy: Tensor | None = None
+    kl: Tensor | None = None
+
+    def part(self, name: str) -> Tensor:
+        """Returns the loss named "total", "policy" or "value"."""
+        part: Tensor | None = getattr(self, name)
+        if part is None:
+            raise ValueError(
+                f'merge_options["loss"]="{name}" needs a loss that reports its {name} part, but '
+                "this learner's custom loss does not log it: call `super()."
+                'compute_loss_for_module()` in it, or use merge_options={"loss": "total"}.'
+            )
+        return part
+
+
+def segment_means(values: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Returns the mean of each run of rows.
+
+    Args:
+        values: [rows, C], the rows of segment 0, then those of segment 1, …
+        sizes: Rows per segment, each >= 1; they add up to `rows`.
+
+    Returns:
+        [len(sizes), C].
+    """
+    if len(set(sizes)) == 1:
+        return values.view(len(sizes), sizes[0], -1).mean(dim=1)
+    lengths = torch.tensor(sizes, device=values.device)
+    index = torch.repeat_interleave(torch.arange(len(sizes), device=values.device), lengths)
+    sums = values.new_zeros(len(sizes), values.shape[1]).index_add(0, index, values)
+    return sums / lengths[:, None]
+
+
+def ppo_worker_losses(
+    *,
+    module: Any,
+    config: Any,
+    batch: dict[str, Any],
+    fwd_out: dict[str, Any],
+    sizes: Sequence[int],
+    entropy_coeff: float | Tensor,
+    kl_coeff: float | Tensor,
+) -> WorkerLosses:
+    """Computes the loss of RLlib's PPO (Schulman et al. 2017) for each worker.
+
+    Args:
+        module: The RLModule, unwrapped.
+        config: PPO settings: clip_param, vf_clip_param, vf_loss_coeff, use_critic, use_kl_loss.
+        batch: Columns of [rows, …], worker after worker, real steps only.
+        fwd_out: The module's `forward_train` output on it.
+        sizes: Rows per worker.
+        entropy_coeff: Current entropy coefficient.
+        kl_coeff: Current KL coefficient.
+    """
+    policy = module.get_train_action_dist_cls().from_logits(fwd_out[Columns.ACTION_DIST_INPUTS])
+    advantages = batch[Postprocessing.ADVANTAGES]
+    ratio = torch.exp(policy.logp(batch[Columns.ACTIONS]) - batch[Columns.ACTION_LOGP])
+    clipped = torch.clamp(ratio, 1 - config.clip_param, 1 + config.clip_param)
+    surrogate = torch.min(advantages * ratio, advantages * clipped)
+    entropy = policy.entropy()
+    zero = torch.zeros_like(surrogate)
+    error = zero
+    if config.use_critic:
+        values = module.compute_values(batch, embeddings=fwd_out.get(Columns.EMBEDDINGS))
+        error = (values - batch[Postprocessing.VALUE_TARGETS]).square()
+    value = torch.clamp(error, 0, config.vf_clip_param)
+    kl = zero
+    if config.use_kl_loss:
+        before = module.get_exploration_action_dist_cls().from_logits(
+            batch[Columns.ACTION_DIST_INPUTS]
+        )
+        kl = before.kl(policy)
+    rows = torch.stack([-surrogate, value, error, entropy, kl], dim=1)
+    means = segment_means(rows, sizes).unbind(1)
+    policy_loss, value_loss, unclipped, mean_entropy, mean_kl = means
+    total = policy_loss + config.vf_loss_coeff * value_loss - entropy_coeff * mean_entropy
+    if config.use_kl_loss:
+        total = total + kl_coeff * mean_kl
+    return WorkerLosses(
+        total=total,
+        policy=policy_loss.detach(),
+        value=value_loss.detach(),
+        value_unclipped=unclipped.detach(),
+        entropy=mean_entropy.detach(),
+        kl=mean_kl.detach(),
+    )
+
+
+def losses_one_by_one(
+    learner: Any,
+    module_id: str,
+    columns: dict[str, Any],
+    fwd_out: dict[str, Any],
+    sizes: Sequence[int],
+    with_parts: bool,
+) -> WorkerLosses:
+    """Calls a learner's own `compute_losses` once per worker, on that worker's rows.
+
+    The general path: recurrent modules and custom losses. One forward pass, N losses.
+
+    Args:
+        learner: RLlib learner.
+        module_id: The module's id.
+        columns: Columns of [rows, …], worker after worker.
+        fwd_out: The module's `forward_train` output on them.
+        sizes: Rows per worker.
+        with_parts: Whether policy and value loss are asked for too.
+    """
+    totals, policy, value = [], [], []
+    num_rows, start = sum(sizes), 0
+    for size in sizes:
+        rows = slice(start, start + size)
+        start += size
+        losses = learner.compute_losses(
+            fwd_out={module_id: _slice_rows(fwd_out, rows, num_rows)},
+            batch={module_id: _slice_rows(columns, rows, num_rows)},
+        )
+        totals.append(losses[module_id])
+        if with_parts:
+            policy.append(learner.metrics.peek((module_id, POLICY_LOSS_KEY), default=None))
+            value.append(learner.metrics.peek((module_id, VF_LOSS_KEY), default=None))
+    total = torch.stack(totals)
+    return WorkerLosses(total, _stack(policy, total), _stack(value, total))
+
+
+def _slice_rows(columns: dict[str, Any], rows: slice, num_rows: int) -> dict[str, Any]:
+    def cut(column: Any) -> Any:
+        has_rows = isinstance(column, Tensor) and column.ndim and column.shape[0] == num_rows
+        return column[rows] if has_rows else column
+
+    return {key: tree.map_structure(cut, value) for key, value in columns.items()}
+
+
+def _stack(values: list[Any], like: Tensor) -> Tensor | None:
+    if not values or any(value is None for value in values):
+        return None
+    return torch.tensor([float(value) for value in values], device=like.device)

@@ -1,0 +1,130 @@
+"""One round's data as tensors: real steps only, rows grouped by worker."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import tree
+from ray.rllib.core.columns import Columns
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+from ray.rllib.env.utils.infinite_lookback_buffer import InfiniteLookbackBuffer
+from ray.rllib.evaluation.postprocessing import Postprocessing
+from torch import Tensor
+
+from rllib_weighted.learning.advantages import AdvantageNormalization, standardize
+
+WORKER_COLUMN = "rllib_weighted_worker"
+# Not the policy's outputs: a model that masks actions has logits of minus infinity.
+_CHECKED = (
+    Columns.OBS,
+    Columns.ACTIONS,
+    Columns.ACTION_LOGP,
+    Columns.REWARDS,
+    Postprocessing.ADVANTAGES,
+    Postprocessing.VALUE_TARGETS,
+)
+_NOT_FOR_TRAINING = (WORKER_COLUMN, Columns.INFOS, Columns.EPS_ID, "weights_seq_no")
+
+
+@dataclass
+class RoundBatch:
+    """Columns of one module and who owns which rows.
+
+    Args:
+        columns: Name -> tensor, or nest of tensors, of [rows, …]. A row is one environment step,
+            or one padded sequence of them if the module is recurrent.
+        rows: Worker -> its row indices, int64.
+        num_steps: Real environment steps in all rows.
+        is_sequences: Whether a row is a sequence.
+    """
+
+    columns: dict[str, Any]
+    rows: dict[int, np.ndarray]
+    num_steps: int
+    is_sequences: bool
+
+    @property
+    def mask(self) -> Tensor | None:
+        """[sequences, time]: which entries are real steps; None if all rows are."""
+        return self.columns[Columns.LOSS_MASK] if self.is_sequences else None
+
+    def take(self, indices: np.ndarray) -> dict[str, Any]:
+        """Returns the columns of the given rows."""
+        index = torch.from_numpy(indices)
+
+        def select(column: Any) -> Any:
+            return column[index.to(column.device)] if isinstance(column, Tensor) else column
+
+        return {key: tree.map_structure(select, value) for key, value in self.columns.items()}
+
+    def standardize_advantages(self, mode: AdvantageNormalization) -> None:
+        """Standardises the advantages, per worker or over all of them; see `standardize`."""
+        if mode == "none" or not self.rows:
+            return
+        advantages = self.columns[Postprocessing.ADVANTAGES].clone()
+        groups = [np.concatenate(list(self.rows.values()))]
+        if mode == "worker":
+            groups = list(self.rows.values())
+        for group in groups:
+            index = torch.from_numpy(group).to(advantages.device)
+            mask = None if self.mask is None else self.mask[index]
+            advantages[index] = standardize(advantages[index], mask)
+        self.columns[Postprocessing.ADVANTAGES] = advantages
+
+    def drop_unsound_workers(self) -> dict[int, str]:
+        """Removes workers with NaN or infinite numbers in their rows; returns why."""
+        unsound: dict[int, str] = {}
+        checked = {key: self.columns[key] for key in _CHECKED if key in self.columns}
+        for path, column in tree.flatten_with_path(checked):
+            if not isinstance(column, Tensor) or not column.is_floating_point():
+                continue
+            if torch.isfinite(column).all():
+                continue
+            for worker, rows in self.rows.items():
+                if not torch.isfinite(column[torch.from_numpy(rows).to(column.device)]).all():
+                    name = "/".join(map(str, path))
+                    unsound.setdefault(worker, f"{name} has NaN or infinite entries")
+        for worker in unsound:
+            del self.rows[worker]
+        return unsound
+
+
+def tag_rows(workers: dict[int, list[SingleAgentEpisode]]) -> None:
+    """Writes each episode's worker into a per-step column that survives every connector."""
+    for worker, episodes in workers.items():
+        for episode in episodes:
+            lookback = episode.rewards.lookback
+            tags = np.full(len(episode) + lookback, worker, np.int32)
+            episode.extra_model_outputs[WORKER_COLUMN] = InfiniteLookbackBuffer(
+                tags, lookback=lookback
+            )
+
+
+def make_round_batch(
+    columns: dict[str, Any], *, is_sequences: bool, unused: Sequence[str] = ()
+) -> RoundBatch:
+    """Groups the rows of a module's batch, as the learner connectors made it, by worker.
+
+    Args:
+        columns: Name -> tensors of [rows, …], among them `loss_mask` and the worker column. The
+            artificial row at the end of every episode chunk is removed (in sequences: masked).
+        is_sequences: Whether the module is recurrent: a row is a zero-padded sequence.
+        unused: Columns that the loss and the module do not read.
+    """
+    mask = columns[Columns.LOSS_MASK]
+    owner = columns[WORKER_COLUMN]
+    owner = (owner[:, 0] if is_sequences else owner).cpu().numpy()
+    leave_out = {*_NOT_FOR_TRAINING, *unused}
+    kept = {key: value for key, value in columns.items() if key not in leave_out}
+    num_steps = int(mask.sum())
+    if not is_sequences:
+        real = torch.nonzero(mask).squeeze(-1)
+        owner = owner[real.cpu().numpy()]
+        del kept[Columns.LOSS_MASK]
+        kept = {key: tree.map_structure(lambda c: c[real], value) for key, value in kept.items()}
+    rows = {int(w): np.flatnonzero(owner == w) for w in np.unique(owner)}
+    return RoundBatch(kept, rows, num_steps, is_sequences)

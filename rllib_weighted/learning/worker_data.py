@@ -1,0 +1,69 @@
+"""Training data that is handed on worker by worker, never cut by steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray.rllib.core.learner.training_data import TrainingData
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+
+from rllib_weighted.workers import WORKER_KEY
+
+
+@dataclass
+class WorkerTrainingData(TrainingData):
+    """Episodes grouped by worker.
+
+    RLlib's own sharding sorts episodes by length and cuts them where a shard is full, which also
+    loses their `custom_data`. Here a learner gets whole workers.
+
+    Args:
+        workers: Worker -> its episodes; `episodes` holds the same, worker after worker.
+    """
+
+    workers: dict[int, list[SingleAgentEpisode]] = field(default_factory=dict)
+
+    @classmethod
+    def from_workers(cls, workers: dict[int, list[SingleAgentEpisode]]) -> WorkerTrainingData:
+        """Builds the training data of some workers, in the order of their indices."""
+        ordered = {worker: workers[worker] for worker in sorted(workers)}
+        return cls(episodes=[e for group in ordered.values() for e in group], workers=ordered)
+
+    def shard(
+        self, num_shards: int, len_lookback_buffer: int | None = None, **kwargs: Any
+    ) -> list[tuple[TrainingData, dict[str, Any]]]:
+        """Deals whole workers out to `num_shards` learners; counts differ by one at most."""
+        names = list(self.workers)
+        shards = [names[i::num_shards] for i in range(num_shards)]
+        return [
+            (self.from_workers({worker: self.workers[worker] for worker in shard}), {})
+            for shard in shards
+        ]
+
+
+def group_by_worker(
+    episodes: Sequence[SingleAgentEpisode], *, num_workers: int
+) -> dict[int, list[SingleAgentEpisode]]:
+    """Groups episodes by the worker that they carry in `custom_data`.
+
+    Args:
+        episodes: Episodes and chunks of episodes.
+        num_workers: N. With a single worker, episodes without identity are its own.
+
+    Raises:
+        ValueError: If an episode says of no worker, or of one that there is not.
+    """
+    workers: dict[int, list[SingleAgentEpisode]] = {}
+    for episode in episodes:
+        worker = episode.custom_data.get(WORKER_KEY, 0 if num_workers == 1 else None)
+        if worker is None or not 0 <= worker < num_workers:
+            raise ValueError(
+                f"Episode {episode.id_} should carry one of the workers 0 … {num_workers - 1} in "
+                f'`custom_data["{WORKER_KEY}"]`, found {worker}. Sample with '
+                "rllib_weighted's `WeightedEnvRunner` (the default `env_runner_cls`), or set it."
+            )
+        if len(episode):
+            workers.setdefault(worker, []).append(episode)
+    return workers

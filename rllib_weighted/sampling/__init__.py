@@ -1,0 +1,1 @@
+"""The env-runner side: seeds, worker identity, rounds."""

@@ -1,0 +1,127 @@
+"""The driver's side of sampling: one call per env runner and round."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.rllib.core import (
+    COMPONENT_ENV_TO_MODULE_CONNECTOR,
+    COMPONENT_MODULE_TO_ENV_CONNECTOR,
+)
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+
+from rllib_weighted.sampling.rounds import RoundOrder, RoundRollouts
+from rllib_weighted.workers import WORKER_KEY
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Rollouts:
+    """What all env runners sampled in one round; see `RoundRollouts`."""
+
+    episodes: list[SingleAgentEpisode] = field(default_factory=list)
+    metrics: list[Any] = field(default_factory=list)
+    connector_states: list[dict[str, Any]] = field(default_factory=list)
+    num_resets: dict[int, int] = field(default_factory=dict)
+    returns: dict[int, list[float]] = field(default_factory=dict)
+    faults: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def workers(self) -> set[int]:
+        """The workers that sent something."""
+        return {episode.custom_data[WORKER_KEY] for episode in self.episodes}
+
+
+def collect_rollouts(
+    env_runner_group: Any,
+    *,
+    config: Any,
+    round: int,
+    root_seed: int,
+    state: dict[str, Any],
+    num_resets: dict[int, int],
+) -> Rollouts:
+    """Has every healthy env runner sample its part of a round.
+
+    An env runner that is dead, slower than `sample_timeout_s` or raises is left out; its workers
+    are dropped from the round's merge.
+
+    Args:
+        env_runner_group: RLlib's group.
+        config: The algorithm's config.
+        round: Number of the round.
+        root_seed: The run's root seed.
+        state: What the env runners need: weights, connector states, counters.
+        num_resets: Slot -> resets used so far.
+
+    Raises:
+        RuntimeError: If an env runner raises and failures are not to be ignored, or if all do.
+    """
+    if env_runner_group.num_remote_workers() == 0:
+        order = RoundOrder(round, root_seed, {}, num_resets)
+        results = [env_runner_group.local_env_runner.sample_round(order)]
+    else:
+        # One copy in the object store, however many env runners read it.
+        reference = ray.put(RoundOrder(round, root_seed, state, num_resets))
+        results = env_runner_group.foreach_env_runner(
+            lambda env_runner: env_runner.sample_round(reference),
+            local_env_runner=False,
+            timeout_seconds=config.sample_timeout_s,
+        )
+    return _joined(results, config)
+
+
+def _joined(results: list[RoundRollouts], config: Any) -> Rollouts:
+    failed = [result for result in results if result.error is not None]
+    for result in failed:
+        logger.warning("Env runner %d failed:\n%s", result.env_runner, result.error)
+    tolerant = config.restart_failed_env_runners or config.ignore_env_runner_failures
+    if failed and (len(failed) == len(results) or not tolerant):
+        raise RuntimeError(
+            f"{len(failed)} of {len(results)} env runners raised while sampling. Env runner "
+            f"{failed[0].env_runner}:\n{failed[0].error}"
+        )
+    joined = Rollouts()
+    for result in sorted(results, key=lambda result: result.env_runner):
+        if result.error is None:
+            joined.episodes += result.episodes
+            joined.metrics.append(result.metrics)
+            joined.connector_states.append(result.connector_states)
+            joined.num_resets |= result.num_resets
+            joined.returns |= result.returns
+            joined.faults |= result.faults
+    return joined
+
+
+def merge_connector_states(
+    states: list[dict[str, Any]], *, config: Any, env_to_module: Any, module_to_env: Any
+) -> dict[str, Any]:
+    """Merges the env runners' connector states (observation filters …) into the driver's.
+
+    Args:
+        states: One per env runner, in the order of their indices.
+        config: The algorithm's config: `merge_env_runner_states` switches it off.
+        env_to_module: The driver's own pipeline, which keeps the merged state.
+        module_to_env: Likewise.
+
+    Returns:
+        The merged states by component; {} if there is nothing to merge.
+    """
+    if config.num_env_runners == 0 or config.merge_env_runner_states is False:
+        return {}
+    merged = {}
+    for component, pipeline in (
+        (COMPONENT_ENV_TO_MODULE_CONNECTOR, env_to_module),
+        (COMPONENT_MODULE_TO_ENV_CONNECTOR, module_to_env),
+    ):
+        own = [state[component] for state in states if component in state]
+        if own and pipeline is not None:
+            merged[component] = pipeline.merge_states(own)
+            pipeline.set_state(merged[component])
+    return merged
+
+

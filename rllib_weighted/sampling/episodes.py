@@ -1,0 +1,59 @@
+"""Putting the chunks of an episode together again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import tree
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+
+
+def join_chunks(chunks: Iterable[SingleAgentEpisode]) -> list[SingleAgentEpisode]:
+    """Joins chunks of the same episode (same `id_`), in the order in which they are given.
+
+    Args:
+        chunks: Numpy-ized chunks; those of one episode follow each other in time.
+
+    Returns:
+        One episode per `id_`, in the order of first appearance.
+    """
+    by_id: dict[str, list[SingleAgentEpisode]] = {}
+    for chunk in chunks:
+        by_id.setdefault(chunk.id_, []).append(chunk)
+    return [parts[0] if len(parts) == 1 else _join(parts) for parts in by_id.values()]
+
+
+def _join(parts: list[SingleAgentEpisode]) -> SingleAgentEpisode:
+    first, last = parts[0], parts[-1]
+    observations = [first.get_observations()]
+    observations += [
+        tree.map_structure(lambda x: x[1:], part.get_observations()) for part in parts[1:]
+    ]
+    infos = list(first.get_infos()) + [i for part in parts[1:] for i in part.get_infos()[1:]]
+    joined = SingleAgentEpisode(
+        id_=first.id_,
+        observations=_concatenate(observations),
+        observation_space=first.observation_space,
+        infos=infos,
+        actions=_concatenate([part.get_actions() for part in parts]),
+        action_space=first.action_space,
+        rewards=_concatenate([part.get_rewards() for part in parts]),
+        terminated=last.is_terminated,
+        truncated=last.is_truncated,
+        extra_model_outputs={
+            key: _concatenate([part.get_extra_model_outputs(key) for part in parts])
+            for key in first.extra_model_outputs
+        },
+        t_started=first.t_started,
+        len_lookback_buffer=0,
+        agent_id=first.agent_id,
+        module_id=first.module_id,
+    )
+    joined.custom_data.update(last.custom_data)
+    return joined.to_numpy()
+
+
+def _concatenate(values: list[Any]) -> Any:
+    return tree.map_structure(lambda *arrays: np.concatenate(arrays), *values)

@@ -1,0 +1,52 @@
+"""What the algorithm asks of an env runner for one round, and what comes back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+
+
+@dataclass(frozen=True)
+class RoundOrder:
+    """Everything that an env runner needs in order to sample one round.
+
+    Env runners hold no training state of their own: a restarted one gets all of it here.
+
+    Args:
+        round: Number of the round, from 1.
+        root_seed: The run's root seed.
+        state: RLlib env-runner state: module weights, connector states, lifetime counters.
+        num_resets: Slot -> resets of that sub-environment that the run has already used.
+    """
+
+    round: int
+    root_seed: int
+    state: dict[str, Any]
+    num_resets: dict[int, int]
+
+
+@dataclass
+class RoundRollouts:
+    """What one env runner sampled in one round.
+
+    Args:
+        env_runner: RLlib's index of the env runner (0 = local).
+        episodes: Episodes and chunks of episodes, each with its worker in `custom_data`.
+        metrics: The env runner's reduced metrics.
+        connector_states: State of both connector pipelines after the round.
+        num_resets: Slot -> resets used so far.
+        returns: Worker -> undiscounted returns of its episodes that ended in this round.
+        faults: Worker -> what was wrong with its numbers; such a worker must be dropped.
+        error: Traceback of an exception that ended the round early; then nothing else is set.
+    """
+
+    env_runner: int
+    episodes: list[SingleAgentEpisode] = field(default_factory=list)
+    metrics: Any = None
+    connector_states: dict[str, Any] = field(default_factory=dict)
+    num_resets: dict[int, int] = field(default_factory=dict)
+    returns: dict[int, list[float]] = field(default_factory=dict)
+    faults: dict[int, str] = field(default_factory=dict)
+    error: str | None = None

@@ -1,0 +1,97 @@
+"""The wrapper of each sub-environment: decides the seed of every reset, stops bad numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from rllib_weighted.seeding import environment_seed
+from rllib_weighted.workers import EnvSeeding
+
+
+class SeededEnv(gym.Wrapper):
+    """Seeds every reset of one sub-environment from counters, and quarantines bad numbers.
+
+    - `"stream"`: episode k is reset with a seed derived from (seed, slot, k).
+    - `"fixed"`: every episode is reset with the seed of k = 0.
+
+    A NaN or infinite reward or observation never leaves this wrapper: it would poison the
+    observation filter and the policy's batched forward pass of *all* sub-environments of the
+    process. The reward is replaced by 0, the observation by the last finite one, and `fault`
+    names what was found, so that the worker can be dropped from the merge.
+    """
+
+    def __init__(
+        self,
+        env: gym.Env,
+        *,
+        seed: int,
+        slot: int,
+        num_slots: int,
+        evaluation: bool,
+        seeding: EnvSeeding,
+    ) -> None:
+        super().__init__(env)
+        self.root_seed = seed
+        self.slot = slot
+        self.num_slots = num_slots
+        self.evaluation = evaluation
+        self.seeding = seeding
+        self.weights_version = 0
+        self.num_resets = 0
+        self.last_seed: int | None = None
+        self.fault: str | None = None
+        self._last_finite_obs: Any = None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Starts the next episode. The caller's `seed` is ignored: the counters decide."""
+        episode = 0 if self.seeding == "fixed" and not self.evaluation else self.num_resets
+        counters = (self.weights_version, episode) if self.evaluation else (episode,)
+        self.num_resets += 1
+        self.last_seed = environment_seed(
+            self.root_seed,
+            slot=self.slot,
+            num_slots=self.num_slots,
+            evaluation=self.evaluation,
+            counters=counters,
+        )
+        self._last_finite_obs = None
+        obs, info = self.env.reset(seed=self.last_seed, options=options)
+        return self._finite_obs(obs), info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Steps the environment; see the class for what happens to bad numbers."""
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        if not np.isfinite(reward):
+            self.fault = f"reward {reward}"
+            reward = 0.0
+        return self._finite_obs(obs), reward, terminated, truncated, info
+
+    def _finite_obs(self, obs: Any) -> Any:
+        if _all_finite(obs):
+            self._last_finite_obs = obs
+            return obs
+        self.fault = "observation with NaN or infinite entries"
+        return _zeros_like(obs) if self._last_finite_obs is None else self._last_finite_obs
+
+
+def _all_finite(value: Any) -> bool:
+    if isinstance(value, np.ndarray):
+        return value.dtype.kind != "f" or bool(np.isfinite(value).all())
+    if isinstance(value, dict):
+        return all(map(_all_finite, value.values()))
+    if isinstance(value, (tuple, list)):
+        return all(map(_all_finite, value))
+    return not isinstance(value, (float, np.floating)) or bool(np.isfinite(value))
+
+
+def _zeros_like(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _zeros_like(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return type(value)(map(_zeros_like, value))
+    return np.zeros_like(value)

@@ -1,0 +1,217 @@
+"""What is wrong with a config: every problem, each with what should be, is, and the remedy."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ray.rllib.env.multi_agent_env import MultiAgentEnv
+
+from rllib_weighted.envs import env_problem
+from rllib_weighted.learning.learner import WeightedPPOLearner
+from rllib_weighted.merging import resolve_strategy, strategy_problems
+from rllib_weighted.sampling.env_runner import WeightedEnvRunner
+
+_CHOICES = {
+    "merge_unit": ("env_runner", "env"),
+    "advantage_normalization": ("worker", "batch", "none"),
+    "env_seeding": ("stream", "fixed"),
+    "batch_mode": ("truncate_episodes", "complete_episodes"),
+}
+
+# Setting -> (what it should be, whether a schedule will do, the test). RLlib lets these pass.
+_Rule = tuple[str, bool, Callable[[float], bool]]
+_RULES: dict[str, _Rule] = {
+    "min_weight": ("a number >= 0", True, lambda x: x >= 0),
+    "lr": ("a number >= 0", True, lambda x: x >= 0),
+    "entropy_coeff": ("a number >= 0", True, lambda x: x >= 0),
+    "gamma": ("a number from 0 to 1", False, lambda x: 0 <= x <= 1),
+    "lambda_": ("a number from 0 to 1", False, lambda x: 0 <= x <= 1),
+    "clip_param": ("a number > 0", False, lambda x: x > 0),
+    "vf_clip_param": ("a number > 0", False, lambda x: x > 0),
+    "vf_loss_coeff": ("a number >= 0", False, lambda x: x >= 0),
+    "kl_coeff": ("a number >= 0", False, lambda x: x >= 0),
+    "kl_target": ("a number > 0", False, lambda x: x > 0),
+    "grad_clip": ("a number > 0, or None", False, lambda x: x > 0),
+}
+_MAY_BE_NONE = ("min_weight", "grad_clip")
+_MAY_BE_INFINITE = ("vf_clip_param", "grad_clip")
+_COUNTS = {"num_epochs": 1, "num_envs_per_env_runner": 1, "num_env_runners": 0, "num_learners": 0}
+
+CHECKED_NUMBERS = frozenset(
+    [*_RULES, *_COUNTS, "minibatch_size", "train_batch_size", "_train_batch_size_per_learner"]
+)
+
+
+def config_problems(config: Any) -> list[str]:
+    """Returns all problems of a `WeightedPPOConfig`, in readable sentences; [] if there is none."""
+    problems = [
+        *_unknown_settings(config),
+        *_choices(config),
+        *_numbers(config),
+        *_stack(config),
+    ]
+    problems += strategy_problems(config.merge_strategy, config.merge_options)
+    if not list(_counts(config)) and config.merge_unit in _CHOICES["merge_unit"]:
+        problems += _workers(config)
+    problem = env_problem(config.env)
+    return [*problems, problem] if problem else problems
+
+
+def _unknown_settings(config: Any) -> Iterator[str]:
+    """Misspelt keys of a plain dict, which RLlib would silently set as attributes."""
+    known = vars(type(config)())
+    for name in vars(config):
+        if name in known or name.startswith("_"):
+            continue
+        near = difflib.get_close_matches(name, [k for k in known if k[0] != "_"], 1, cutoff=0.8)
+        if near:
+            yield f"`{name}` is no setting: did you mean `{near[0]}`?"
+
+
+def _choices(config: Any) -> Iterator[str]:
+    for name, allowed in _CHOICES.items():
+        value = getattr(config, name)
+        if value not in allowed:
+            listed = ", ".join(f'"{choice}"' for choice in allowed)
+            yield f"`{name}` should be one of {listed}, found {value!r}."
+
+
+def _numbers(config: Any) -> Iterator[str]:
+    for name, (should_be, may_be_scheduled, test) in _RULES.items():
+        value = getattr(config, name)
+        if value is None and name in _MAY_BE_NONE:
+            continue
+        values = [value]
+        if may_be_scheduled and isinstance(value, (list, tuple)):
+            yield from _schedule_problems(name, value)
+            values = [pair[1] for pair in value if isinstance(pair, (list, tuple)) and len(pair) > 1]
+        for number in values:
+            if not _is_number(number, infinite=name in _MAY_BE_INFINITE) or not test(number):
+                scheduled = ", or a schedule [[env steps, value], …]" if may_be_scheduled else ""
+                yield f"`{name}` should be {should_be}{scheduled}, found {_shown(number)}."
+                break
+    yield from _counts(config)
+    if config.seed is not None and (
+        isinstance(config.seed, bool) or not isinstance(config.seed, int) or config.seed < 0
+    ):
+        yield f"`seed` should be None or a whole number >= 0, found {config.seed!r}."
+
+
+def _counts(config: Any) -> Iterator[str]:
+    for name, least in _COUNTS.items():
+        value = getattr(config, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            yield f"`{name}` should be a whole number >= {least}, found {_shown(value)}."
+
+
+def _schedule_problems(name: str, schedule: Any) -> Iterator[str]:
+    pairs = [pair for pair in schedule if isinstance(pair, (list, tuple)) and len(pair) == 2]
+    steps = [pair[0] for pair in pairs]
+    sound = len(pairs) == len(schedule) >= 2 and all(_is_number(step) for step in steps)
+    if not sound or steps[0] != 0 or steps != sorted(set(steps)):
+        yield (
+            f"`{name}` as a schedule should be two or more pairs [env steps, value], the first at "
+            f"step 0, in rising order of steps, found {schedule!r}."
+        )
+
+
+def _is_number(value: Any, *, infinite: bool = False) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return not math.isnan(value) and (infinite or math.isfinite(value))
+
+
+def _shown(value: Any) -> str:
+    return f"{float(value):g}" if isinstance(value, float) else repr(value)
+
+
+def _stack(config: Any) -> Iterator[str]:
+    """What this package needs of RLlib's machinery."""
+    if not (config.enable_rl_module_and_learner and config.enable_env_runner_and_connector_v2):
+        yield (
+            "WeightedPPO runs on RLlib's new API stack only: leave `enable_rl_module_and_learner` "
+            "and `enable_env_runner_and_connector_v2` at True."
+        )
+    if config.framework_str != "torch":
+        yield f'`framework` should be "torch", found "{config.framework_str}".'
+    if isinstance(config.num_learners, int) and config.num_learners > 1:
+        yield (
+            f"`num_learners` should be 0 (in the driver's process) or 1 (in a process of its own), "
+            f"found {config.num_learners}: merging over several learners is not available yet."
+        )
+    if config.num_aggregator_actors_per_learner:
+        yield (
+            "`num_aggregator_actors_per_learner` should be 0, found "
+            f"{config.num_aggregator_actors_per_learner}: whole workers go to the learner."
+        )
+    if config.torch_skip_nan_gradients:
+        yield (
+            "`torch_skip_nan_gradients` should be False, found True: in RLlib it applies NaN "
+            "gradients. A worker with such a gradient is dropped from the merge by itself."
+        )
+    yield from _classes(config)
+    if config.is_multi_agent or (
+        isinstance(config.env, type) and issubclass(config.env, MultiAgentEnv)
+    ):
+        yield (
+            "WeightedPPO merges single-agent environments, found a multi-agent one (policies "
+            f"{sorted(map(str, config.policies))}): use a single-agent environment, or RLlib's PPO."
+        )
+
+
+def _classes(config: Any) -> Iterator[str]:
+    for name, value, base in (
+        ("env_runner_cls", config.env_runner_cls, WeightedEnvRunner),
+        ("learner_class", config.learner_class, WeightedPPOLearner),
+    ):
+        if not (isinstance(value, type) and issubclass(value, base)):
+            yield (
+                f"`{name}` should be a subclass of rllib_weighted's {base.__name__}, found "
+                f"{value!r}: derive yours from it."
+            )
+
+
+def _workers(config: Any) -> Iterator[str]:
+    """Whether the workers are enough, and each gets its part of the batch."""
+    layout = config.worker_layout
+    count = (
+        f"{layout.num_workers} worker{'s' * (layout.num_workers > 1)} (`num_env_runners`="
+        f"{config.num_env_runners}, `num_envs_per_env_runner`={config.num_envs_per_env_runner}, "
+        f'`merge_unit`="{config.merge_unit}")'
+    )
+    if _compares_workers(config) and layout.num_workers < 2:
+        yield (
+            f"`merge_strategy`={config.merge_strategy!r} needs 2 or more workers to compare, found "
+            f'{count}: use more env runners, `merge_unit`="env" with several environments in '
+            'each, or `merge_strategy`="average".'
+        )
+    batch, minibatch = config.total_train_batch_size, config.minibatch_size
+    if not isinstance(batch, int) or isinstance(batch, bool) or batch < layout.num_slots:
+        yield (
+            f"`train_batch_size` should be a whole number >= {layout.num_slots}, a step or more "
+            f"for each sub-environment of {count}, found {batch!r}."
+        )
+    if minibatch is not None and (
+        isinstance(minibatch, bool)
+        or not isinstance(minibatch, int)
+        or minibatch < layout.num_workers
+    ):
+        yield (
+            f"`minibatch_size` should be None (the whole batch) or a whole number >= "
+            f"{layout.num_workers}, a sample or more of each of the {count}, found {minibatch!r}."
+        )
+    mode = getattr(config.gym_env_vectorize_mode, "value", config.gym_env_vectorize_mode)
+    if mode == "vector_entry_point" and config.env_seeding == "fixed":
+        yield (
+            '`env_seeding`="fixed" needs `gym_env_vectorize_mode`="sync" or "async", found '
+            '"vector_entry_point": such an environment resets its parts by itself.'
+        )
+
+
+def _compares_workers(config: Any) -> bool:
+    if strategy_problems(config.merge_strategy, config.merge_options):
+        return False
+    return resolve_strategy(config.merge_strategy, config.merge_options).signal != "none"
