@@ -1,0 +1,43 @@
+# Every target but `help` and `clean` installs first when needed.
+PYTHON ?= python3
+FILE ?= tuned_examples/bipedal.py
+ARGS ?=
+
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install train test test-slow check format clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+
+install: $(STAMP) ## Create .venv with the versions of ci/constraints.txt
+
+$(STAMP): pyproject.toml ci/constraints.txt
+	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint ci/constraints.txt --editable '.[box2d,video,dev]'
+	@touch $(STAMP)
+
+train: $(STAMP) ## Train FILE (tuned_examples/bipedal.py); ARGS goes to `rllib train file`
+	$(BIN)/rllib train file $(FILE) $(ARGS)
+
+test: $(STAMP) ## Run the fast tests; ARGS goes to pytest
+	$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+
+test-slow: $(STAMP) ## Run the slow tests; ARGS goes to pytest
+	$(BIN)/python -m pytest -m slow -o faulthandler_timeout=3600 $(ARGS)
+
+check: $(STAMP) ## Lint, format, types, and who imports whom
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP) ## Format, and fix what can be fixed by itself
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+clean: ## Remove caches and builds; .venv and results stay
+	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	find . -name .venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
