@@ -1,0 +1,138 @@
+"""Starts or joins Ray, quietly, and says when it is too small for what is asked."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rllib_weighted.cli.errors import InputError
+
+if TYPE_CHECKING:
+    from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+
+
+def start_ray(
+    *,
+    address: str | None = None,
+    num_cpus: int | None = None,
+    verbose: bool = False,
+    import_folder: Path | None = None,
+) -> None:
+    """Starts a local Ray, or joins a running one; does nothing if this process has one already.
+
+    Args:
+        address: The cluster to join; None joins that of `RAY_ADDRESS` (set inside a Ray job), or
+            starts a local one.
+        num_cpus: CPUs that a local Ray counts with; None takes those of the machine.
+        verbose: Whether Ray's logs are shown.
+        import_folder: A folder from which the workers of a local Ray can import.
+
+    Raises:
+        InputError: There is no cluster at `address`.
+    """
+    import ray
+
+    if ray.is_initialized():
+        return
+    level = logging.INFO if verbose else logging.ERROR
+    options: dict[str, Any] = {"log_to_driver": verbose, "logging_level": level}
+    address = address or os.environ.get("RAY_ADDRESS")
+    try:
+        if address:
+            if num_cpus is not None:
+                raise InputError("--ray-num-cpus is for a local Ray, not for a running cluster")
+            ray.init(address=address, **options)
+        else:
+            with _python_path(import_folder):
+                ray.init(num_cpus=num_cpus, include_dashboard=False, **options)
+    except (ConnectionError, RuntimeError) as error:
+        raise InputError(f"cannot join the Ray cluster at {address!r}: {error}") from None
+
+
+@contextlib.contextmanager
+def quiet_ray(verbose: bool) -> Iterator[None]:
+    """Keeps Ray's chatter in this process off the screen inside the block, unless `verbose`.
+
+    Tune's own progress output is off in either case: the command has its own.
+    """
+    with environment_variable("RAY_AIR_NEW_OUTPUT", "0"), contextlib.ExitStack() as stack:
+        if not verbose:
+            stack.enter_context(_quiet_loggers())
+        yield
+
+
+@contextlib.contextmanager
+def _quiet_loggers() -> Iterator[None]:
+    loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.rllib")]
+    before = [logger.level for logger in loggers]
+    # Failures of trials are reported by the command itself.
+    for logger, level in zip(loggers, (logging.ERROR, logging.CRITICAL, logging.ERROR), strict=True):
+        logger.setLevel(level)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, old in zip(loggers, before, strict=True):
+            logger.setLevel(old)
+
+
+def required_resources(config: AlgorithmConfig) -> dict[str, float]:
+    """Returns what one trial of a config takes, e.g. `{"CPU": 3.0}`."""
+    total: dict[str, float] = {}
+    request = config.algo_class.default_resource_request(config)
+    for bundle in request.bundles:
+        for name, amount in bundle.items():
+            total[name] = total.get(name, 0.0) + amount
+    return total
+
+
+def check_resources(config: AlgorithmConfig) -> None:
+    """Refuses a trial that the running Ray can never place (it would wait for ever).
+
+    Raises:
+        InputError: A trial takes more than there is in all.
+    """
+    import ray
+
+    there = ray.cluster_resources()
+    short = {
+        name: amount
+        for name, amount in required_resources(config).items()
+        if amount > there.get(name, 0.0) + 1e-9
+    }
+    if short:
+        needs = ", ".join(f"{amount:g} {name}s" for name, amount in short.items())
+        has = ", ".join(f"{there.get(name, 0.0):g}" for name in short)
+        raise InputError(
+            f"a trial takes {needs} and Ray has {has}, so it would wait for ever: lower "
+            f"`num_env_runners` (={config.num_env_runners}), `num_cpus_per_env_runner` "
+            f"(={config.num_cpus_per_env_runner}) or `num_learners` (={config.num_learners}), or "
+            "let a local Ray count more CPUs with --ray-num-cpus"
+        )
+
+
+@contextlib.contextmanager
+def environment_variable(name: str, value: str) -> Iterator[None]:
+    """Sets an environment variable inside the block; processes started there inherit it."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
+
+
+def _python_path(folder: Path | None) -> contextlib.AbstractContextManager[None]:
+    """Puts a folder on PYTHONPATH inside the block."""
+    if folder is None:
+        return contextlib.nullcontext()
+    paths = [str(folder), os.environ.get("PYTHONPATH")]
+    return environment_variable("PYTHONPATH", os.pathsep.join(filter(None, paths)))

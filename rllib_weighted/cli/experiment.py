@@ -1,0 +1,309 @@
+"""One experiment: from what is asked, through `ray.tune.Tuner`, to what is said at the end."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.text import Text
+
+from rllib_weighted.cli.cluster import check_resources, quiet_ray, start_ray
+from rllib_weighted.cli.display import Display
+from rllib_weighted.cli.errors import Aborted, InputError, TrainingError, last_lines
+from rllib_weighted.cli.files import TrainFile
+from rllib_weighted.cli.options import TrainOptions, TrainResult
+from rllib_weighted.cli.parsing import merge_stop, parse_settings
+from rllib_weighted.cli.progress import ROUND, STEPS, TIME, format_duration, format_number
+from rllib_weighted.cli.settings import apply_settings, config_problems, use_single_process
+from rllib_weighted.cli.storage import (
+    ExperimentRecord,
+    experiment_to_resume,
+    new_name,
+    read_record,
+    refuse_existing,
+    storage_root,
+    write_record,
+)
+
+if TYPE_CHECKING:
+    from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+    from ray.tune import ResultGrid, TuneConfig, Tuner
+
+    from rllib_weighted.cli.session import TrainSession
+
+_MAX_LISTED = 8  # Trials whose paths are listed one by one.
+
+
+def run_experiment(
+    asked: TrainFile, options: TrainOptions, *, console: Console | None = None
+) -> TrainResult:
+    """Trains what `asked` and `options` say.
+
+    Raises:
+        InputError: Something is wrong with what is asked; nothing was started.
+        TrainingError: A trial failed.
+        Aborted: A second Ctrl-C.
+    """
+    console = console or Console(highlight=False)
+    root = storage_root(options.storage_path or asked.storage_path)
+    with quiet_ray(options.verbose):
+        name = _experiment_name(asked, options, root)
+        record = _record(asked, options, f"{root}/{name}")
+        config = _settled_config(asked, record)
+        stop = merge_stop(asked.stop, options.stop)
+        start_ray(
+            address=options.ray_address,
+            num_cpus=options.ray_num_cpus,
+            verbose=options.verbose or options.local_mode,
+            import_folder=asked.path.parent if asked.path else None,
+        )
+        check_resources(config)
+        run = _Run(asked, options, console, config=config, root=root, name=name)
+        return run.fit(stop, record)
+
+
+class _Run:
+    """One `Tuner.fit`, and what is said before and after it."""
+
+    def __init__(
+        self,
+        asked: TrainFile,
+        options: TrainOptions,
+        console: Console,
+        *,
+        config: AlgorithmConfig,
+        root: str,
+        name: str,
+    ) -> None:
+        self.asked = asked
+        self.options = options
+        self.console = console
+        self.config = config
+        self.root = root
+        self.name = name
+        self.experiment = f"{root}/{name}"
+
+    def fit(self, stop: dict[str, float], record: ExperimentRecord) -> TrainResult:
+        """Trains until `stop`, a failure or an interrupt."""
+        from rllib_weighted.cli.session import TrainSession, session
+
+        options = self.options
+        tuner = self._restored_tuner() if options.resume else self._new_tuner(stop)
+        if not options.resume:
+            write_record(self.experiment, record)
+        title = f"{_algo_name(self.config)} on {_env_name(self.config.env)}"
+        self._announce(title, stop)
+        display = Display(self.console, title=title, live=False if options.verbose else None)
+        replaces_stop = not options.resume or options.stop is not None
+        active = TrainSession(display, stop if replaces_stop else None)
+        try:
+            with session(active):
+                results = tuner.fit()
+        except KeyboardInterrupt:
+            raise Aborted(self._aborted(), active.interrupt.exit_code) from None
+        except Exception as error:
+            raise TrainingError(
+                f"training failed: {last_lines(str(error), 12)}\n\n"
+                f"  results     {self.experiment}\n"
+                "  more        the same command with -v shows Ray's logs"
+            ) from error
+        return self._finish(results, active)
+
+    def resume_command(self) -> str:
+        """Returns the command line that continues this experiment."""
+        options = self.options
+        command = ["rllib", "train"]
+        if self.asked.path is not None and self.asked.path.suffix == ".py":
+            command += ["file", _short_path(self.asked.path)]
+        command += ["--resume", "--name", self.name]
+        given = {
+            "--storage-path": options.storage_path or self.asked.storage_path,
+            "--ray-address": options.ray_address,
+            "--ray-num-cpus": options.ray_num_cpus,
+        }
+        for option, value in given.items():
+            command += [option, str(value)] if value else []
+        return shlex.join(command)
+
+    def _new_tuner(self, stop: dict[str, float]) -> Tuner:
+        from ray.tune import CheckpointConfig, RunConfig, Tuner
+
+        from rllib_weighted.cli.session import SessionCallback
+
+        frequency = _first(self.options.checkpoint_freq, self.asked.checkpoint_freq, 0)
+        at_end = _first(self.options.checkpoint_at_end, self.asked.checkpoint_at_end, True)
+        try:
+            return Tuner(
+                self.config.algo_class,
+                param_space=self.config,
+                tune_config=_tune_config(self.asked, self.options),
+                run_config=RunConfig(
+                    name=self.name,
+                    storage_path=self.root,
+                    stop=stop,
+                    checkpoint_config=CheckpointConfig(
+                        checkpoint_frequency=frequency, checkpoint_at_end=at_end
+                    ),
+                    callbacks=[SessionCallback()],
+                    verbose=0,
+                ),
+            )
+        except OSError as error:
+            raise InputError(f"cannot write results to {self.root}: {error}") from None
+
+    def _restored_tuner(self) -> Tuner:
+        from ray.tune import Tuner
+
+        try:
+            return Tuner.restore(
+                self.experiment,
+                trainable=self.config.algo_class,
+                param_space=self.config,
+                resume_errored=True,
+            )
+        except ValueError as error:
+            where = self.asked.path or "the settings"
+            raise InputError(
+                f"cannot resume {self.experiment}: {where} asks for another algorithm or other "
+                f"settings than the experiment was started with. Ray says: {error}"
+            ) from None
+
+    def _announce(self, title: str, stop: dict[str, float]) -> None:
+        self._say(f"{'Resuming' if self.options.resume else 'Training'} {title}")
+        self._say(f"  results     {self.experiment}")
+        if not self.options.resume or self.options.stop is not None:
+            goal = " or ".join(f"{key} >= {format_number(value)}" for key, value in stop.items())
+            self._say(f"  until       {goal or 'Ctrl-C (no stop criterion is set)'}")
+
+    def _finish(self, results: ResultGrid, active: TrainSession) -> TrainResult:
+        checkpoints = [result.checkpoint.path for result in results if result.checkpoint]
+        code = active.interrupt.exit_code if active.interrupt.requested else 0
+        if results.errors and not code:
+            raise TrainingError(failure_message(results, self.resume_command()))
+        if code:
+            self._say("Interrupted" + (":" if checkpoints else "; nothing was trained yet:"))
+        elif not active.num_started:
+            self._say("Already finished, there was nothing left to train:")
+        else:
+            self._say(f"Done{_outcome(active)}:")
+        self._say(f"  results     {self.experiment}")
+        for checkpoint in checkpoints[:_MAX_LISTED]:
+            self._say(f"  checkpoint  {checkpoint}")
+        if code:
+            self._say(f"  resume      {self.resume_command()}")
+        elif checkpoints:
+            self._say(f"  evaluate    rllib evaluate {shlex.quote(checkpoints[0])}")
+        return TrainResult(results, self.experiment, code, checkpoints)
+
+    def _aborted(self) -> str:
+        return (
+            "stopped at once: what came after the last checkpoint is lost\n"
+            f"  results     {self.experiment}\n  resume      {self.resume_command()}"
+        )
+
+    def _say(self, message: str) -> None:
+        self.console.print(Text(message), soft_wrap=True)
+
+
+def failure_message(results: ResultGrid, resume_command: str) -> str:
+    """Returns which trials failed, the end of the first error, and where it lies in full."""
+    failed = [result for result in results if result.error is not None]
+    lines = [
+        f"training failed ({len(failed)} of {len(results)} trials); the first error ends with:",
+        "",
+        last_lines(str(failed[0].error), 12),
+        "",
+        *(f"  in full     {result.path}/error.txt" for result in failed[:_MAX_LISTED]),
+        f"  try again   {resume_command}",
+    ]
+    return "\n".join(lines)
+
+
+def _experiment_name(asked: TrainFile, options: TrainOptions, root: str) -> str:
+    if options.resume:
+        return experiment_to_resume(root, asked.name, options.name)
+    if options.name:
+        refuse_existing(root, options.name)
+    return options.name or new_name(asked.name)
+
+
+def _record(asked: TrainFile, options: TrainOptions, experiment: str) -> ExperimentRecord:
+    """Returns how this experiment is, or was, started."""
+    given = ExperimentRecord(
+        file=str(asked.path) if asked.path else None,
+        experiment=asked.name,
+        arguments=asked.arguments,
+        settings=list(options.settings),
+        local_mode=options.local_mode,
+    )
+    before = read_record(experiment) if options.resume else None
+    if before is None:
+        return given
+    if given.settings and parse_settings(given.settings) != parse_settings(before.settings):
+        raise InputError(
+            "a resumed experiment keeps its settings: it was started with "
+            f"{_as_options(before.settings)}, not with {_as_options(given.settings)}. Leave --set "
+            "away, or start a new experiment"
+        )
+    return dataclasses.replace(given, settings=before.settings, local_mode=before.local_mode)
+
+
+def _as_options(settings: list[str]) -> str:
+    return " ".join(f"--set {shlex.quote(text)}" for text in settings) or "no --set"
+
+
+def _settled_config(asked: TrainFile, record: ExperimentRecord) -> AlgorithmConfig:
+    config = asked.config.copy(copy_frozen=False)
+    apply_settings(config, parse_settings(record.settings), "--set")
+    if record.local_mode:
+        use_single_process(config)
+    problems = config_problems(config)
+    if problems:
+        where = asked.path or "the config"
+        listed = "".join(f"\n- {problem}" for problem in problems)
+        raise InputError(f"{where} cannot be trained:{listed}")
+    return config
+
+
+def _tune_config(asked: TrainFile, options: TrainOptions) -> TuneConfig:
+    from ray.tune import TuneConfig
+
+    tune_config = asked.tune_config or TuneConfig()
+    num_samples = _first(options.num_samples, asked.num_samples, tune_config.num_samples)
+    return dataclasses.replace(tune_config, num_samples=num_samples)
+
+
+def _outcome(active: TrainSession) -> str:
+    """Returns what a finished training reached, in brackets."""
+    trials = list(active.trials.values())
+    if len(trials) != 1 or not trials[0].last:
+        return f" ({len(trials)} trials)"
+    trial = trials[0]
+    reached = "; ".join(trial.reached())
+    spent = (
+        f"round {format_number(trial.value(ROUND))}, {format_number(trial.value(STEPS))} steps, "
+        f"{format_duration(trial.value(TIME))}"
+    )
+    return f" ({reached}; {spent})" if reached else f" ({spent})"
+
+
+def _algo_name(config: AlgorithmConfig) -> str:
+    return str(config.algo_class.__name__) if config.algo_class else type(config).__name__
+
+
+def _env_name(env: Any) -> str:
+    return str(getattr(env, "__name__", env))
+
+
+def _short_path(path: Path) -> str:
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative
+
+
+def _first(*values: Any) -> Any:
+    """Returns the first value that is not None."""
+    return next(value for value in values if value is not None)

@@ -1,0 +1,189 @@
+"""How far a trial is: speed, distance to its stop criteria, time left. Pure functions."""
+
+from __future__ import annotations
+
+import collections
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rllib_weighted.records import metrics
+
+ROUND = "training_iteration"
+STEPS = "num_env_steps_sampled_lifetime"
+TIME = "time_total_s"
+RETURN = "env_runners/episode_return_mean"
+SHARE_MIN = f"{metrics.MERGE}/{metrics.SHARE_MIN}"
+SHARE_MAX = f"{metrics.MERGE}/{metrics.SHARE_MAX}"
+EFFECTIVE_WORKERS = f"{metrics.MERGE}/{metrics.EFFECTIVE_WORKERS}"
+NUM_WORKERS = f"{metrics.MERGE}/{metrics.NUM_WORKERS}"
+
+NOTHING = "-"  # Shown for what is not known.
+SPEED_WINDOW = 10  # Rounds over which a speed is taken.
+
+
+@dataclass
+class TrialProgress:
+    """Progress of one trial, fed with its results.
+
+    Args:
+        label: How the trial is called on the screen.
+        stop: Flat stop criteria.
+    """
+
+    label: str
+    stop: Mapping[str, float]
+    status: str = "PENDING"
+    last: dict[str, Any] = field(default_factory=dict)
+    best_return: float | None = None
+    _window: collections.deque[dict[str, float]] = field(
+        default_factory=lambda: collections.deque(maxlen=SPEED_WINDOW + 1)
+    )
+
+    def update(self, result: Mapping[str, Any]) -> None:
+        """Takes in the result of one more round."""
+        self.last = {key: _lookup(result, key) for key in {*_SHOWN, *self.stop}}
+        reached = self.value(RETURN)
+        if reached is not None:
+            self.best_return = max(reached, self.best_return or -math.inf)
+        counted = {key: self.value(key) for key in {ROUND, STEPS, TIME, *filter(is_counter, self.stop)}}
+        self._window.append({key: value for key, value in counted.items() if value is not None})
+
+    def value(self, key: str) -> float | None:
+        """Returns the last finite value of a metric, or None."""
+        value = self.last.get(key)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return None
+        return float(value) if math.isfinite(value) else None
+
+    def speed(self, key: str) -> float | None:
+        """Returns how much a counter grows per second of training, over the last rounds."""
+        if len(self._window) < 2:
+            # One round so far in this process: RLlib counts its time from the trial's start.
+            first = self._window[0] if self._window else {}
+            fresh = first.get(ROUND) == 1
+            return _ratio(first.get(key), first.get(TIME)) if fresh else None
+        old, new = self._window[0], self._window[-1]
+        if not all(key in sample and TIME in sample for sample in (old, new)):
+            return None
+        return _ratio(new[key] - old[key], new[TIME] - old[TIME])
+
+    def seconds_left(self) -> float | None:
+        """Returns the estimated seconds until the first counted criterion is reached.
+
+        None where it cannot be said: no criterion counts something, or nothing is known yet.
+        """
+        estimates = []
+        for key, target in self.stop.items():
+            value = self.value(key)
+            if value is None or not is_counter(key):
+                continue
+            speed = 1.0 if key == TIME else self.speed(key)
+            if value >= target:
+                estimates.append(0.0)
+            elif speed:
+                estimates.append((target - value) / speed)
+        return min(estimates, default=None)
+
+    def reached(self) -> list[str]:
+        """Returns the criteria that are reached, as text."""
+        return [
+            f"{key} {format_number(value)} >= {format_number(target)}"
+            for key, target in self.stop.items()
+            if (value := self.value(key)) is not None and value >= target
+        ]
+
+    def unreported(self) -> list[str]:
+        """Returns the criteria that the last result does not hold at all."""
+        return [key for key in self.stop if self.last and self.last.get(key) is None]
+
+
+def is_counter(key: str) -> bool:
+    """Whether a metric only grows, and about evenly, so that its end can be foretold."""
+    return key in (ROUND, TIME) or key.endswith("_lifetime")
+
+
+def format_number(value: float | None) -> str:
+    """Returns a number as people read it: `48 000`, `142.3`, `0.0123`; `-` for None."""
+    if value is None:
+        return NOTHING
+    if not math.isfinite(value):
+        return str(value)
+    if abs(value) >= 1000 or float(value).is_integer():
+        return f"{value:,.0f}".replace(",", " ")
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
+
+
+def format_duration(seconds: float | None) -> str:
+    """Returns a duration as `42 s`, `3 min 05 s`, `2 h 07 min`; `-` for None."""
+    if seconds is None or not math.isfinite(seconds):
+        return NOTHING
+    whole = round(max(0.0, seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def format_return(trial: TrialProgress) -> str:
+    """Returns the mean return, with its target where `stop` names one: `142.3 of 475`."""
+    text = format_number(trial.value(RETURN))
+    target = trial.stop.get(RETURN)
+    return text if target is None else f"{text} of {format_number(target)}"
+
+
+def format_weights(trial: TrialProgress) -> str:
+    """Returns the spread of the merge weights: `0.08 … 0.19, 7.4 of 8 effective`.
+
+    Empty for algorithms that do not merge.
+    """
+    low, high = trial.value(SHARE_MIN), trial.value(SHARE_MAX)
+    if low is None or high is None:
+        return ""
+    text = f"{low:.3f} … {high:.3f}"
+    effective, workers = trial.value(EFFECTIVE_WORKERS), trial.value(NUM_WORKERS)
+    if effective is None:
+        return text
+    total = f" of {workers:.0f}" if workers is not None else ""
+    return f"{text}, {effective:.1f}{total} effective"
+
+
+def format_time_left(trial: TrialProgress) -> str:
+    """Returns the time until a counted criterion ends the trial at the latest, or `-`."""
+    seconds = trial.seconds_left()
+    if seconds is None:
+        return NOTHING
+    may_end_sooner = any(not is_counter(key) for key in trial.stop)
+    return ("at most " if may_end_sooner and seconds else "") + format_duration(seconds)
+
+
+def plain_line(trial: TrialProgress) -> str:
+    """Returns a trial's progress as one line for logs."""
+    weights = format_weights(trial)
+    parts = [
+        f"round {format_number(trial.value(ROUND))}",
+        f"{format_number(trial.value(STEPS))} steps",
+        f"{format_number(trial.speed(STEPS))} steps/s",
+        f"return {format_return(trial)}",
+        f"weights {weights}" if weights else "",
+        f"time left {format_time_left(trial)}",
+    ]
+    return " | ".join(part for part in parts if part)
+
+
+_SHOWN = (ROUND, STEPS, TIME, RETURN, SHARE_MIN, SHARE_MAX, EFFECTIVE_WORKERS, NUM_WORKERS)
+
+
+def _lookup(result: Mapping[str, Any], key: str) -> Any:
+    """Returns a metric of a nested result by its flat name, or None."""
+    if key in result:
+        return result[key]
+    head, slash, rest = key.partition("/")
+    inner = result.get(head)
+    return _lookup(inner, rest) if slash and isinstance(inner, Mapping) else None
+
+
+def _ratio(amount: float | None, seconds: float | None) -> float | None:
+    return amount / seconds if amount is not None and seconds else None
