@@ -1,0 +1,38 @@
+"""Signals of N workers -> N weights -> one merged gradient.
+
+Pure tensors: this package imports torch and nothing of the rest. The idea is that of
+arXiv 2304.12778; the formulas are ours, after arXiv 2304.12778.
+"""
+
+from rllib_weighted.merging.merge import Merge, merge, merge_weights, weighted_sum
+from rllib_weighted.merging.registry import (
+    register_strategy,
+    resolve_strategy,
+    strategy_names,
+    strategy_problems,
+    unregister_strategy,
+)
+from rllib_weighted.merging.weightings import (
+    Average,
+    LossWeighted,
+    RewardWeighted,
+    Sum,
+    Weighting,
+)
+
+__all__ = [
+    "Average",
+    "LossWeighted",
+    "Merge",
+    "RewardWeighted",
+    "Sum",
+    "Weighting",
+    "merge",
+    "merge_weights",
+    "register_strategy",
+    "resolve_strategy",
+    "strategy_names",
+    "strategy_problems",
+    "unregister_strategy",
+    "weighted_sum",
+]
