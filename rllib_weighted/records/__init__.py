@@ -1,0 +1,24 @@
+"""Records of the merge: metric names, their summary, and the merge history as Parquet files."""
+
+from __future__ import annotations
+
+from rllib_weighted.records.history import MergeHistory, open_history
+from rllib_weighted.records.metrics import METRICS, MetricInfo, metrics_table
+from rllib_weighted.records.reading import iter_history, read_history
+from rllib_weighted.records.schema import HISTORY_DIR, SCHEMA
+from rllib_weighted.records.summary import WorkerRecord, summarize, worker_metrics
+
+__all__ = [
+    "HISTORY_DIR",
+    "METRICS",
+    "SCHEMA",
+    "MergeHistory",
+    "MetricInfo",
+    "WorkerRecord",
+    "iter_history",
+    "metrics_table",
+    "open_history",
+    "read_history",
+    "summarize",
+    "worker_metrics",
+]

@@ -1,0 +1,151 @@
+"""Names of the metrics of a merge: the interface between training and whoever reads its results.
+
+In a result dict they lie under ``result["merge"]``; TensorBoard and the documentation join the
+levels by ``/``, as in ``merge/share_min`` and ``merge/workers/0/signal``.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = [
+    "EFFECTIVE_WORKERS",
+    "EPISODE_RETURN",
+    "LOSS",
+    "MAX_WORKERS_IN_METRICS",
+    "MERGE",
+    "METRICS",
+    "NUM_DROPPED",
+    "NUM_EPISODES",
+    "NUM_SKIPPED_STEPS",
+    "NUM_WORKERS",
+    "SHARE",
+    "SHARE_ENTROPY",
+    "SHARE_MAX",
+    "SHARE_MIN",
+    "SIGNAL",
+    "WEIGHT",
+    "WORKERS",
+    "MetricInfo",
+    "metrics_table",
+]
+
+MERGE = "merge"
+"""Key of the result dict under which all of these metrics lie."""
+
+SHARE_MIN = "share_min"
+SHARE_MAX = "share_max"
+SHARE_ENTROPY = "share_entropy"
+EFFECTIVE_WORKERS = "effective_workers"
+NUM_WORKERS = "num_workers"
+NUM_DROPPED = "num_dropped"
+NUM_SKIPPED_STEPS = "num_skipped_steps"
+
+WORKERS = "workers"
+"""Key under `MERGE` of the per-worker metrics: one dict per worker, keyed by its number."""
+
+SIGNAL = "signal"
+SHARE = "share"
+WEIGHT = "weight"
+LOSS = "loss"
+EPISODE_RETURN = "episode_return"
+NUM_EPISODES = "num_episodes"
+
+MAX_WORKERS_IN_METRICS = 32
+"""With more workers than this, the per-worker values are in the merge history only."""
+
+
+class MetricInfo(NamedTuple):
+    """One row of the documentation's table of metrics.
+
+    Attributes:
+        name: The metric with its levels joined by ``/``; ``<i>`` stands for a worker's number.
+        formula: How the value is computed, with ``p`` the shares and ``w`` the weights of the
+            workers that were not dropped.
+        unit: Unit of the value.
+        description: What the value tells, in one sentence.
+    """
+
+    name: str
+    formula: str
+    unit: str
+    description: str
+
+
+def _merge(name: str, formula: str, unit: str, description: str) -> MetricInfo:
+    return MetricInfo(f"{MERGE}/{name}", formula, unit, description)
+
+
+def _worker(name: str, formula: str, unit: str, description: str) -> MetricInfo:
+    return MetricInfo(f"{MERGE}/{WORKERS}/<i>/{name}", formula, unit, description)
+
+
+METRICS: tuple[MetricInfo, ...] = (
+    _merge(SHARE_MIN, "min p", "fraction", "Smallest share of a worker."),
+    _merge(SHARE_MAX, "max p", "fraction", "Largest share of a worker."),
+    _merge(
+        SHARE_ENTROPY,
+        "-sum p ln p",
+        "nats",
+        "Evenness of the shares: ln N when all are equal, 0 when one worker has everything.",
+    ),
+    _merge(
+        EFFECTIVE_WORKERS,
+        "(sum w)^2 / sum w^2",
+        "workers",
+        "How many equally weighted workers would average out as much noise.",
+    ),
+    _merge(NUM_WORKERS, "N", "workers", "Configured workers, dropped ones included."),
+    _merge(
+        NUM_DROPPED,
+        "number of workers dropped",
+        "workers",
+        "Workers that sent nothing, or whose loss or gradient was not finite.",
+    ),
+    _merge(
+        NUM_SKIPPED_STEPS,
+        "number of steps without a worker",
+        "optimizer steps",
+        "Steps of the round that were skipped because every worker was dropped.",
+    ),
+    _worker(
+        SIGNAL,
+        "s_i, mean over the round's steps",
+        "that of the return or the loss",
+        "What the strategy weighs the worker by; NaN if it has none.",
+    ),
+    _worker(SHARE, "p_i, mean over the round's steps", "fraction", "Share of the signal."),
+    _worker(
+        WEIGHT, "w_i, mean over the round's steps", "1", "Factor on the worker's own gradient."
+    ),
+    _worker(
+        LOSS,
+        "mean over the round's steps",
+        "that of the loss",
+        "The worker's loss over its own samples; NaN if it has none.",
+    ),
+    _worker(
+        EPISODE_RETURN,
+        "mean over the episodes ended in the round",
+        "reward",
+        "Undiscounted return; the last known one if none ended, NaN if none ever did.",
+    ),
+    _worker(NUM_EPISODES, "number of episodes ended in the round", "episodes", "Ended episodes."),
+)
+"""Every metric of a merge, in the order of the documentation's table."""
+
+
+def metrics_table() -> str:
+    """Return the table of all metrics as Markdown: name, formula, unit, description.
+
+    Returns:
+        The lines of the table, joined and ended by a line break.
+    """
+    rows = [("Metric", "Formula", "Unit", "Meaning"), ("---",) * 4]
+    for metric in METRICS:
+        rows.append((f"`{metric.name}`", f"`{metric.formula}`", metric.unit, metric.description))
+    return "".join("| " + " | ".join(_escape(cell) for cell in row) + " |\n" for row in rows)
+
+
+def _escape(cell: str) -> str:
+    return cell.replace("|", "\\|")

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import pytest
+
+from rllib_weighted.records import metrics, summarize, worker_metrics
+from tests.records.helpers import record
+
+NAMES = [name for name in metrics.__all__ if isinstance(getattr(metrics, name), str)]
+
+
+def test_the_names_are_those_of_the_interface() -> None:
+    assert {name: getattr(metrics, name) for name in NAMES} == {
+        "MERGE": "merge",
+        "SHARE_MIN": "share_min",
+        "SHARE_MAX": "share_max",
+        "SHARE_ENTROPY": "share_entropy",
+        "EFFECTIVE_WORKERS": "effective_workers",
+        "NUM_WORKERS": "num_workers",
+        "NUM_DROPPED": "num_dropped",
+        "NUM_SKIPPED_STEPS": "num_skipped_steps",
+        "WORKERS": "workers",
+        "SIGNAL": "signal",
+        "SHARE": "share",
+        "WEIGHT": "weight",
+        "LOSS": "loss",
+        "EPISODE_RETURN": "episode_return",
+        "NUM_EPISODES": "num_episodes",
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_name_is_a_level_of_a_metric_in_the_table(name: str) -> None:
+    first_cells = [line.split(" | ")[0] for line in metrics.metrics_table().splitlines()]
+    levels = {level for cell in first_cells for level in cell.strip("| `").split("/")}
+    assert getattr(metrics, name) in levels
+
+
+def test_the_table_has_exactly_the_metrics_that_are_reported() -> None:
+    per_round = {f"merge/{name}" for name in summarize([record()])}
+    per_worker = {f"merge/workers/<i>/{name}" for name in worker_metrics([record()])["0"]}
+    assert {info.name for info in metrics.METRICS} == per_round | per_worker
+    assert len(metrics.METRICS) == len(per_round | per_worker)
+
+
+def test_the_table_is_markdown_with_four_filled_cells_a_row() -> None:
+    lines = metrics.metrics_table().splitlines()
+    assert lines[0] == "| Metric | Formula | Unit | Meaning |"
+    assert lines[1] == "| --- | --- | --- | --- |"
+    assert len(lines) == 2 + len(metrics.METRICS)
+    for line in lines:
+        cells = line.removeprefix("| ").removesuffix(" |").split(" | ")
+        assert len(cells) == 4
+        assert all(cells)
+
+
+def test_a_bar_in_a_cell_does_not_end_the_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    info = metrics.MetricInfo("x", "|a|", "1", "A bar.")
+    monkeypatch.setattr(metrics, "METRICS", (info,))
+    assert metrics.metrics_table().splitlines()[2] == r"| `x` | `\|a\|` | 1 | A bar. |"
