@@ -22,6 +22,7 @@ from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 from ray.tune.registry import ENV_CREATOR, _global_registry
 
 from rllib_weighted.sampling.episodes import join_chunks
+from rllib_weighted.sampling.fast_path import FastSampler, why_not_fast
 from rllib_weighted.sampling.filters import is_finite, repair_deltas
 from rllib_weighted.sampling.rounds import RoundOrder, RoundRollouts
 from rllib_weighted.sampling.seeded_env import SeededEnv
@@ -134,10 +135,44 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
 
     @override(SingleAgentEnvRunner)
     def _sample(self, **kwargs: Any) -> list[SingleAgentEpisode]:
-        if self._quota is None:
+        if self._quota is not None:
+            return self._sample_complete(self._quota, **kwargs)
+        return self._sample_steps(**kwargs)
+
+    def _sample_steps(self, **kwargs: Any) -> list[SingleAgentEpisode]:
+        """Samples on the fast path if it will do, else in RLlib's own loop."""
+        in_rounds = kwargs.get("num_timesteps") is not None and not kwargs.get("random_actions")
+        if not in_rounds or self.fast_sampler is None:
+            if self.fast_sampler is not None:
+                self.fast_sampler.forget()
+                self._needs_initial_reset = True
             episodes: list[SingleAgentEpisode] = super()._sample(**kwargs)
             return episodes
-        return self._sample_complete(self._quota, **kwargs)
+        if self._needs_initial_reset:
+            self.fast_sampler.forget()
+            self._ongoing_episodes_for_metrics.clear()
+        episodes, steps = self.fast_sampler.sample(
+            num_timesteps=kwargs["num_timesteps"],
+            explore=kwargs["explore"],
+            force_reset=kwargs.get("force_reset", False),
+        )
+        self._needs_initial_reset = False
+        done = [episode for episode in episodes if episode.is_done]
+        self._done_episodes_for_metrics.extend(done)
+        for episode in episodes[len(done) :]:
+            self._ongoing_episodes_for_metrics[episode.id_].append(episode)
+        self._increase_sampled_metrics(steps, len(done))
+        return episodes
+
+    @functools.cached_property
+    def fast_sampler(self) -> FastSampler | None:
+        """The fast vector path; None if something in the config needs RLlib's own loop."""
+        reason = "it evaluates" if self.config.in_evaluation else why_not_fast(self)
+        if reason is not None:
+            logger.info("Env runner %s samples in RLlib's own loop: %s.", self.worker_index, reason)
+            return None
+        logger.info("Env runner %s samples on the fast path.", self.worker_index)
+        return FastSampler(self)
 
     def _sample_complete(self, quota: int, **kwargs: Any) -> list[SingleAgentEpisode]:
         """Samples whole episodes: each sub-environment runs until they hold `quota` steps.
@@ -145,12 +180,12 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
         Every sub-environment starts a new episode at the start of the round. What the faster
         ones do while the last one finishes is left out, so that no worker is preferred.
         """
-        chunks: list[SingleAgentEpisode] = super()._sample(**{**kwargs, "force_reset": True})
+        chunks = self._sample_steps(**{**kwargs, "force_reset": True})
         quotas = _Quotas(self.num_envs, quota)
         quotas.add(chunks)
         kwargs["num_timesteps"] = CHUNK_STEPS * self.num_envs
         while not quotas.met:
-            more = super()._sample(**kwargs)
+            more = self._sample_steps(**kwargs)
             quotas.add(more)
             chunks += more
         return join_chunks(chunk for chunk in chunks if chunk.id_ in quotas.kept)
@@ -160,7 +195,10 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
     @override(SingleAgentEnvRunner)
     def _new_episode(self, env_index: int, episodes: Any = None) -> None:
         super()._new_episode(env_index, episodes)
-        episode = (self._ongoing_episodes if episodes is None else episodes)[env_index]
+        self.tag_episode((self._ongoing_episodes if episodes is None else episodes)[env_index], env_index)
+
+    def tag_episode(self, episode: SingleAgentEpisode, env_index: int) -> None:
+        """Writes into an episode which sub-environment and which worker it comes from."""
         episode.custom_data[ENV_INDEX_KEY] = env_index
         episode.custom_data[WORKER_KEY] = self._layout.worker(self.worker_index, env_index)
 
