@@ -68,18 +68,18 @@ def quiet_ray(verbose: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet_loggers() -> Iterator[None]:
-    loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.rllib")]
-    before = [logger.level for logger in loggers]
     # Failures of trials are reported by the command itself.
-    for logger, level in zip(loggers, (logging.ERROR, logging.CRITICAL, logging.ERROR), strict=True):
-        logger.setLevel(level)
+    levels = {"ray": logging.ERROR, "ray.rllib": logging.ERROR, "ray.tune": logging.CRITICAL}
+    before = {name: logging.getLogger(name).level for name in levels}
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, old in zip(loggers, before, strict=True):
-            logger.setLevel(old)
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def required_resources(config: AlgorithmConfig) -> dict[str, float]:

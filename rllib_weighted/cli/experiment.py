@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shlex
 from pathlib import Path
@@ -16,22 +15,20 @@ from rllib_weighted.cli.display import Display
 from rllib_weighted.cli.errors import Aborted, InputError, TrainingError, last_lines
 from rllib_weighted.cli.files import TrainFile
 from rllib_weighted.cli.options import TrainOptions, TrainResult
-from rllib_weighted.cli.parsing import merge_stop, parse_settings
-from rllib_weighted.cli.progress import ROUND, STEPS, TIME, format_duration, format_number
-from rllib_weighted.cli.settings import apply_settings, config_problems, use_single_process
-from rllib_weighted.cli.storage import (
-    ExperimentRecord,
-    experiment_to_resume,
-    new_name,
-    read_record,
-    refuse_existing,
-    storage_root,
-    write_record,
+from rllib_weighted.cli.parsing import merge_stop
+from rllib_weighted.cli.plan import (
+    experiment_name,
+    first,
+    settled_config,
+    settled_record,
+    tune_config,
 )
+from rllib_weighted.cli.progress import ROUND, STEPS, TIME, format_duration, format_number
+from rllib_weighted.cli.storage import ExperimentRecord, storage_root, write_record
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
-    from ray.tune import ResultGrid, TuneConfig, Tuner
+    from ray.tune import ResultGrid, Tuner
 
     from rllib_weighted.cli.session import TrainSession
 
@@ -51,9 +48,9 @@ def run_experiment(
     console = console or Console(highlight=False)
     root = storage_root(options.storage_path or asked.storage_path)
     with quiet_ray(options.verbose):
-        name = _experiment_name(asked, options, root)
-        record = _record(asked, options, f"{root}/{name}")
-        config = _settled_config(asked, record)
+        name = experiment_name(asked, options, root)
+        record = settled_record(asked, options, f"{root}/{name}")
+        config = settled_config(asked, record)
         stop = merge_stop(asked.stop, options.stop)
         start_ray(
             address=options.ray_address,
@@ -134,26 +131,23 @@ class _Run:
 
         from rllib_weighted.cli.session import SessionCallback
 
-        frequency = _first(self.options.checkpoint_freq, self.asked.checkpoint_freq, 0)
-        at_end = _first(self.options.checkpoint_at_end, self.asked.checkpoint_at_end, True)
-        try:
-            return Tuner(
-                self.config.algo_class,
-                param_space=self.config,
-                tune_config=_tune_config(self.asked, self.options),
-                run_config=RunConfig(
-                    name=self.name,
-                    storage_path=self.root,
-                    stop=stop,
-                    checkpoint_config=CheckpointConfig(
-                        checkpoint_frequency=frequency, checkpoint_at_end=at_end
-                    ),
-                    callbacks=[SessionCallback()],
-                    verbose=0,
+        frequency = first(self.options.checkpoint_freq, self.asked.checkpoint_freq, 0)
+        at_end = first(self.options.checkpoint_at_end, self.asked.checkpoint_at_end, True)
+        return Tuner(
+            self.config.algo_class,
+            param_space=self.config,
+            tune_config=tune_config(self.asked, self.options),
+            run_config=RunConfig(
+                name=self.name,
+                storage_path=self.root,
+                stop=stop,
+                checkpoint_config=CheckpointConfig(
+                    checkpoint_frequency=frequency, checkpoint_at_end=at_end
                 ),
-            )
-        except OSError as error:
-            raise InputError(f"cannot write results to {self.root}: {error}") from None
+                callbacks=[SessionCallback()],
+                verbose=0,
+            ),
+        )
 
     def _restored_tuner(self) -> Tuner:
         from ray.tune import Tuner
@@ -180,7 +174,8 @@ class _Run:
             self._say(f"  until       {goal or 'Ctrl-C (no stop criterion is set)'}")
 
     def _finish(self, results: ResultGrid, active: TrainSession) -> TrainResult:
-        checkpoints = [result.checkpoint.path for result in results if result.checkpoint]
+        trials = [results[index] for index in range(len(results))]
+        checkpoints = [result.checkpoint.path for result in trials if result.checkpoint]
         code = active.interrupt.exit_code if active.interrupt.requested else 0
         if results.errors and not code:
             raise TrainingError(failure_message(results, self.resume_command()))
@@ -211,7 +206,8 @@ class _Run:
 
 def failure_message(results: ResultGrid, resume_command: str) -> str:
     """Returns which trials failed, the end of the first error, and where it lies in full."""
-    failed = [result for result in results if result.error is not None]
+    trials = [results[index] for index in range(len(results))]
+    failed = [result for result in trials if result.error is not None]
     lines = [
         f"training failed ({len(failed)} of {len(results)} trials); the first error ends with:",
         "",
@@ -221,60 +217,6 @@ def failure_message(results: ResultGrid, resume_command: str) -> str:
         f"  try again   {resume_command}",
     ]
     return "\n".join(lines)
-
-
-def _experiment_name(asked: TrainFile, options: TrainOptions, root: str) -> str:
-    if options.resume:
-        return experiment_to_resume(root, asked.name, options.name)
-    if options.name:
-        refuse_existing(root, options.name)
-    return options.name or new_name(asked.name)
-
-
-def _record(asked: TrainFile, options: TrainOptions, experiment: str) -> ExperimentRecord:
-    """Returns how this experiment is, or was, started."""
-    given = ExperimentRecord(
-        file=str(asked.path) if asked.path else None,
-        experiment=asked.name,
-        arguments=asked.arguments,
-        settings=list(options.settings),
-        local_mode=options.local_mode,
-    )
-    before = read_record(experiment) if options.resume else None
-    if before is None:
-        return given
-    if given.settings and parse_settings(given.settings) != parse_settings(before.settings):
-        raise InputError(
-            "a resumed experiment keeps its settings: it was started with "
-            f"{_as_options(before.settings)}, not with {_as_options(given.settings)}. Leave --set "
-            "away, or start a new experiment"
-        )
-    return dataclasses.replace(given, settings=before.settings, local_mode=before.local_mode)
-
-
-def _as_options(settings: list[str]) -> str:
-    return " ".join(f"--set {shlex.quote(text)}" for text in settings) or "no --set"
-
-
-def _settled_config(asked: TrainFile, record: ExperimentRecord) -> AlgorithmConfig:
-    config = asked.config.copy(copy_frozen=False)
-    apply_settings(config, parse_settings(record.settings), "--set")
-    if record.local_mode:
-        use_single_process(config)
-    problems = config_problems(config)
-    if problems:
-        where = asked.path or "the config"
-        listed = "".join(f"\n- {problem}" for problem in problems)
-        raise InputError(f"{where} cannot be trained:{listed}")
-    return config
-
-
-def _tune_config(asked: TrainFile, options: TrainOptions) -> TuneConfig:
-    from ray.tune import TuneConfig
-
-    tune_config = asked.tune_config or TuneConfig()
-    num_samples = _first(options.num_samples, asked.num_samples, tune_config.num_samples)
-    return dataclasses.replace(tune_config, num_samples=num_samples)
 
 
 def _outcome(active: TrainSession) -> str:
@@ -302,8 +244,3 @@ def _env_name(env: Any) -> str:
 def _short_path(path: Path) -> str:
     relative = os.path.relpath(path)
     return str(path) if relative.startswith("..") else relative
-
-
-def _first(*values: Any) -> Any:
-    """Returns the first value that is not None."""
-    return next(value for value in values if value is not None)

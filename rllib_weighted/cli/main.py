@@ -34,7 +34,7 @@ Stop = Annotated[
         "-s",
         metavar="JSON",
         help="Stop criteria over those of the file, e.g. "
-        '\'{"training_iteration": 10}\'; null removes one.',
+        "'{\"training_iteration\": 10}'; null removes one.",
     ),
 ]
 Settings = Annotated[
@@ -263,7 +263,7 @@ def _refuse_misplaced(ctx: typer.Context) -> None:
         raise InputError(f"put {', '.join(misplaced)} after the file: rllib train file FILE ...")
 
 
-_UNSET = (None, False, "{}", [], ())
+_UNSET: tuple[Any, ...] = (None, False, "{}", [], ())
 
 
 def _drawn(explore: bool) -> str:

@@ -138,5 +138,13 @@ def _is_number(value: Any) -> bool:
 
 
 def _kind(value: Any) -> str:
-    names = {type(None): "null", bool: "a boolean", str: "a text", list: "a list", dict: "a dict"}
+    names = {
+        type(None): "null",
+        bool: "a boolean",
+        int: "a number",
+        float: "a number",
+        str: "a text",
+        list: "a list",
+        dict: "a dict",
+    }
     return names.get(type(value), f"a {type(value).__name__}")

@@ -46,8 +46,11 @@ class TrialProgress:
         self.last = {key: _lookup(result, key) for key in {*_SHOWN, *self.stop}}
         reached = self.value(RETURN)
         if reached is not None:
-            self.best_return = max(reached, self.best_return or -math.inf)
-        counted = {key: self.value(key) for key in {ROUND, STEPS, TIME, *filter(is_counter, self.stop)}}
+            known = -math.inf if self.best_return is None else self.best_return
+            self.best_return = max(reached, known)
+        counted = {
+            key: self.value(key) for key in {ROUND, STEPS, TIME, *filter(is_counter, self.stop)}
+        }
         self._window.append({key: value for key, value in counted.items() if value is not None})
 
     def value(self, key: str) -> float | None:

@@ -41,17 +41,20 @@ def algorithm_config(name: str) -> AlgorithmConfig:
         InputError: There is no algorithm of that name.
     """
     from ray.rllib.algorithms.registry import ALGORITHMS
-    from ray.tune.registry import TRAINABLE_CLASS, _global_registry, get_trainable_cls
+    from ray.tune.registry import TRAINABLE_CLASS, _global_registry
 
-    known = [*sorted(ALGORITHMS), "WeightedPPO"]
-    if name not in known and not _global_registry.contains(TRAINABLE_CLASS, name):
-        raise InputError(
-            f"unknown algorithm {name!r}{nearest(name, known)} (known: {', '.join(known)})"
-        )
     try:
-        return get_trainable_cls(name).get_default_config()
+        if name in ALGORITHMS:
+            # Not through Tune's registry, which would import every algorithm of RLlib.
+            return ALGORITHMS[name]()[0].get_default_config()
+        if _global_registry.contains(TRAINABLE_CLASS, name):
+            return _global_registry.get(TRAINABLE_CLASS, name).get_default_config()
     except (ImportError, AttributeError) as error:
         raise InputError(f"algorithm {name!r} cannot be loaded: {error}") from None
+    known = ["WeightedPPO", *sorted(ALGORITHMS)]
+    raise InputError(
+        f"unknown algorithm {name!r}{nearest(name, known)} (known: {', '.join(known)})"
+    )
 
 
 def apply_settings(config: AlgorithmConfig, settings: Mapping[str, Any], what: str) -> None:
@@ -156,7 +159,9 @@ def _current(config: AlgorithmConfig, name: str) -> Any:
     if name != "model_config":
         return config.to_dict().get(name)
     model_config = config.model_config
-    return dataclasses.asdict(model_config) if dataclasses.is_dataclass(model_config) else model_config
+    if dataclasses.is_dataclass(model_config) and not isinstance(model_config, type):
+        return dataclasses.asdict(model_config)
+    return model_config
 
 
 def _nested(current: Any, path: list[str], value: Any, what: str) -> dict[str, Any]:

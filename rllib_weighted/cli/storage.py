@@ -61,6 +61,19 @@ def open_storage(path: str) -> tuple[FileSystem, str]:
         raise InputError(f"cannot open the storage {path}: {error}") from None
 
 
+def make_storage(root: str) -> None:
+    """Creates a storage if it is not there yet.
+
+    Raises:
+        InputError: It cannot be written to.
+    """
+    filesystem, path = open_storage(root)
+    try:
+        filesystem.create_dir(path, recursive=True)
+    except OSError as error:
+        raise InputError(f"cannot write results to {root}: {error}") from None
+
+
 def new_name(stem: str) -> str:
     """Returns a fresh experiment name: the stem and the time."""
     return f"{stem}_{time.strftime('%Y-%m-%d_%H-%M-%S')}"
@@ -104,7 +117,9 @@ def experiment_to_resume(root: str, stem: str, name: str | None) -> str:
             "or its folder with --storage-path"
         )
     if name not in names:
-        raise InputError(f"nothing to resume: no experiment {name!r} in {root}{nearest(name, names)}")
+        raise InputError(
+            f"nothing to resume: no experiment {name!r} in {root}{nearest(name, names)}"
+        )
     return name
 
 
