@@ -165,19 +165,18 @@ class WeightedPPO(PPO):
         assert self._history is not None
         self._history.append(self._round, self._env_steps, records)
 
-    def _worker_records(
-        self, rollouts: Rollouts, report: MergeReport | None
-    ) -> list[WorkerRecord]:
+    def _worker_records(self, rollouts: Rollouts, report: MergeReport | None) -> list[WorkerRecord]:
         layout = self.config.worker_layout
         sampled = rollouts.workers
         records = []
+        drops: dict[str, list[int]] = {}
         for worker in range(layout.num_workers):
             returns = rollouts.returns.get(worker, [])
             reason = report.drops[worker] if report else None
             if worker not in sampled:
                 reason = "it sent nothing"
             if reason is not None:
-                logger.warning("Round %d: worker %d dropped: %s", self._round, worker, reason)
+                drops.setdefault(reason, []).append(worker)
             records.append(
                 WorkerRecord(
                     worker=worker,
@@ -193,6 +192,8 @@ class WeightedPPO(PPO):
                     dropped=reason is not None,
                 )
             )
+        for reason, workers in drops.items():
+            logger.warning("Round %d: dropped worker(s) %s: %s", self._round, workers, reason)
         return records
 
     def _worker_seed(self, worker: int) -> int:

@@ -17,7 +17,7 @@ from rllib_weighted.learning.learner_group import WeightedLearnerGroup
 from rllib_weighted.merging import Weighting, resolve_strategy
 from rllib_weighted.sampling.env_runner import WeightedEnvRunner
 from rllib_weighted.validation import CHECKED_NUMBERS, config_problems
-from rllib_weighted.workers import WorkerLayout
+from rllib_weighted.workers import MergeUnit, WorkerLayout
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class WeightedPPOConfig(PPOConfig):
         self.merge_strategy: str | Weighting = "reward_weighted"
         self.min_weight: float | list[Any] | None = None
         self.merge_options: dict[str, Any] = {}
-        self.merge_unit = "env_runner"
+        self.merge_unit: MergeUnit = "env_runner"
         self.advantage_normalization = "worker"
         self.env_seeding = "stream"
         # A round's order carries all state to the env runners; RLlib's own broadcast may lag.
@@ -144,7 +144,7 @@ class WeightedPPOConfig(PPOConfig):
         Raises:
             ValueError: With every problem found: what should be, what was found, the remedy.
         """
-        if self.env_runner_cls is None:
+        if self.env_runner_cls is None:  # type: ignore[has-type]
             self.env_runner_cls = WeightedEnvRunner
         if self.in_evaluation:
             super().validate()

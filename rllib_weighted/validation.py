@@ -87,7 +87,9 @@ def _numbers(config: Any) -> Iterator[str]:
         values = [value]
         if may_be_scheduled and isinstance(value, (list, tuple)):
             yield from _schedule_problems(name, value)
-            values = [pair[1] for pair in value if isinstance(pair, (list, tuple)) and len(pair) > 1]
+            values = [
+                pair[1] for pair in value if isinstance(pair, (list, tuple)) and len(pair) > 1
+            ]
         for number in values:
             if not _is_number(number, infinite=name in _MAY_BE_INFINITE) or not test(number):
                 scheduled = ", or a schedule [[env steps, value], …]" if may_be_scheduled else ""

@@ -151,9 +151,7 @@ class WeightedPPOLearner(PPOTorchLearner):
         if self._has_stock_loss(module_id):
             unused = (Columns.REWARDS, Columns.TERMINATEDS, Columns.TRUNCATEDS)
         is_sequences = self.module[module_id].is_stateful()
-        return module_id, make_round_batch(
-            module_columns, is_sequences=is_sequences, unused=unused
-        )
+        return module_id, make_round_batch(module_columns, is_sequences=is_sequences, unused=unused)
 
     # One step
 

@@ -80,6 +80,4 @@ def log_steps(
         (ALL_MODULES, NUM_ENV_STEPS_TRAINED, NUM_ENV_STEPS_TRAINED_LIFETIME),
     ):
         metrics.log_value((owner, this_round), num_steps, reduce="sum")
-        metrics.log_value(
-            (owner, lifetime), num_steps, reduce="lifetime_sum", with_throughput=True
-        )
+        metrics.log_value((owner, lifetime), num_steps, reduce="lifetime_sum", with_throughput=True)

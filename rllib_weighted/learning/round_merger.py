@@ -120,4 +120,3 @@ class RoundMerger:
             num_steps=taken,
             num_skipped_steps=self._num_skipped_steps,
         )
-

@@ -123,5 +123,3 @@ def merge_connector_states(
             merged[component] = pipeline.merge_states(own)
             pipeline.set_state(merged[component])
     return merged
-
-

@@ -6,7 +6,6 @@ import functools
 import logging
 import math
 import traceback
-from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
@@ -19,13 +18,12 @@ from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
-from ray.tune.registry import ENV_CREATOR, _global_registry
 
-from rllib_weighted.sampling.episodes import join_chunks
+from rllib_weighted.sampling.episodes import ENV_INDEX_KEY, Quotas, join_chunks
 from rllib_weighted.sampling.fast_path import FastSampler, why_not_fast
 from rllib_weighted.sampling.filters import is_finite, repair_deltas
 from rllib_weighted.sampling.rounds import RoundOrder, RoundRollouts
-from rllib_weighted.sampling.seeded_env import SeededEnv
+from rllib_weighted.sampling.seeded_env import env_maker
 from rllib_weighted.seeding import (
     Stream,
     draw_root_seed,
@@ -37,7 +35,6 @@ from rllib_weighted.workers import WORKER_KEY, WorkerLayout
 
 logger = logging.getLogger(__name__)
 
-ENV_INDEX_KEY = "rllib_weighted/env_index"
 CHUNK_STEPS = 16  # Vector steps between two looks at which sub-environments are done.
 
 
@@ -59,6 +56,7 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
         self._quota: int | None = None
         self._carried_returns: dict[str, float] = {}
         self._evaluated_version = 0
+        self._weights_seq_no: int = 0
         self._has_seeded_envs = False
         super().__init__(config=config, **kwargs)
 
@@ -74,10 +72,8 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
         Args:
             order: What to sample with, or a reference to it.
         """
-        if isinstance(order, ray.ObjectRef):
-            order = ray.get(order)
         try:
-            return self._sample_round(order)
+            return self._sample_round(ray.get(order) if isinstance(order, ray.ObjectRef) else order)
         except Exception:
             error = traceback.format_exc()
             self.make_env()
@@ -181,7 +177,7 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
         ones do while the last one finishes is left out, so that no worker is preferred.
         """
         chunks = self._sample_steps(**{**kwargs, "force_reset": True})
-        quotas = _Quotas(self.num_envs, quota)
+        quotas = Quotas(self.num_envs, quota)
         quotas.add(chunks)
         kwargs["num_timesteps"] = CHUNK_STEPS * self.num_envs
         while not quotas.met:
@@ -195,7 +191,9 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
     @override(SingleAgentEnvRunner)
     def _new_episode(self, env_index: int, episodes: Any = None) -> None:
         super()._new_episode(env_index, episodes)
-        self.tag_episode((self._ongoing_episodes if episodes is None else episodes)[env_index], env_index)
+        self.tag_episode(
+            (self._ongoing_episodes if episodes is None else episodes)[env_index], env_index
+        )
 
     def tag_episode(self, episode: SingleAgentEpisode, env_index: int) -> None:
         """Writes into an episode which sub-environment and which worker it comes from."""
@@ -286,8 +284,18 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
             num_workers=self.num_workers,
             remote=self.config.remote_worker_envs,
         )
-        creator = _env_creator(self.config.env)
-        makers = [self._env_maker(creator, context, i) for i in range(self.config.num_envs_per_env_runner)]
+        makers = [
+            env_maker(
+                self.config.env,
+                context.copy_with_overrides(vector_index=index),
+                seed=self._root_seed,
+                slot=self._layout.slot(self.worker_index or 0, index),
+                num_slots=self._layout.num_slots,
+                evaluation=self.config.in_evaluation,
+                seeding=self.config.env_seeding,
+            )
+            for index in range(self.config.num_envs_per_env_runner)
+        ]
         is_async = mode == gym.VectorizeMode.ASYNC
         vector_class = gym.vector.AsyncVectorEnv if is_async else gym.vector.SyncVectorEnv
         self.env = DictInfoToList(vector_class(makers))
@@ -305,21 +313,6 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
                 "env": self.env.unwrapped,
                 "env_context": context,
             },
-        )
-
-    def _env_maker(
-        self, creator: Callable[[EnvContext], gym.Env], context: EnvContext, index: int
-    ) -> Callable[[], gym.Env]:
-        own_context = context.copy_with_overrides(vector_index=index)
-        return functools.partial(
-            _make_seeded_env,
-            creator,
-            own_context,
-            seed=self._root_seed,
-            slot=self._layout.slot(self.worker_index or 0, index),
-            num_slots=self._layout.num_slots,
-            evaluation=self.config.in_evaluation,
-            seeding=self.config.env_seeding,
         )
 
     def _close_env(self) -> None:
@@ -351,45 +344,3 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
             evaluation=evaluation,
             counters=(self._evaluated_version, count) if evaluation else (count,),
         )
-
-
-class _Quotas:
-    """Which episodes are kept: per sub-environment, whole ones until they hold enough steps."""
-
-    def __init__(self, num_envs: int, quota: int) -> None:
-        self._missing = [quota] * num_envs
-        self._lengths: dict[str, int] = {}
-        self.kept: set[str] = set()
-
-    @property
-    def met(self) -> bool:
-        return all(missing <= 0 for missing in self._missing)
-
-    def add(self, chunks: list[SingleAgentEpisode]) -> None:
-        for chunk in chunks:
-            length = self._lengths.get(chunk.id_, 0) + len(chunk)
-            self._lengths[chunk.id_] = length
-            index = chunk.custom_data[ENV_INDEX_KEY]
-            if chunk.is_done and self._missing[index] > 0:
-                self._missing[index] -= length
-                self.kept.add(chunk.id_)
-
-
-def _env_creator(env: Any) -> Callable[[EnvContext], gym.Env]:
-    """Resolves `config.env`: an id registered with Ray or gymnasium, a class or a function."""
-    if isinstance(env, str) and _global_registry.contains(ENV_CREATOR, env):
-        creator: Callable[[EnvContext], gym.Env] = _global_registry.get(ENV_CREATOR, env)
-        return creator
-    if callable(env):
-        return env
-    return functools.partial(_make_registered, env)
-
-
-def _make_registered(env_id: str, context: EnvContext) -> gym.Env:
-    return gym.make(env_id, **context)
-
-
-def _make_seeded_env(
-    creator: Callable[[EnvContext], gym.Env], context: EnvContext, **seeding: Any
-) -> SeededEnv:
-    return SeededEnv(creator(context), **seeding)

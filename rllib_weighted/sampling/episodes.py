@@ -1,4 +1,4 @@
-"""Putting the chunks of an episode together again."""
+"""Episodes and their chunks: who they belong to, which are kept, joining them again."""
 
 from __future__ import annotations
 
@@ -8,6 +8,38 @@ from typing import Any
 import numpy as np
 import tree
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+
+ENV_INDEX_KEY = "rllib_weighted/env_index"
+"""Key of `episode.custom_data`: index of the sub-environment inside its env runner."""
+
+
+class Quotas:
+    """Which episodes are kept: per sub-environment, whole ones until they hold enough steps.
+
+    Args:
+        num_envs: Number of sub-environments.
+        quota: Steps that each of them owes.
+    """
+
+    def __init__(self, num_envs: int, quota: int) -> None:
+        self._missing = [quota] * num_envs
+        self._lengths: dict[str, int] = {}
+        self.kept: set[str] = set()
+
+    @property
+    def met(self) -> bool:
+        """Whether every sub-environment has enough."""
+        return all(missing <= 0 for missing in self._missing)
+
+    def add(self, chunks: Iterable[SingleAgentEpisode]) -> None:
+        """Counts chunks, in the order in which they were sampled."""
+        for chunk in chunks:
+            length = self._lengths.get(chunk.id_, 0) + len(chunk)
+            self._lengths[chunk.id_] = length
+            index = chunk.custom_data[ENV_INDEX_KEY]
+            if chunk.is_done and self._missing[index] > 0:
+                self._missing[index] -= length
+                self.kept.add(chunk.id_)
 
 
 def join_chunks(chunks: Iterable[SingleAgentEpisode]) -> list[SingleAgentEpisode]:

@@ -185,7 +185,9 @@ class FastSampler:
         space = self._runner.env.single_action_space
         if self._runner.config.normalize_actions:
             return np.asarray(unsquash_action(actions, space))
-        return np.asarray(clip_action(actions, space)) if self._runner.config.clip_actions else actions
+        return (
+            np.asarray(clip_action(actions, space)) if self._runner.config.clip_actions else actions
+        )
 
     def _filtered(self, obs: np.ndarray) -> np.ndarray:
         if not self._filters:

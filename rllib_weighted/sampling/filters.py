@@ -28,7 +28,7 @@ def repair_deltas(before: Any, after: Any) -> Any:
         after: State of the same connectors at its end. Not modified.
     """
     if isinstance(after, dict):
-        if _KEYS <= after.keys() and isinstance(before, dict):
+        if after.keys() >= _KEYS and isinstance(before, dict):
             return _increment(RunningStat.from_state(before), RunningStat.from_state(after))
         old = before if isinstance(before, dict) else {}
         return {key: repair_deltas(old.get(key), value) for key, value in after.items()}
@@ -41,7 +41,7 @@ def repair_deltas(before: Any, after: Any) -> Any:
 def is_finite(state: Any) -> bool:
     """Returns whether no running statistic in a connector state is NaN or infinite."""
     if isinstance(state, dict):
-        if _KEYS <= state.keys():
+        if state.keys() >= _KEYS:
             stat = RunningStat.from_state(state)
             return bool(
                 np.isfinite(stat.mean_array).all() and np.isfinite(stat.sum_sq_diff_array).all()

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import math
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from ray.rllib.env.env_context import EnvContext
+from ray.tune.registry import ENV_CREATOR, _global_registry
 
 from rllib_weighted.seeding import environment_seed
 from rllib_weighted.workers import EnvSeeding
@@ -66,7 +71,7 @@ class SeededEnv(gym.Wrapper):
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Steps the environment; see the class for what happens to bad numbers."""
         obs, reward, terminated, truncated, info = self.env.step(action)
-        if not np.isfinite(reward):
+        if not math.isfinite(reward):
             self.fault = f"reward {reward}"
             reward = 0.0
         return self._finite_obs(obs), reward, terminated, truncated, info
@@ -95,3 +100,34 @@ def _zeros_like(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return type(value)(map(_zeros_like, value))
     return np.zeros_like(value)
+
+
+def env_maker(env: Any, context: EnvContext, **seeding: Any) -> Callable[[], SeededEnv]:
+    """Returns a function that makes one sub-environment, for gymnasium's vector environments.
+
+    Args:
+        env: `config.env`: an id registered with Ray or gymnasium, a class or a function.
+        context: The sub-environment's context.
+        seeding: Arguments of `SeededEnv`.
+    """
+    return functools.partial(_make_seeded_env, _env_creator(env), context, **seeding)
+
+
+def _env_creator(env: Any) -> Callable[[EnvContext], gym.Env]:
+    """Resolves `config.env` as RLlib does."""
+    if isinstance(env, str) and _global_registry.contains(ENV_CREATOR, env):
+        creator: Callable[[EnvContext], gym.Env] = _global_registry.get(ENV_CREATOR, env)
+        return creator
+    if callable(env):
+        return env
+    return functools.partial(_make_registered, env)
+
+
+def _make_registered(env_id: str, context: EnvContext) -> gym.Env:
+    return gym.make(env_id, **context)
+
+
+def _make_seeded_env(
+    creator: Callable[[EnvContext], gym.Env], context: EnvContext, **seeding: Any
+) -> SeededEnv:
+    return SeededEnv(creator(context), **seeding)

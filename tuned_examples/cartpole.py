@@ -1,0 +1,29 @@
+from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
+
+from rllib_weighted import WeightedPPOConfig
+
+config = (
+    WeightedPPOConfig()
+    .environment("CartPole-v1")
+    .env_runners(num_env_runners=2, num_envs_per_env_runner=4)
+    .training(
+        merge_strategy="reward_weighted",
+        merge_unit="env",
+        train_batch_size=2048,
+        minibatch_size=256,
+        num_epochs=10,
+        lr=[[0, 1e-3], [200_000, 1e-4]],
+        gamma=0.99,
+        lambda_=0.95,
+        clip_param=0.2,
+        vf_clip_param=1e4,
+        vf_loss_coeff=0.5,
+        use_kl_loss=False,
+        grad_clip=0.5,
+        grad_clip_by="global_norm",
+    )
+    .rl_module(model_config=DefaultModelConfig(fcnet_hiddens=[64, 64]))
+    .debugging(seed=0)
+)
+
+stop = {"env_runners/episode_return_mean": 475.0}

@@ -1,0 +1,32 @@
+from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
+
+from rllib_weighted import WeightedPPOConfig
+from rllib_weighted.learning.connectors import ScaleRewards
+
+config = (
+    WeightedPPOConfig()
+    .environment("LunarLander-v3")
+    .env_runners(num_env_runners=2, num_envs_per_env_runner=4)
+    .training(
+        merge_strategy="reward_weighted",
+        merge_unit="env",
+        train_batch_size=8192,
+        minibatch_size=256,
+        num_epochs=6,
+        lr=5e-4,
+        gamma=0.999,
+        lambda_=0.98,
+        clip_param=0.2,
+        entropy_coeff=0.01,
+        vf_clip_param=1e4,
+        vf_loss_coeff=0.5,
+        use_kl_loss=False,
+        grad_clip=0.5,
+        grad_clip_by="global_norm",
+        learner_connector=lambda observation_space, action_space: ScaleRewards(0.05),
+    )
+    .rl_module(model_config=DefaultModelConfig(fcnet_hiddens=[64, 64]))
+    .debugging(seed=0)
+)
+
+stop = {"env_runners/episode_return_mean": 200.0}
