@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import importlib.util
 from typing import Any, NamedTuple
 
@@ -63,13 +64,17 @@ def env_problem(env: Any) -> str | None:
     """
     if env is None:
         return "no environment is set: use `config.environment(...)` or `--env`"
-    if not isinstance(env, str):
-        return None if callable(env) else f"`env` must be a name or a class; found {env!r}"
-    if _in_tune_registry(env):
+    if isinstance(env, type) or (isinstance(env, str) and _in_tune_registry(env)):
         return None
+    if not isinstance(env, str):
+        remedy = "register it with `ray.tune.register_env(name, creator)` and use that name"
+        hint = f"; a creator has no place there: {remedy}" if callable(env) else ""
+        return f"`env` must be a name or a class; found {env!r}{hint}"
     missing = _missing_module(env)
     if missing:
         return missing
+    if "." in env and ":" not in env:
+        return _class_path_problem(env)
     try:
         spec = gym.spec(env)
     except (gym.error.Error, ImportError) as error:
@@ -81,6 +86,16 @@ def _in_tune_registry(env: str) -> bool:
     from ray.tune.registry import ENV_CREATOR, _global_registry
 
     return bool(_global_registry.contains(ENV_CREATOR, env))
+
+
+def _class_path_problem(env: str) -> str | None:
+    """Checks a name like `package.module.Class`, which RLlib takes too."""
+    module, _, name = env.rpartition(".")
+    try:
+        getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        return f"environment {env!r} cannot be imported: {_one_line(error)}"
+    return None
 
 
 def _missing_module(env: str) -> str | None:

@@ -37,6 +37,15 @@ def test_neither_name_nor_class() -> None:
     assert "must be a name or a class; found 3" in str(env_problem(3))
 
 
+def test_creator_must_be_registered() -> None:
+    assert "register it with `ray.tune.register_env" in str(env_problem(lambda context: Walk()))
+
+
+def test_class_path() -> None:
+    assert env_problem("gymnasium.envs.classic_control.CartPoleEnv") is None
+    assert "cannot be imported" in str(env_problem("gymnasium.envs.classic_control.CartPoel"))
+
+
 def test_unregistered_name_suggests_and_says_how_to_register() -> None:
     problem = str(env_problem("CartPoel-v1"))
     assert "'CartPoel-v1' is not registered" in problem

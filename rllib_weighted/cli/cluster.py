@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rllib_weighted.cli.errors import InputError
+from rllib_weighted.cli.settings import variants
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -101,20 +102,22 @@ def check_resources(config: AlgorithmConfig) -> None:
     import ray
 
     there = ray.cluster_resources()
-    short = {
-        name: amount
-        for name, amount in required_resources(config).items()
-        if amount > there.get(name, 0.0) + 1e-9
-    }
-    if short:
-        needs = ", ".join(f"{amount:g} {name}s" for name, amount in short.items())
-        has = ", ".join(f"{there.get(name, 0.0):g}" for name in short)
-        raise InputError(
-            f"a trial takes {needs} and Ray has {has}, so it would wait for ever: lower "
-            f"`num_env_runners` (={config.num_env_runners}), `num_cpus_per_env_runner` "
-            f"(={config.num_cpus_per_env_runner}) or `num_learners` (={config.num_learners}), or "
-            "let a local Ray count more CPUs with --ray-num-cpus"
-        )
+    for name, variant in variants(config):
+        short = {
+            resource: amount
+            for resource, amount in required_resources(variant).items()
+            if amount > there.get(resource, 0.0) + 1e-9
+        }
+        if short:
+            needs = ", ".join(f"{amount:g} {resource}s" for resource, amount in short.items())
+            has = ", ".join(f"{there.get(resource, 0.0):g}" for resource in short)
+            raise InputError(
+                f"a trial takes {needs} and Ray has {has}, so it would wait for ever"
+                f"{f' (at {name})' if name else ''}: lower `num_env_runners` "
+                f"(={variant.num_env_runners}), `num_cpus_per_env_runner` "
+                f"(={variant.num_cpus_per_env_runner}) or `num_learners` "
+                f"(={variant.num_learners}), or let a local Ray count more CPUs with --ray-num-cpus"
+            )
 
 
 @contextlib.contextmanager

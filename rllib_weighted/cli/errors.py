@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
@@ -49,6 +50,16 @@ def own_traceback(error: BaseException, path: Path) -> str:
         frame = frame.tb_next
     lines = traceback.format_exception(type(error), error, frame)
     return "".join(lines).rstrip()
+
+
+def root_cause(text: str, count: int) -> str:
+    """Returns the last lines of the first error in a printed chain of them, without colours.
+
+    What was raised from that one, or while it was handled, comes after it and explains less.
+    """
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    chained = r"(?m)^(?:During handling of the above|The above exception was the direct cause).*$"
+    return last_lines(re.split(chained, plain)[0], count)
 
 
 def last_lines(text: str, count: int) -> str:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from rllib_weighted.cli.cluster import check_resources, quiet_ray, start_ray
 from rllib_weighted.cli.display import Display
-from rllib_weighted.cli.errors import Aborted, InputError, TrainingError, last_lines
+from rllib_weighted.cli.errors import Aborted, InputError, TrainingError, root_cause
 from rllib_weighted.cli.files import TrainFile
 from rllib_weighted.cli.options import TrainOptions, TrainResult
 from rllib_weighted.cli.parsing import merge_stop
@@ -104,7 +104,7 @@ class _Run:
             raise Aborted(self._aborted(), active.interrupt.exit_code) from None
         except Exception as error:
             raise TrainingError(
-                f"training failed: {last_lines(str(error), 12)}\n\n"
+                f"training failed: {root_cause(str(error), 12)}\n\n"
                 f"  results     {self.experiment}\n"
                 "  more        the same command with -v shows Ray's logs"
             ) from error
@@ -209,11 +209,12 @@ def failure_message(results: ResultGrid, resume_command: str) -> str:
     trials = [results[index] for index in range(len(results))]
     failed = [result for result in trials if result.error is not None]
     lines = [
-        f"training failed ({len(failed)} of {len(results)} trials); the first error ends with:",
+        f"training failed ({len(failed)} of {len(results)} trials); the first error:",
         "",
-        last_lines(str(failed[0].error), 12),
+        root_cause(str(failed[0].error), 12),
         "",
         *(f"  in full     {result.path}/error.txt" for result in failed[:_MAX_LISTED]),
+        "  logs        the same command with -v shows those of all of Ray's processes",
         f"  try again   {resume_command}",
     ]
     return "\n".join(lines)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rllib_weighted.cli.errors import InputError, nearest
@@ -31,7 +31,7 @@ OLD_SETTINGS = {
 }
 # Names that RLlib translates itself.
 _TRANSLATED = {"lambda", "framework", "callbacks", "input", "model_config", "multiagent"}
-MAX_VARIANTS_CHECKED = 200
+MAX_VARIANTS = 200
 
 
 def algorithm_config(name: str) -> AlgorithmConfig:
@@ -74,7 +74,7 @@ def apply_settings(config: AlgorithmConfig, settings: Mapping[str, Any], what: s
     """
     values = config.to_dict()
     names = {OLD_SETTINGS.get(key, key): key for key in settings}
-    known = {name for name in values if not name.startswith("_")} | _TRANSLATED
+    known = _setting_names(config, values)
     unknown = [
         f"{key!r}{nearest(name.split('.')[0], known)}"
         for name, key in names.items()
@@ -94,30 +94,46 @@ def apply_settings(config: AlgorithmConfig, settings: Mapping[str, Any], what: s
             raise InputError(f"{what} {key}={settings[key]!r}: {error}") from None
 
 
-def config_problems(config: AlgorithmConfig) -> list[str]:
-    """Returns everything that is wrong with a config, before an actor starts.
+def _setting_names(config: AlgorithmConfig, values: Mapping[str, Any]) -> set[str]:
+    """Returns the names that can be set on a config: public attributes and properties."""
+    public = {name for name in values if not name.startswith("_")}
+    behind_properties = {
+        name[1:]
+        for name in values
+        if name.startswith("_") and getattr(getattr(type(config), name[1:], None), "fset", None)
+    }
+    return public | behind_properties | _TRANSLATED
 
-    A config that holds Tune search spaces is checked at each point of its grid (the first
-    `MAX_VARIANTS_CHECKED`), with values drawn for spaces that are not a grid.
+
+def variants(config: AlgorithmConfig) -> Iterator[tuple[str, AlgorithmConfig]]:
+    """Yields the points of a config's search space, each with its name, as unfrozen copies.
+
+    A config without a search space is its only point, and has no name. Of a grid the first
+    `MAX_VARIANTS` are taken; values are drawn for spaces that are not a grid.
     """
     from ray.tune.search.variant_generator import generate_variants
 
-    problems: dict[str, None] = {}  # A dict keeps the order and drops what repeats.
-    # A fixed state, so that checking leaves the global generator alone.
-    variants = generate_variants(config.to_dict(), random_state=0)
-    for resolved, spec in itertools.islice(variants, MAX_VARIANTS_CHECKED):
+    # A fixed state, so that drawing here leaves the global generator alone.
+    points = generate_variants(config.to_dict(), random_state=0)
+    for resolved, values in itertools.islice(points, MAX_VARIANTS):
+        name = ", ".join(f"{'.'.join(map(str, path))}={v!r}" for path, v in resolved.items())
         variant = config.copy(copy_frozen=False)
-        heads = {path[0]: spec[path[0]] for path in resolved}
+        variant.update_from_dict({path[0]: values[path[0]] for path in resolved})
+        yield name, variant
+
+
+def config_problems(config: AlgorithmConfig) -> list[str]:
+    """Returns everything that is wrong with a config, or with a point of its search space."""
+    problems: dict[str, None] = {}  # A dict keeps the order and drops what repeats.
+    for name, variant in variants(config):
+        problem = None if variant.is_offline else env_problem(variant.env)
         try:
-            variant.update_from_dict(heads)
-            problem = env_problem(variant.env) if not variant.is_offline else None
-            if problem:
-                problems[problem] = None
-            else:
+            if problem is None:
                 variant.validate()
         except (ValueError, TypeError, KeyError, ImportError) as error:
-            point = ", ".join(f"{'.'.join(map(str, k))}={v!r}" for k, v in resolved.items())
-            problems[f"{error}" + (f" (at {point})" if point else "")] = None
+            problem = f"{error}" + (f" (at {name})" if name else "")
+        if problem is not None:
+            problems[problem] = None
     return list(problems)
 
 

@@ -35,7 +35,7 @@ def record_videos(config: AlgorithmConfig, folder: str | Path | None) -> Iterato
         yield videos
         return
     if importlib.util.find_spec("moviepy") is None:
-        raise InputError('--video needs the package moviepy: pip install "gymnasium[other]"')
+        raise InputError('--video needs the package moviepy: pip install "rllib-weighted[video]"')
     target = Path(folder).expanduser().resolve()
     before = set(target.glob("*.mp4"))
     _replace_env(config, target)

@@ -1,0 +1,112 @@
+"""Evaluating a checkpoint agrees with the algorithm's own evaluation."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+
+import pytest
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.algorithms.ppo import PPOConfig
+from ray.rllib.connectors.env_to_module import MeanStdFilter
+
+from rllib_weighted.cli import evaluate as evaluate_module
+from rllib_weighted.cli.errors import InputError
+from rllib_weighted.cli.evaluate import evaluate_checkpoint, find_checkpoint
+from rllib_weighted.cli.storage import ExperimentRecord
+
+EPISODES = 6
+
+
+@pytest.fixture(scope="module")
+def trained(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+    """A checkpoint with a filter, and the mean return of the algorithm's own evaluation."""
+    folder = tmp_path_factory.mktemp("experiment") / "trial" / "checkpoint_000000"
+    config = (
+        PPOConfig()
+        .environment("CartPole-v1")
+        .env_runners(
+            num_env_runners=0,
+            num_envs_per_env_runner=3,
+            env_to_module_connector=lambda env, spaces, device: MeanStdFilter(),
+        )
+        .training(train_batch_size_per_learner=600, minibatch_size=100, num_epochs=4, lr=0.003)
+        .evaluation(
+            evaluation_interval=1000,
+            evaluation_duration=EPISODES,
+            evaluation_config={"explore": False, "num_envs_per_env_runner": 1},
+        )
+        .debugging(seed=7)
+    )
+    algorithm = config.build_algo()
+    for _ in range(2):
+        algorithm.train()
+    algorithm.save_to_path(str(folder))
+    algorithm.stop()
+    restored = Algorithm.from_checkpoint(str(folder))
+    own_mean = restored.evaluate()["env_runners"]["episode_return_mean"]
+    restored.stop()
+    return folder, own_mean
+
+
+def test_agrees_with_the_algorithm(trained: tuple[Path, float]) -> None:
+    checkpoint, own_mean = trained
+    result = evaluate_checkpoint(checkpoint, episodes=EPISODES)
+    assert len(result.returns) == EPISODES
+    assert result.explore is False
+    assert result.return_mean == pytest.approx(own_mean)
+    assert result.return_std == statistics.stdev(result.returns)
+    assert result.lengths == result.returns  # CartPole pays 1 a step.
+
+
+def test_seed_decides(trained: tuple[Path, float]) -> None:
+    checkpoint, _ = trained
+    once = evaluate_checkpoint(checkpoint, episodes=3, seed=1)
+    assert evaluate_checkpoint(checkpoint, episodes=3, seed=1).returns == once.returns
+    assert evaluate_checkpoint(checkpoint, episodes=3, seed=2).returns != once.returns
+
+
+def test_filter_of_the_checkpoint_is_used(
+    trained: tuple[Path, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Negative control: with the filter left untrained the figure differs.
+    checkpoint, _ = trained
+    with_filter = evaluate_checkpoint(checkpoint, episodes=3, seed=1).returns
+    from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
+
+    monkeypatch.setattr(SingleAgentEnvRunner, "restore_from_path", lambda self, path: None)
+    assert evaluate_checkpoint(checkpoint, episodes=3, seed=1).returns != with_filter
+
+
+def test_newest_checkpoint_of_a_trial_is_found(trained: tuple[Path, float]) -> None:
+    checkpoint, _ = trained
+    assert find_checkpoint(checkpoint) == checkpoint
+    assert find_checkpoint(checkpoint.parent) == checkpoint
+    assert find_checkpoint(checkpoint.parent.parent) == checkpoint
+
+
+def test_video_needs_moviepy(
+    trained: tuple[Path, float], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    checkpoint, _ = trained
+    from rllib_weighted.cli import video
+
+    monkeypatch.setattr(video.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r'pip install "rllib-weighted\[video\]"'):
+        evaluate_checkpoint(checkpoint, episodes=1, video=tmp_path)
+
+
+def test_environment_of_a_training_file_is_loaded_from_its_record(
+    trained: tuple[Path, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint, _ = trained
+    loaded: list[Path | str] = []
+    problems = iter(["unknown environment", None])
+    monkeypatch.setattr(evaluate_module, "env_problem", lambda env: next(problems))
+    monkeypatch.setattr(evaluate_module, "load_experiments", loaded.append)
+    file = tmp_path / "train_me.py"
+    file.touch()
+    record = ExperimentRecord(file=str(file))
+    monkeypatch.setattr(evaluate_module, "read_record", lambda path: record)
+    evaluate_checkpoint(checkpoint, episodes=1)
+    assert loaded == [str(file)]
