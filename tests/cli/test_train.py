@@ -172,8 +172,7 @@ def test_trial_that_can_never_be_placed_is_refused_with_the_numbers(tmp_path: Pa
 def test_algorithm_by_name_with_a_grid(tmp_path: Path) -> None:
     console = quiet()
     config = {
-        "num_env_runners": 1,
-        "num_cpus_per_env_runner": 0.5,
+        "num_env_runners": 0,
         "num_envs_per_env_runner": 2,
         "train_batch_size_per_learner": 64,
         "minibatch_size": 32,
