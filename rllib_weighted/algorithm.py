@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import logging
+import uuid
 from typing import Any
 
 import numpy as np
 from pyarrow.fs import LocalFileSystem
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.ppo.ppo import PPO
-from ray.rllib.core import COMPONENT_ENV_RUNNER, COMPONENT_LEARNER, COMPONENT_RL_MODULE
+from ray.rllib.core import (
+    COMPONENT_ENV_RUNNER,
+    COMPONENT_ENV_TO_MODULE_CONNECTOR,
+    COMPONENT_LEARNER,
+    COMPONENT_MODULE_TO_ENV_CONNECTOR,
+    COMPONENT_RL_MODULE,
+)
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import (
     ALL_MODULES,
@@ -53,6 +60,7 @@ class WeightedPPO(PPO):
         self._round = 0
         self._last_returns: dict[int, float] = {}
         self._num_resets: dict[int, int] = {}
+        self._lineage = ""
         self._runner_state: dict[str, Any] | None = None
         self._history: MergeHistory | None = None
         super().setup(config)
@@ -86,6 +94,7 @@ class WeightedPPO(PPO):
             root_seed=self._root_seed,
             state=self._runner_state,
             num_resets=self._num_resets,
+            lineage=self._lineage,
         )
         if rollouts.metrics:
             self.metrics.aggregate(rollouts.metrics, key=ENV_RUNNER_RESULTS)
@@ -124,17 +133,24 @@ class WeightedPPO(PPO):
 
     def _sync(self, rollouts: Rollouts) -> None:
         """Merges connector states; what env runners need next travels with the next order."""
-        connectors = merge_connector_states(
+        env_to_module, module_to_env = self._pipelines
+        merge_connector_states(
             rollouts.connector_states,
             config=self.config,
-            env_to_module=getattr(self.env_runner, "_env_to_module", self.env_to_module_connector),
-            module_to_env=getattr(self.env_runner, "_module_to_env", self.module_to_env_connector),
+            env_to_module=env_to_module,
+            module_to_env=module_to_env,
         )
         self._runner_state = self._collect_runner_state()
         if self.env_runner is not None:
-            self.env_runner.set_state({**self._runner_state, **connectors})
-        if self.config.broadcast_env_runner_states:
-            self._runner_state.update(connectors)
+            self.env_runner.set_state(self._runner_state)
+
+    @property
+    def _pipelines(self) -> tuple[Any, Any]:
+        """The driver's connector pipelines: the local env runner's, if there is one."""
+        return (
+            getattr(self.env_runner, "_env_to_module", self.env_to_module_connector),
+            getattr(self.env_runner, "_module_to_env", self.module_to_env_connector),
+        )
 
     def _collect_runner_state(self) -> dict[str, Any]:
         """Returns weights, their version, connector states and the lifetime step counter."""
@@ -142,7 +158,11 @@ class WeightedPPO(PPO):
         learner = self.learner_group.get_state(components=component, inference_only=True)
         kept = {COMPONENT_RL_MODULE, WEIGHTS_SEQ_NO}
         state = {k: v for k, v in learner[COMPONENT_LEARNER].items() if k in kept}
-        state[NUM_ENV_STEPS_SAMPLED_LIFETIME] = int(self._env_steps)
+        state[NUM_ENV_STEPS_SAMPLED_LIFETIME] = self._env_steps
+        if self.config.broadcast_env_runner_states and self.config.merge_env_runner_states:
+            env_to_module, module_to_env = self._pipelines
+            state[COMPONENT_ENV_TO_MODULE_CONNECTOR] = env_to_module.get_state()
+            state[COMPONENT_MODULE_TO_ENV_CONNECTOR] = module_to_env.get_state()
         return state
 
     # Records
@@ -247,6 +267,7 @@ class WeightedPPO(PPO):
         self._root_seed = own["root_seed"]
         self._last_returns = dict(own["last_returns"])
         self._num_resets = dict(own["num_resets"])
+        self._lineage = uuid.uuid4().hex
         if self._history is not None:
             self._history.truncate(self._round)
 
