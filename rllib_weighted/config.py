@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import numpy as np
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.algorithms.ppo.ppo import PPOConfig
 from ray.rllib.utils.annotations import override
@@ -20,6 +21,8 @@ from rllib_weighted.validation import CHECKED_NUMBERS, config_problems
 from rllib_weighted.workers import MergeUnit, WorkerLayout
 
 logger = logging.getLogger(__name__)
+
+_warned_of: set[tuple[str, str]] = set()
 
 
 class WeightedPPOConfig(PPOConfig):
@@ -112,9 +115,10 @@ class WeightedPPOConfig(PPOConfig):
                 setattr(self, name, value)
 
     def __setattr__(self, key: str, value: Any) -> None:
-        if key in CHECKED_NUMBERS and type(value) in (int, float) and value == -1:
-            value = _MinusOne(value)
-        super().__setattr__(key, value)
+        super().__setattr__(key, _kept(key, value))
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        super().__setitem__(key, _kept(key, value))
 
     # What RLlib builds from this config
 
@@ -158,6 +162,20 @@ class WeightedPPOConfig(PPOConfig):
                 + _listed(problems + _upstream_problems(super().validate))
             )
         super().validate()
+        if self._validate_config:
+            self._warn_of_unused_min_weight()
+
+    def _warn_of_unused_min_weight(self) -> None:
+        strategy = self.resolve_merge_strategy()
+        choice = type(strategy).__name__, str(self.min_weight)
+        if self.min_weight is None or strategy.uses_min_weight or choice in _warned_of:
+            return
+        _warned_of.add(choice)  # A config is validated many times on its way to the workers.
+        logger.warning(
+            "`min_weight`=%s is ignored: `merge_strategy`=%r has no minimum weight.",
+            self.min_weight,
+            self.merge_strategy,
+        )
 
     # The merge's settings, resolved
 
@@ -194,6 +212,18 @@ class _MinusOne(float):
 
     def __hash__(self) -> int:
         return id(self)
+
+
+def _kept(name: str, value: Any) -> Any:
+    """Returns a setting's value in a form that survives RLlib's copies of the config.
+
+    Samplers of Tune draw numpy numbers, which are not the plain ones that RLlib asks for.
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    if name in CHECKED_NUMBERS and type(value) in (int, float) and value == -1:
+        return _MinusOne(value)
+    return value
 
 
 def _listed(problems: list[str]) -> str:

@@ -12,6 +12,7 @@ from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from rllib_weighted.envs import env_problem
 from rllib_weighted.learning.learner import WeightedPPOLearner
 from rllib_weighted.merging import resolve_strategy, strategy_problems
+from rllib_weighted.merging.options import nearest
 from rllib_weighted.sampling.env_runner import WeightedEnvRunner
 
 _CHOICES = {
@@ -30,18 +31,27 @@ _RULES: dict[str, _Rule] = {
     "gamma": ("a number from 0 to 1", False, lambda x: 0 <= x <= 1),
     "lambda_": ("a number from 0 to 1", False, lambda x: 0 <= x <= 1),
     "clip_param": ("a number > 0", False, lambda x: x > 0),
-    "vf_clip_param": ("a number > 0", False, lambda x: x > 0),
+    "vf_clip_param": ("a number > 0, or None", False, lambda x: x > 0),
     "vf_loss_coeff": ("a number >= 0", False, lambda x: x >= 0),
     "kl_coeff": ("a number >= 0", False, lambda x: x >= 0),
     "kl_target": ("a number > 0", False, lambda x: x > 0),
     "grad_clip": ("a number > 0, or None", False, lambda x: x > 0),
 }
-_MAY_BE_NONE = ("min_weight", "grad_clip")
+_MAY_BE_NONE = ("min_weight", "grad_clip", "vf_clip_param")
 _MAY_BE_INFINITE = ("vf_clip_param", "grad_clip")
 _COUNTS = {"num_epochs": 1, "num_envs_per_env_runner": 1, "num_env_runners": 0, "num_learners": 0}
+_MAX_SEED = 2**32 - 1  # Of numpy's global generator, which RLlib seeds.
 
 CHECKED_NUMBERS = frozenset(
-    [*_RULES, *_COUNTS, "minibatch_size", "train_batch_size", "_train_batch_size_per_learner"]
+    [
+        *_RULES,
+        *_COUNTS,
+        "minibatch_size",
+        "train_batch_size",
+        "_train_batch_size_per_learner",
+        "rollout_fragment_length",
+        "seed",
+    ]
 )
 
 
@@ -76,7 +86,8 @@ def _choices(config: Any) -> Iterator[str]:
         value = getattr(config, name)
         if value not in allowed:
             listed = ", ".join(f'"{choice}"' for choice in allowed)
-            yield f"`{name}` should be one of {listed}, found {value!r}."
+            near = nearest(value, allowed) or f": use {_default(config, name)!r}"
+            yield f"`{name}` should be one of {listed}, found {value!r}{near}"
 
 
 def _numbers(config: Any) -> Iterator[str]:
@@ -93,20 +104,33 @@ def _numbers(config: Any) -> Iterator[str]:
         for number in values:
             if not _is_number(number, infinite=name in _MAY_BE_INFINITE) or not test(number):
                 scheduled = ", or a schedule [[env steps, value], …]" if may_be_scheduled else ""
-                yield f"`{name}` should be {should_be}{scheduled}, found {_shown(number)}."
+                yield (
+                    f"`{name}` should be {should_be}{scheduled}, found {_shown(number)}: "
+                    f"{_remedy(config, name)}"
+                )
                 break
     yield from _counts(config)
-    if config.seed is not None and (
-        isinstance(config.seed, bool) or not isinstance(config.seed, int) or config.seed < 0
-    ):
-        yield f"`seed` should be None or a whole number >= 0, found {config.seed!r}."
+    if config.seed is not None and not (_is_count(config.seed, 0) and config.seed <= _MAX_SEED):
+        yield (
+            f"`seed` should be None or a whole number from 0 to {_MAX_SEED}, found "
+            f"{_shown(config.seed)}: {_remedy(config, 'seed')}"
+        )
+    length = config.rollout_fragment_length
+    if length != "auto" and not _is_count(length, 1):
+        yield (
+            f'`rollout_fragment_length` should be "auto" or a whole number >= 1, found '
+            f'{_shown(length)}: use "auto"'
+        )
 
 
 def _counts(config: Any) -> Iterator[str]:
     for name, least in _COUNTS.items():
         value = getattr(config, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            yield f"`{name}` should be a whole number >= {least}, found {_shown(value)}."
+        if not _is_count(value, least):
+            yield (
+                f"`{name}` should be a whole number >= {least}, found {_shown(value)}: "
+                f"{_remedy(config, name)}"
+            )
 
 
 def _schedule_problems(name: str, schedule: Any) -> Iterator[str]:
@@ -116,14 +140,30 @@ def _schedule_problems(name: str, schedule: Any) -> Iterator[str]:
     if not sound or steps[0] != 0 or steps != sorted(set(steps)):
         yield (
             f"`{name}` as a schedule should be two or more pairs [env steps, value], the first at "
-            f"step 0, in rising order of steps, found {schedule!r}."
+            f"step 0, in rising order of steps, found {schedule!r}: write "
+            "[[0, first value], [env steps, last value]]"
         )
+
+
+def _default(config: Any, name: str) -> Any:
+    return getattr(type(config)(), name)
+
+
+def _remedy(config: Any, name: str) -> str:
+    return f"change it, or leave it out for the default {_default(config, name)!r}"
 
 
 def _is_number(value: Any, *, infinite: bool = False) -> bool:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
-    return not math.isnan(value) and (infinite or math.isfinite(value))
+    try:
+        return not math.isnan(value) and (infinite or math.isfinite(value))
+    except OverflowError:  # A whole number that no float can hold.
+        return False
+
+
+def _is_count(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def _shown(value: Any) -> str:
@@ -138,7 +178,7 @@ def _stack(config: Any) -> Iterator[str]:
             "and `enable_env_runner_and_connector_v2` at True."
         )
     if config.framework_str != "torch":
-        yield f'`framework` should be "torch", found "{config.framework_str}".'
+        yield f'`framework` should be "torch", found "{config.framework_str}": leave it out'
     if isinstance(config.num_learners, int) and config.num_learners > 1:
         yield (
             f"`num_learners` should be 0 (in the driver's process) or 1 (in a process of its own), "
@@ -190,20 +230,25 @@ def _workers(config: Any) -> Iterator[str]:
             f'{count}: use more env runners, `merge_unit`="env" with several environments in '
             'each, or `merge_strategy`="average".'
         )
-    batch, minibatch = config.total_train_batch_size, config.minibatch_size
-    if not isinstance(batch, int) or isinstance(batch, bool) or batch < layout.num_slots:
+    name = "train_batch_size_per_learner"
+    batch, minibatch = config._train_batch_size_per_learner, config.minibatch_size
+    if batch is None:
+        name, batch = "train_batch_size", config.train_batch_size
+    if not _is_count(batch, layout.num_slots):
         yield (
-            f"`train_batch_size` should be a whole number >= {layout.num_slots}, a step or more "
-            f"for each sub-environment of {count}, found {batch!r}."
+            f"`{name}` should be a whole number >= {layout.num_slots}, a step or more for each "
+            f"sub-environment of the {count}, found {_shown(batch)}: raise it, or use fewer"
         )
-    if minibatch is not None and (
-        isinstance(minibatch, bool)
-        or not isinstance(minibatch, int)
-        or minibatch < layout.num_workers
-    ):
+    elif _is_count(minibatch, batch + 1):
+        yield (
+            f"`minibatch_size` should be at most `{name}`={batch}, found {minibatch}: lower it, "
+            "or use None for the whole batch."
+        )
+    if minibatch is not None and not _is_count(minibatch, layout.num_workers):
         yield (
             f"`minibatch_size` should be None (the whole batch) or a whole number >= "
-            f"{layout.num_workers}, a sample or more of each of the {count}, found {minibatch!r}."
+            f"{layout.num_workers}, a sample or more of each of the {count}, found "
+            f"{_shown(minibatch)}: raise it, or use None"
         )
     mode = getattr(config.gym_env_vectorize_mode, "value", config.gym_env_vectorize_mode)
     if mode == "vector_entry_point" and config.env_seeding == "fixed":

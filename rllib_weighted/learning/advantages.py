@@ -88,13 +88,14 @@ class EpisodeAdvantages(ConnectorV2):
         start = 0
         for length in lengths:
             last = start + length - 1  # The artificial row, which holds the bootstrap value.
-            advantages[start:last] = episode_advantages(
-                rewards[start:last],
-                values[start : last + 1],
-                terminated=bool(terminateds[last - 1]),
-                gamma=self.gamma,
-                lambda_=self.lambda_,
-            )
+            with np.errstate(over="ignore", invalid="ignore"):  # Such a worker is dropped.
+                advantages[start:last] = episode_advantages(
+                    rewards[start:last],
+                    values[start : last + 1],
+                    terminated=bool(terminateds[last - 1]),
+                    gamma=self.gamma,
+                    lambda_=self.lambda_,
+                )
             start += length
         for key, data in (
             (Postprocessing.ADVANTAGES, advantages),

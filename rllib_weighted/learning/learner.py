@@ -92,9 +92,11 @@ class WeightedPPOLearner(PPOTorchLearner):
         timesteps = timesteps or {}
         self.before_gradient_based_update(timesteps=timesteps)
         self._weights_seq_no += 1
-        order = merge or self._order_from(training_data.workers)
+        env_steps = timesteps.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, self._env_steps)
+        order = merge or self._order_from(training_data.workers, env_steps)
         merger = RoundMerger(order)
         module_id, batch = self._round_batch(training_data)
+        batch.drop(order.faults)
         for worker, reason in batch.drop_unsound_workers().items():
             merger.drop(worker, reason)
         batch.standardize_advantages(self.config.advantage_normalization)
@@ -114,7 +116,7 @@ class WeightedPPOLearner(PPOTorchLearner):
             losses = losses if taken is None else taken
         self._report = merger.report()
         self._log_round(module_id, batch, losses, num_epochs)
-        self._env_steps = timesteps.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, self._env_steps)
+        self._env_steps = env_steps
         self.after_gradient_based_update(timesteps=timesteps)
         return self.metrics.reduce()
 
@@ -123,7 +125,7 @@ class WeightedPPOLearner(PPOTorchLearner):
         report, self._report = self._report, None
         return report
 
-    def _order_from(self, workers: dict[int, list[Any]]) -> MergeOrder:
+    def _order_from(self, workers: dict[int, list[Any]], env_steps: int) -> MergeOrder:
         returns = {
             worker: [e.get_return() for e in episodes if e.is_done]
             for worker, episodes in workers.items()
@@ -133,7 +135,7 @@ class WeightedPPOLearner(PPOTorchLearner):
             root_seed=self.config.seed or 0,
             num_workers=self.config.worker_layout.num_workers,
             strategy=self.config.resolve_merge_strategy(),
-            min_weight=self.config.min_weight_at(0),
+            min_weight=self.config.min_weight_at(env_steps),
             reward_signals={w: float(np.mean(r)) for w, r in returns.items() if r},
         )
 
@@ -161,7 +163,7 @@ class WeightedPPOLearner(PPOTorchLearner):
         """Merges one minibatch; workers whose loss or gradient is not finite are left out."""
         workers = list(minibatch.parts)
         while workers:
-            losses = self._losses(module_id, batch, minibatch, workers, merger.needs_loss_parts)
+            losses = self._losses(module_id, batch, minibatch, workers)
             bad = _not_finite(workers, losses.total)
             reason = "its loss is not finite"
             if not bad:
@@ -197,7 +199,7 @@ class WeightedPPOLearner(PPOTorchLearner):
     ) -> list[int]:
         bad = []
         for worker in workers:
-            alone = self._losses(module_id, batch, minibatch, [worker], False)
+            alone = self._losses(module_id, batch, minibatch, [worker])
             if not _all_finite(self._gradients(module_id, alone.total.sum())):
                 bad.append(worker)
         return bad
@@ -221,13 +223,12 @@ class WeightedPPOLearner(PPOTorchLearner):
         batch: RoundBatch,
         minibatch: Minibatch,
         workers: Sequence[int],
-        with_parts: bool,
     ) -> WorkerLosses:
         columns = batch.take(minibatch.rows(workers))
         sizes = [len(minibatch.parts[worker]) for worker in workers]
         fwd_out = self.module.forward_train({module_id: columns})[module_id]
         if not self._has_stock_loss(module_id):
-            return losses_one_by_one(self, module_id, columns, fwd_out, sizes, with_parts)
+            return losses_one_by_one(self, module_id, columns, fwd_out, sizes)
         return ppo_worker_losses(
             module=self.module[module_id].unwrapped(),
             config=self.config.get_config_for_module(module_id),
@@ -241,9 +242,7 @@ class WeightedPPOLearner(PPOTorchLearner):
     def _set_round_losses(self, module_id: str, batch: RoundBatch, merger: RoundMerger) -> None:
         workers = list(batch.rows)
         with torch.no_grad():
-            losses = self._losses(
-                module_id, batch, Minibatch(batch.rows), workers, merger.needs_loss_parts
-            )
+            losses = self._losses(module_id, batch, Minibatch(batch.rows), workers)
         merger.set_round_losses(workers, losses)
 
     # Metrics and state

@@ -22,11 +22,19 @@ class WeightedLearnerGroup(LearnerGroup):
             episodes: Episodes of all workers, in any order.
             kwargs: As in RLlib, and `merge`: the round's `MergeOrder`. Without it, the config's
                 strategy is used with the returns that these episodes show.
+
+        Raises:
+            ValueError: If an episode's worker is unknown, or the episodes hold no step.
         """
         if episodes is None:
             results: list[dict[str, Any]] = super().update(**kwargs)
             return results
         workers = group_by_worker(episodes, num_workers=self.config.worker_layout.num_workers)
+        if not workers:
+            raise ValueError(
+                f"An update needs one environment step or more, found {len(episodes)} episodes "
+                "without any: sample before you update."
+            )
         data = WorkerTrainingData.from_workers(workers)
         results = super().update(training_data=data, **kwargs)
         return results

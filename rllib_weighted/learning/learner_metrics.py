@@ -35,7 +35,7 @@ from rllib_weighted.learning.round_batch import RoundBatch
 def log_losses(metrics: Any, module_id: str, losses: WorkerLosses) -> None:
     """Logs the losses of the round's last step, averaged over its workers.
 
-    Parts that are unknown (a custom loss logs its own) are left alone.
+    Parts that are unknown (a custom loss need not log them) are left alone.
     """
     parts = {
         Learner.TOTAL_LOSS_KEY: losses.total.detach(),
@@ -52,9 +52,10 @@ def log_losses(metrics: Any, module_id: str, losses: WorkerLosses) -> None:
 
 def log_explained_variance(metrics: Any, module_id: str, module: Any, batch: RoundBatch) -> None:
     """Logs how much of the value targets' variance the updated value function explains."""
+    columns = batch.take(batch.all_rows)
     with torch.no_grad():
-        values = module.compute_values(batch.columns)
-        share = explained_variance(batch.columns[Postprocessing.VALUE_TARGETS], values)
+        values = module.compute_values(columns)
+        share = explained_variance(columns[Postprocessing.VALUE_TARGETS], values)
     metrics.log_value((module_id, LEARNER_RESULTS_VF_EXPLAINED_VAR_KEY), float(share), window=1)
 
 

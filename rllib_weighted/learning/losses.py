@@ -8,10 +8,22 @@ from typing import Any
 
 import torch
 import tree
+from ray.rllib.algorithms.ppo.ppo import (
+    LEARNER_RESULTS_KL_KEY,
+    LEARNER_RESULTS_VF_LOSS_UNCLIPPED_KEY,
+)
 from ray.rllib.core.columns import Columns
-from ray.rllib.core.learner.learner import POLICY_LOSS_KEY, VF_LOSS_KEY
+from ray.rllib.core.learner.learner import ENTROPY_KEY, POLICY_LOSS_KEY, VF_LOSS_KEY
 from ray.rllib.evaluation.postprocessing import Postprocessing
 from torch import Tensor
+
+_PARTS = {
+    "policy": POLICY_LOSS_KEY,
+    "value": VF_LOSS_KEY,
+    "value_unclipped": LEARNER_RESULTS_VF_LOSS_UNCLIPPED_KEY,
+    "entropy": ENTROPY_KEY,
+    "kl": LEARNER_RESULTS_KL_KEY,
+}
 
 
 @dataclass(frozen=True)
@@ -125,7 +137,6 @@ def losses_one_by_one(
     columns: dict[str, Any],
     fwd_out: dict[str, Any],
     sizes: Sequence[int],
-    with_parts: bool,
 ) -> WorkerLosses:
     """Calls a learner's own `compute_losses` once per worker, on that worker's rows.
 
@@ -137,9 +148,12 @@ def losses_one_by_one(
         columns: Columns of [rows, …], worker after worker.
         fwd_out: The module's `forward_train` output on them.
         sizes: Rows per worker.
-        with_parts: Whether policy and value loss are asked for too.
+
+    Returns:
+        The total losses, and the parts that the loss logs under RLlib's names.
     """
-    totals, policy, value = [], [], []
+    totals: list[Tensor] = []
+    parts: dict[str, list[Any]] = {name: [] for name in _PARTS}
     num_rows, start = sum(sizes), 0
     for size in sizes:
         rows = slice(start, start + size)
@@ -149,11 +163,10 @@ def losses_one_by_one(
             batch={module_id: _slice_rows(columns, rows, num_rows)},
         )
         totals.append(losses[module_id])
-        if with_parts:
-            policy.append(learner.metrics.peek((module_id, POLICY_LOSS_KEY), default=None))
-            value.append(learner.metrics.peek((module_id, VF_LOSS_KEY), default=None))
+        for name, key in _PARTS.items():
+            parts[name].append(learner.metrics.peek((module_id, key), default=None))
     total = torch.stack(totals)
-    return WorkerLosses(total, _stack(policy, total), _stack(value, total))
+    return WorkerLosses(total, **{name: _stack(found, total) for name, found in parts.items()})
 
 
 def _slice_rows(columns: dict[str, Any], rows: slice, num_rows: int) -> dict[str, Any]:
@@ -165,6 +178,6 @@ def _slice_rows(columns: dict[str, Any], rows: slice, num_rows: int) -> dict[str
 
 
 def _stack(values: list[Any], like: Tensor) -> Tensor | None:
-    if not values or any(value is None for value in values):
+    if any(value is None for value in values):
         return None
     return torch.tensor([float(value) for value in values], device=like.device)

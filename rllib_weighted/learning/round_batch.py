@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,14 +37,12 @@ class RoundBatch:
     Args:
         columns: Name -> tensor, or nest of tensors, of [rows, …]. A row is one environment step,
             or one padded sequence of them if the module is recurrent.
-        rows: Worker -> its row indices, int64.
-        num_steps: Real environment steps in all rows.
+        rows: Worker -> its row indices, int64; dropped workers have none.
         is_sequences: Whether a row is a sequence.
     """
 
     columns: dict[str, Any]
     rows: dict[int, np.ndarray]
-    num_steps: int
     is_sequences: bool
 
     @property
@@ -52,28 +50,39 @@ class RoundBatch:
         """[sequences, time]: which entries are real steps; None if all rows are."""
         return self.columns[Columns.LOSS_MASK] if self.is_sequences else None
 
+    @property
+    def all_rows(self) -> np.ndarray:
+        """The rows of all workers that are left, worker after worker."""
+        return np.concatenate([np.empty(0, np.int64), *self.rows.values()])
+
+    @property
+    def num_steps(self) -> int:
+        """Real environment steps of all workers that are left."""
+        if self.mask is None:
+            return len(self.all_rows)
+        return int(self.mask[torch.from_numpy(self.all_rows).to(self.mask.device)].sum())
+
     def take(self, indices: np.ndarray) -> dict[str, Any]:
         """Returns the columns of the given rows."""
         index = torch.from_numpy(indices)
-
-        def select(column: Any) -> Any:
-            return column[index.to(column.device)] if isinstance(column, Tensor) else column
-
-        return {key: tree.map_structure(select, value) for key, value in self.columns.items()}
+        return {key: _take(value, index) for key, value in self.columns.items()}
 
     def standardize_advantages(self, mode: AdvantageNormalization) -> None:
         """Standardises the advantages, per worker or over all of them; see `standardize`."""
         if mode == "none" or not self.rows:
             return
         advantages = self.columns[Postprocessing.ADVANTAGES].clone()
-        groups = [np.concatenate(list(self.rows.values()))]
-        if mode == "worker":
-            groups = list(self.rows.values())
+        groups = list(self.rows.values()) if mode == "worker" else [self.all_rows]
         for group in groups:
             index = torch.from_numpy(group).to(advantages.device)
             mask = None if self.mask is None else self.mask[index]
             advantages[index] = standardize(advantages[index], mask)
         self.columns[Postprocessing.ADVANTAGES] = advantages
+
+    def drop(self, workers: Iterable[int]) -> None:
+        """Removes workers, as if they had never been there; unknown ones are no matter."""
+        for worker in workers:
+            self.rows.pop(worker, None)
 
     def drop_unsound_workers(self) -> dict[int, str]:
         """Removes workers with NaN or infinite numbers in their rows; returns why."""
@@ -88,8 +97,7 @@ class RoundBatch:
                 if not torch.isfinite(column[torch.from_numpy(rows).to(column.device)]).all():
                     name = "/".join(map(str, path))
                     unsound.setdefault(worker, f"{name} has NaN or infinite entries")
-        for worker in unsound:
-            del self.rows[worker]
+        self.drop(unsound)
         return unsound
 
 
@@ -110,21 +118,42 @@ def make_round_batch(
     """Groups the rows of a module's batch, as the learner connectors made it, by worker.
 
     Args:
-        columns: Name -> tensors of [rows, …], among them `loss_mask` and the worker column. The
+        columns: Name -> tensors of [rows, …], among them the worker column and `loss_mask`. The
             artificial row at the end of every episode chunk is removed (in sequences: masked).
+            Without a mask, every row is a real step.
         is_sequences: Whether the module is recurrent: a row is a zero-padded sequence.
         unused: Columns that the loss and the module do not read.
+
+    Raises:
+        ValueError: If the connectors have left the worker column out.
     """
-    mask = columns[Columns.LOSS_MASK]
+    if WORKER_COLUMN not in columns:
+        raise ValueError(
+            f"The learner connectors should pass the column {WORKER_COLUMN!r} on, found "
+            f"{sorted(columns)}: leave `add_default_connectors_to_learner_pipeline` at True, or "
+            "put RLlib's `AddColumnsFromEpisodesToTrainBatch` into your pipeline."
+        )
     owner = columns[WORKER_COLUMN]
     owner = (owner[:, 0] if is_sequences else owner).cpu().numpy()
+    mask = columns.get(Columns.LOSS_MASK)
     leave_out = {*_NOT_FOR_TRAINING, *unused}
     kept = {key: value for key, value in columns.items() if key not in leave_out}
-    num_steps = int(mask.sum())
-    if not is_sequences:
+    if mask is None and is_sequences:
+        first = next(c for c in tree.flatten(kept) if isinstance(c, Tensor))
+        kept[Columns.LOSS_MASK] = torch.ones(first.shape[:2], dtype=torch.bool, device=first.device)
+    elif mask is not None and not is_sequences:
         real = torch.nonzero(mask).squeeze(-1)
         owner = owner[real.cpu().numpy()]
         del kept[Columns.LOSS_MASK]
-        kept = {key: tree.map_structure(lambda c: c[real], value) for key, value in kept.items()}
+        kept = {key: _take(value, real) for key, value in kept.items()}
     rows = {int(w): np.flatnonzero(owner == w) for w in np.unique(owner)}
-    return RoundBatch(kept, rows, num_steps, is_sequences)
+    return RoundBatch(kept, rows, is_sequences)
+
+
+def _take(columns: Any, index: Tensor) -> Any:
+    """Returns the rows of a tensor, or of each in a nest; what is no tensor has no rows."""
+
+    def select(column: Any) -> Any:
+        return column[index.to(column.device)] if isinstance(column, Tensor) else column
+
+    return tree.map_structure(select, columns)

@@ -11,6 +11,7 @@ from torch import Tensor
 from rllib_weighted.learning.losses import WorkerLosses
 from rllib_weighted.learning.orders import MergeOrder, MergeReport
 from rllib_weighted.merging import Merge, merge
+from rllib_weighted.merging.transforms import NegativeSignalError
 from rllib_weighted.seeding import Stream, torch_generator
 
 
@@ -40,11 +41,6 @@ class RoundMerger:
     def _loss_part(self) -> str:
         return str(getattr(self._order.strategy, "loss", "total"))
 
-    @property
-    def needs_loss_parts(self) -> bool:
-        """Whether a signal is a part of the loss, not the total."""
-        return self._order.strategy.signal == "loss" and self._loss_part != "total"
-
     def set_round_losses(self, workers: Sequence[int], losses: WorkerLosses) -> None:
         """Takes the losses that are the signals of the whole round."""
         values = losses.part(self._loss_part).detach().double().cpu().tolist()
@@ -59,6 +55,9 @@ class RoundMerger:
 
         Returns:
             Signals [n] float64 (NaN = missing), and weights and shares [n].
+
+        Raises:
+            ValueError: If a numeric offset leaves a signal negative; it names the worker.
         """
         strategy = self._order.strategy
         signals = self._signals(tuple(workers), losses)
@@ -66,9 +65,12 @@ class RoundMerger:
         key = tuple(workers)
         if cacheable and key in self._fixed:
             return signals, self._fixed[key]
-        merged = merge(
-            strategy, signals, min_weight=self._order.min_weight, generator=self._generator
-        )
+        try:
+            merged = merge(
+                strategy, signals, min_weight=self._order.min_weight, generator=self._generator
+            )
+        except NegativeSignalError as error:
+            raise error.at(workers[error.worker]) from None
         if cacheable:
             self._fixed[key] = merged
         return signals, merged

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
 from ray.rllib.core.learner.training_data import TrainingData
@@ -58,12 +59,13 @@ def group_by_worker(
     workers: dict[int, list[SingleAgentEpisode]] = {}
     for episode in episodes:
         worker = episode.custom_data.get(WORKER_KEY, 0 if num_workers == 1 else None)
-        if worker is None or not 0 <= worker < num_workers:
+        is_index = isinstance(worker, Integral) and not isinstance(worker, bool)
+        if not is_index or not 0 <= worker < num_workers:
             raise ValueError(
                 f"Episode {episode.id_} should carry one of the workers 0 … {num_workers - 1} in "
-                f'`custom_data["{WORKER_KEY}"]`, found {worker}. Sample with '
+                f'`custom_data["{WORKER_KEY}"]`, found {worker!r}. Sample with '
                 "rllib_weighted's `WeightedEnvRunner` (the default `env_runner_cls`), or set it."
             )
         if len(episode):
-            workers.setdefault(worker, []).append(episode)
+            workers.setdefault(int(worker), []).append(episode)
     return workers

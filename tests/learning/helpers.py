@@ -1,0 +1,251 @@
+"""Learners without env runners: synthetic episodes, small modules, slow oracles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from ray.rllib.algorithms.ppo import PPOConfig
+from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+from torch import Tensor
+
+from rllib_weighted import WeightedPPOConfig
+from rllib_weighted.learning.learner import WeightedPPOLearner
+from rllib_weighted.learning.learner_group import WeightedLearnerGroup
+from rllib_weighted.learning.losses import WorkerLosses
+from rllib_weighted.learning.orders import MergeOrder
+from rllib_weighted.learning.round_batch import RoundBatch
+from rllib_weighted.learning.worker_data import WorkerTrainingData
+from rllib_weighted.merging import resolve_strategy
+from rllib_weighted.workers import WORKER_KEY
+
+OBS = gym.spaces.Box(-1.0, 1.0, (3,), np.float32)
+DISCRETE = gym.spaces.Discrete(2)
+LR = 0.05
+
+
+def small_config(num_workers: int, base: type[PPOConfig] = WeightedPPOConfig) -> Any:
+    """A config with tiny networks; `base=PPOConfig` is its stock twin."""
+    config = (
+        base()
+        .env_runners(num_env_runners=num_workers)
+        .training(
+            lr=LR,
+            gamma=0.9,
+            lambda_=0.8,
+            vf_clip_param=100.0,
+            entropy_coeff=0.01,
+            minibatch_size=None,
+            num_epochs=1,
+            use_kl_loss=False,
+        )
+        .rl_module(model_config=DefaultModelConfig(fcnet_hiddens=[8], fcnet_activation="tanh"))
+        .debugging(seed=1)
+    )
+    if isinstance(config, WeightedPPOConfig):
+        config.training(merge_strategy="average")
+    return config
+
+
+def build_group(config: Any, *, action_space: gym.Space = DISCRETE, obs_space: Any = OBS) -> Any:
+    return config.build_learner_group(spaces={DEFAULT_MODULE_ID: (obs_space, action_space)})
+
+
+def learner_of(group: Any) -> Any:
+    return group._learner
+
+
+def module_of(group: Any) -> Any:
+    return learner_of(group).module[DEFAULT_MODULE_ID].unwrapped()
+
+
+class SGD(WeightedPPOLearner):
+    """Plain gradient descent in float64: an update moves the parameters by lr x gradient."""
+
+    def build(self) -> None:
+        torch.manual_seed(0)
+        super().build()
+
+    def _make_module(self) -> Any:
+        module = super()._make_module()
+        module[DEFAULT_MODULE_ID].double()
+        return module
+
+    def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
+        params = self.get_parameters(self._module[module_id])
+        self.register_optimizer(
+            module_id=module_id,
+            optimizer=torch.optim.SGD(params, lr=LR),
+            params=params,
+            lr_or_lr_schedule=config.lr,
+        )
+
+    def _round_batch(self, training_data: WorkerTrainingData) -> tuple[str, RoundBatch]:
+        # The connectors write float32: compute the values in float32, everything after in 64.
+        self.module[DEFAULT_MODULE_ID].float()
+        module_id, batch = super()._round_batch(training_data)
+        self.module[DEFAULT_MODULE_ID].double()
+        batch.columns = {key: to_double(column) for key, column in batch.columns.items()}
+        return module_id, batch
+
+
+def to_double(column: Any) -> Any:
+    if isinstance(column, dict):
+        return {key: to_double(value) for key, value in column.items()}
+    return column.double() if isinstance(column, Tensor) and column.is_floating_point() else column
+
+
+def make_episode(
+    worker: int | None,
+    length: int,
+    *,
+    seed: int,
+    terminated: bool = False,
+    truncated: bool = False,
+    action_space: gym.Space = DISCRETE,
+    obs_space: Any = OBS,
+    states: dict[str, Any] | None = None,
+) -> SingleAgentEpisode:
+    """An episode as an env runner would send it, of random numbers."""
+    rng = np.random.default_rng(seed)
+    if isinstance(action_space, gym.spaces.Discrete):
+        inputs = rng.normal(size=(length, int(action_space.n))).astype(np.float32)
+        actions = rng.integers(action_space.n, size=length).astype(np.int32)
+        logp = torch.log_softmax(torch.from_numpy(inputs), -1).numpy()[np.arange(length), actions]
+    else:
+        size = int(np.prod(action_space.shape))
+        inputs = (0.3 * rng.normal(size=(length, 2 * size))).astype(np.float32)
+        actions = rng.normal(size=(length, size)).astype(np.float32)
+        mean, log_std = np.split(inputs, 2, axis=-1)
+        z = (actions - mean) / np.exp(log_std)
+        logp = (-0.5 * z**2 - log_std - 0.5 * np.log(2 * np.pi)).sum(-1).astype(np.float32)
+    extra = {"action_dist_inputs": inputs, "action_logp": logp}
+    if states is not None:
+        extra["state_out"] = states
+    episode = SingleAgentEpisode(
+        observations=rng.uniform(-1, 1, (length + 1, *obs_space.shape)).astype(np.float32),
+        observation_space=obs_space,
+        actions=actions,
+        action_space=action_space,
+        rewards=rng.normal(size=length).astype(np.float32),
+        infos=[{}] * (length + 1),
+        terminated=terminated,
+        truncated=truncated,
+        extra_model_outputs=extra,
+        len_lookback_buffer=0,
+    )
+    if worker is not None:
+        episode.custom_data[WORKER_KEY] = worker
+    return episode.to_numpy()
+
+
+def make_episodes(lengths: Sequence[Sequence[int]], *, seed: int = 0, **kwargs: Any) -> list[Any]:
+    """Episodes of some workers: `lengths[w]` are those of worker w; the first one terminates."""
+    return [
+        make_episode(w, n, seed=seed + 100 * w + i, terminated=i == 0, truncated=i == 1, **kwargs)
+        for w, group in enumerate(lengths)
+        for i, n in enumerate(group)
+    ]
+
+
+def make_order(
+    num_workers: int,
+    strategy: Any = "average",
+    options: dict[str, Any] | None = None,
+    *,
+    rewards: Iterable[float | None] = (),
+    **kwargs: Any,
+) -> MergeOrder:
+    kwargs = {"round": 1, "root_seed": 7, **kwargs}
+    return MergeOrder(
+        num_workers=num_workers,
+        strategy=resolve_strategy(strategy, options),
+        reward_signals={w: r for w, r in enumerate(rewards) if r is not None},
+        **kwargs,
+    )
+
+
+def run_update(
+    group: WeightedLearnerGroup, episodes: list[Any], order: MergeOrder | None, **kwargs: Any
+) -> Any:
+    """One round; returns the merge report."""
+    config = group.config
+    kwargs = {
+        "num_epochs": config.num_epochs,
+        "minibatch_size": config.minibatch_size,
+        "shuffle_batch_per_epoch": config.shuffle_batch_per_epoch,
+        **kwargs,
+    }
+    group.update(episodes=episodes, merge=order, **kwargs)
+    return group.take_merge_report()
+
+
+def flat_parameters(group: Any) -> Tensor:
+    return torch.cat([p.detach().flatten().double() for p in module_of(group).parameters()])
+
+
+def copy_parameters(source: Any, target: Any) -> None:
+    module_of(target).load_state_dict(module_of(source).state_dict())
+
+
+def optimizer_is_finite(group: Any) -> bool:
+    (optimizer,) = learner_of(group)._named_optimizers.values()
+    tensors = [
+        value
+        for state in optimizer.state.values()
+        for value in state.values()
+        if isinstance(value, Tensor)
+    ]
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+
+
+def oracle_gradients(
+    learner: WeightedPPOLearner, module_id: str, batch: RoundBatch, parts: dict[int, np.ndarray]
+) -> tuple[Tensor, Tensor]:
+    """N separate backward passes of RLlib's own PPO loss, each over one worker's rows alone.
+
+    Returns:
+        [N, P] gradients and [N] losses, in the order of `parts`.
+    """
+    gradients, losses = [], []
+    params = list(learner.module[module_id].parameters())
+    for rows in parts.values():
+        columns = batch.take(rows)
+        loss = PPOTorchLearner.compute_loss_for_module(
+            learner,
+            module_id=module_id,
+            config=learner.config.get_config_for_module(module_id),
+            batch=columns,
+            fwd_out=learner.module[module_id].forward_train(columns),
+        )
+        found = torch.autograd.grad(loss, params, allow_unused=True)
+        gradients.append(
+            torch.cat(
+                [
+                    (torch.zeros_like(p) if g is None else g).flatten()
+                    for p, g in zip(params, found, strict=True)
+                ]
+            )
+        )
+        losses.append(loss.detach())
+    return torch.stack(gradients), torch.stack(losses)
+
+
+def flat_gradients(learner: WeightedPPOLearner, gradients: dict[Any, Tensor]) -> Tensor:
+    return torch.cat(
+        [
+            (gradients[p] if p in gradients else torch.zeros_like(p)).flatten()
+            for p in learner.module[DEFAULT_MODULE_ID].parameters()
+        ]
+    )
+
+
+def worker_losses(*totals: float) -> WorkerLosses:
+    """Losses of N workers, given by hand."""
+    return WorkerLosses(torch.tensor(totals, dtype=torch.float64))
