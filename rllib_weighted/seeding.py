@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 ENV_SEED_BITS = 31  # Fits numpy's legacy seeding, C ints, and every gymnasium environment.
+_NUM_CLASS_SEEDS = 1 << (ENV_SEED_BITS - 1)  # Of training; as many of evaluation.
 
 
 class Stream(enum.IntEnum):
@@ -67,8 +68,9 @@ def environment_seed(
     """Returns the seed of one reset of one sub-environment, in [0, 2**31).
 
     Seeds of different sub-environments are disjoint by construction, each owns a residue class;
-    those of training are even, those of evaluation odd. Within its class, a seed is drawn from
-    the stream of its counters.
+    those of training are even, those of evaluation odd. Within its class, the last counter is
+    permuted: no seed comes twice before all of the class (2**30 / num_slots, rounded down to a
+    power of 2) have come. Which permutation, is drawn from the stream of the other counters.
 
     Args:
         seed: The run's root seed.
@@ -78,9 +80,22 @@ def environment_seed(
         counters: What counts the resets of this sub-environment: (episode number,) in training,
             (version of the weights, episode number) in evaluation.
     """
-    size = (1 << (ENV_SEED_BITS - 1)) // num_slots
-    drawn = stream_seed(seed, Stream.ENVIRONMENT, int(evaluation), slot, *counters) % size
+    num_bits = (_NUM_CLASS_SEEDS // num_slots).bit_length() - 1
+    *others, count = counters
+    keys = stream(seed, Stream.ENVIRONMENT, int(evaluation), slot, *others).generate_state(3)
+    drawn = _permute(count, num_bits, keys.tolist())
     return 2 * (drawn * num_slots + slot) + int(evaluation)
+
+
+def _permute(value: int, num_bits: int, keys: list[int]) -> int:
+    """Maps 0 … 2**num_bits - 1 onto itself: adding, odd factors and shifts lose nothing."""
+    mask = (1 << num_bits) - 1
+    shift = num_bits // 2 + 1
+    value = (value + keys[0]) & mask
+    for key in keys[1:]:
+        value = value * (key | 1) & mask
+        value ^= value >> shift
+    return value
 
 
 @contextlib.contextmanager

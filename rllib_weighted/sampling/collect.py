@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +46,7 @@ def collect_rollouts(
     root_seed: int,
     state: dict[str, Any],
     num_resets: dict[int, int],
+    lineage: str = "",
 ) -> Rollouts:
     """Has every healthy env runner sample its part of a round.
 
@@ -57,20 +60,23 @@ def collect_rollouts(
         root_seed: The run's root seed.
         state: What the env runners need: weights, connector states, counters.
         num_resets: Slot -> resets used so far.
+        lineage: See `RoundOrder`.
 
     Raises:
         RuntimeError: If an env runner raises and failures are not to be ignored, or if all do.
     """
     if env_runner_group.num_remote_workers() == 0:
-        order = RoundOrder(round, root_seed, {}, num_resets)
+        order = RoundOrder(round, root_seed, {}, num_resets, lineage)
         results = [env_runner_group.local_env_runner.sample_round(order)]
     else:
+        timeout = config.sample_timeout_s
+        expires = math.inf if timeout is None else time.time() + timeout
         # One copy in the object store, however many env runners read it.
-        reference = ray.put(RoundOrder(round, root_seed, state, num_resets))
+        reference = ray.put(RoundOrder(round, root_seed, state, num_resets, lineage, expires))
         results = env_runner_group.foreach_env_runner(
             lambda env_runner: env_runner.sample_round(reference),
             local_env_runner=False,
-            timeout_seconds=config.sample_timeout_s,
+            timeout_seconds=timeout,
         )
     return _joined(results, config)
 
@@ -99,7 +105,7 @@ def _joined(results: list[RoundRollouts], config: Any) -> Rollouts:
 
 def merge_connector_states(
     states: list[dict[str, Any]], *, config: Any, env_to_module: Any, module_to_env: Any
-) -> dict[str, Any]:
+) -> None:
     """Merges the env runners' connector states (observation filters …) into the driver's.
 
     Args:
@@ -107,19 +113,13 @@ def merge_connector_states(
         config: The algorithm's config: `merge_env_runner_states` switches it off.
         env_to_module: The driver's own pipeline, which keeps the merged state.
         module_to_env: Likewise.
-
-    Returns:
-        The merged states by component; {} if there is nothing to merge.
     """
     if config.num_env_runners == 0 or config.merge_env_runner_states is False:
-        return {}
-    merged = {}
+        return
     for component, pipeline in (
         (COMPONENT_ENV_TO_MODULE_CONNECTOR, env_to_module),
         (COMPONENT_MODULE_TO_ENV_CONNECTOR, module_to_env),
     ):
         own = [state[component] for state in states if component in state]
         if own and pipeline is not None:
-            merged[component] = pipeline.merge_states(own)
-            pipeline.set_state(merged[component])
-    return merged
+            pipeline.set_state(pipeline.merge_states(own))

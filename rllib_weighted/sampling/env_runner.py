@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
+import time
 import traceback
 from typing import Any
 
@@ -19,19 +20,13 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
+from rllib_weighted.sampling.env_seeds import EnvSeeds
 from rllib_weighted.sampling.episodes import ENV_INDEX_KEY, Quotas, join_chunks
 from rllib_weighted.sampling.fast_path import FastSampler, why_not_fast
 from rllib_weighted.sampling.filters import is_finite, repair_deltas
 from rllib_weighted.sampling.rounds import RoundOrder, RoundRollouts
-from rllib_weighted.sampling.seeded_env import env_maker
-from rllib_weighted.seeding import (
-    Stream,
-    draw_root_seed,
-    environment_seed,
-    seeded_globals,
-    stream_seed,
-)
-from rllib_weighted.workers import WORKER_KEY, WorkerLayout
+from rllib_weighted.seeding import Stream, draw_root_seed, seeded_globals, stream_seed
+from rllib_weighted.workers import WORKER_KEY
 
 logger = logging.getLogger(__name__)
 
@@ -45,19 +40,22 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
     `_try_env_reset` (private ones; tested with Ray 2.60).
     """
 
+    env: Any
+    episodes_to_numpy: bool
+
     @override(SingleAgentEnvRunner)
     def __init__(self, *, config: Any, **kwargs: Any) -> None:
-        self._layout = WorkerLayout(
-            config.num_env_runners, config.num_envs_per_env_runner, config.merge_unit
-        )
-        self._root_seed = draw_root_seed() if config.seed is None else config.seed
-        self._num_resets: dict[int, int] = {}
-        self._num_calls = 0
+        self._index: int = kwargs.get("worker_index") or 0
+        root_seed = draw_root_seed() if config.seed is None else config.seed
+        self._seeds = EnvSeeds(config, self._index, root_seed)
+        self._lineage = ""
+        self._in_round = False
+        self._was_late = False
         self._quota: int | None = None
         self._carried_returns: dict[str, float] = {}
-        self._evaluated_version = 0
+        self._evaluated_version = -1
+        self._num_calls = 0
         self._weights_seq_no: int = 0
-        self._has_seeded_envs = False
         super().__init__(config=config, **kwargs)
 
     # Sampling
@@ -72,61 +70,95 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
         Args:
             order: What to sample with, or a reference to it.
         """
+        order = ray.get(order) if isinstance(order, ray.ObjectRef) else order
+        if self._was_late and time.time() > order.expires:
+            # Many orders may have piled up behind a slow round: sample none of them for nobody.
+            return RoundRollouts(env_runner=self._index, error="The order came too late.")
+        started = time.monotonic()
+        self._in_round = True
         try:
-            return self._sample_round(ray.get(order) if isinstance(order, ray.ObjectRef) else order)
+            return self._sample_round(order)
         except Exception:
             error = traceback.format_exc()
-            self.make_env()
-            return RoundRollouts(env_runner=self.worker_index, error=error)
+            self._discard_env()
+            return RoundRollouts(env_runner=self._index, error=error)
+        finally:
+            self._in_round = False
+            timeout = self.config.sample_timeout_s
+            self._was_late = timeout is not None and time.monotonic() - started > timeout
 
     def _sample_round(self, order: RoundOrder) -> RoundRollouts:
+        if self.env is None:
+            self.make_env()
         if order.state:
             self.set_state(order.state)
         self._take_counters(order)
+        self._seeds.take_faults()  # Of an evaluation in between.
         not_connectors = [COMPONENT_RL_MODULE]
         before = self.get_state(not_components=not_connectors)
         complete = self.config.batch_mode == "complete_episodes"
         self._quota = self._steps_per_env() if complete else None
-        seed = stream_seed(order.root_seed, Stream.ACTIONS, self.worker_index, order.round)
+        seed = stream_seed(order.root_seed, Stream.ACTIONS, self._index, order.round)
         try:
             with seeded_globals(seed):
                 episodes = self.sample(num_timesteps=self._steps_per_env() * self.num_envs)
         finally:
             self._quota = None
-        faults = self._take_faults()
+        faults = self._seeds.take_faults()
         after = self.get_state(not_components=not_connectors)
         return RoundRollouts(
-            env_runner=self.worker_index,
+            env_runner=self._index,
             episodes=episodes,
             metrics=self.get_metrics(),
             connector_states=repair_deltas(before, after) if is_finite(after) else {},
-            num_resets=self._used_resets(),
+            num_resets=self._seeds.num_resets,
             returns=self._finished_returns(episodes, faults),
             faults=faults,
         )
 
+    def _take_counters(self, order: RoundOrder) -> None:
+        own = self._seeds.num_resets
+        if order.lineage != self._lineage:
+            self._lineage = order.lineage
+            self._needs_initial_reset = True
+            self._carried_returns = {}
+            own = {}
+        # Ours are ahead after a round that came too late for the algorithm.
+        ahead = {slot: max(count, order.num_resets.get(slot, 0)) for slot, count in own.items()}
+        self._seeds.set_counters(order.root_seed, {**order.num_resets, **ahead})
+
     def _steps_per_env(self) -> int:
         """Steps that each sub-environment owes to a round."""
-        length = self.config.get_rollout_fragment_length(self.worker_index)
-        per_fragment = length * self._layout.num_slots
+        layout = self.config.worker_layout
+        length = self.config.rollout_fragment_length
+        if length == "auto":  # RLlib's own answer differs between env runners.
+            return math.ceil(self.config.total_train_batch_size / layout.num_slots)
+        per_fragment = length * layout.num_slots
         return int(length * math.ceil(self.config.total_train_batch_size / per_fragment))
 
     @override(SingleAgentEnvRunner)
     def sample(self, **kwargs: Any) -> list[SingleAgentEpisode]:
-        if not self.config.in_evaluation:
-            episodes: list[SingleAgentEpisode] = super().sample(**kwargs)
-            return episodes
-        # Evaluation: a stream of its own per version of the weights, not what was left over.
-        self._num_calls += 1
-        seed = stream_seed(
-            self._root_seed,
-            Stream.EVALUATION_ACTIONS,
-            self.worker_index,
-            self._weights_seq_no,
-            self._num_calls,
-        )
-        with seeded_globals(seed):
-            episodes = super().sample(**kwargs)
+        """Samples as in RLlib; evaluates, if this is no part of a training round.
+
+        Evaluation has a random stream of its own per version of the weights. A training env
+        runner evaluates too, by episodes, where RLlib has made no evaluation env runners.
+        """
+        by_episodes = kwargs.get("num_episodes") is not None
+        if self._in_round or not (self.config.in_evaluation or by_episodes):
+            training_episodes: list[SingleAgentEpisode] = super().sample(**kwargs)
+            return training_episodes
+        version = self._weights_seq_no
+        self._num_calls = self._num_calls + 1 if version == self._evaluated_version else 1
+        self._evaluated_version = version
+        counters = (self._index, version, self._num_calls)
+        seed = stream_seed(self._seeds.root_seed, Stream.EVALUATION_ACTIONS, *counters)
+        self._seeds.start_evaluation(version)
+        try:
+            with seeded_globals(seed):
+                episodes: list[SingleAgentEpisode] = super().sample(**kwargs)
+        finally:
+            if not self.config.in_evaluation:
+                self._seeds.end_evaluation()
         return episodes
 
     @override(SingleAgentEnvRunner)
@@ -137,21 +169,13 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
 
     def _sample_steps(self, **kwargs: Any) -> list[SingleAgentEpisode]:
         """Samples on the fast path if it will do, else in RLlib's own loop."""
-        in_rounds = kwargs.get("num_timesteps") is not None and not kwargs.get("random_actions")
-        if not in_rounds or self.fast_sampler is None:
-            if self.fast_sampler is not None:
-                self.fast_sampler.forget()
-                self._needs_initial_reset = True
-            episodes: list[SingleAgentEpisode] = super()._sample(**kwargs)
-            return episodes
-        if self._needs_initial_reset:
-            self.fast_sampler.forget()
+        fast = self._fast_sampler_for(**kwargs)
+        if fast is None:
+            return self._sample_in_own_loop(**kwargs)
+        if self._needs_initial_reset or kwargs.get("force_reset") or not fast.is_under_way:
+            fast.forget()
             self._ongoing_episodes_for_metrics.clear()
-        episodes, steps = self.fast_sampler.sample(
-            num_timesteps=kwargs["num_timesteps"],
-            explore=kwargs["explore"],
-            force_reset=kwargs.get("force_reset", False),
-        )
+        episodes, steps = fast.sample(kwargs["num_timesteps"])
         self._needs_initial_reset = False
         done = [episode for episode in episodes if episode.is_done]
         self._done_episodes_for_metrics.extend(done)
@@ -159,6 +183,24 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
             self._ongoing_episodes_for_metrics[episode.id_].append(episode)
         self._increase_sampled_metrics(steps, len(done))
         return episodes
+
+    def _sample_in_own_loop(self, **kwargs: Any) -> list[SingleAgentEpisode]:
+        if self.fast_sampler is not None and self.fast_sampler.is_under_way:
+            self.fast_sampler.forget()
+            self._needs_initial_reset = True
+        episodes: list[SingleAgentEpisode] = super()._sample(**kwargs)
+        return episodes
+
+    def _fast_sampler_for(
+        self,
+        *,
+        num_timesteps: int | None = None,
+        explore: bool = True,
+        random_actions: bool = False,
+        **kwargs: Any,
+    ) -> FastSampler | None:
+        explores_by_steps = num_timesteps is not None and explore and not random_actions
+        return self.fast_sampler if explores_by_steps else None
 
     @functools.cached_property
     def fast_sampler(self) -> FastSampler | None:
@@ -176,15 +218,35 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
         Every sub-environment starts a new episode at the start of the round. What the faster
         ones do while the last one finishes is left out, so that no worker is preferred.
         """
-        chunks = self._sample_steps(**{**kwargs, "force_reset": True})
+        is_fast = self._fast_sampler_for(**kwargs) is not None
+        sample = self._sample_steps if is_fast else self._sample_uncut
+        chunks = sample(**{**kwargs, "force_reset": True})
         quotas = Quotas(self.num_envs, quota)
         quotas.add(chunks)
         kwargs["num_timesteps"] = CHUNK_STEPS * self.num_envs
         while not quotas.met:
-            more = self._sample_steps(**kwargs)
+            more = sample(**kwargs)
             quotas.add(more)
             chunks += more
-        return join_chunks(chunk for chunk in chunks if chunk.id_ in quotas.kept)
+        episodes = join_chunks(chunk for chunk in chunks if chunk.id_ in quotas.kept)
+        return [e.to_numpy() for e in episodes] if self.episodes_to_numpy else episodes
+
+    def _sample_uncut(self, **kwargs: Any) -> list[SingleAgentEpisode]:
+        """Samples in RLlib's own loop, where an episode stays one object for the callbacks.
+
+        Returns:
+            The episodes that ended, as lists; the ongoing ones go on in the next call.
+        """
+        to_numpy, self.episodes_to_numpy = self.episodes_to_numpy, False
+        try:
+            episodes = self._sample_in_own_loop(**kwargs)
+        finally:
+            self.episodes_to_numpy = to_numpy
+        for episode in episodes:
+            if not episode.is_done:
+                self._ongoing_episodes[episode.custom_data[ENV_INDEX_KEY]] = episode
+                del self._ongoing_episodes_for_metrics[episode.id_]
+        return [episode for episode in episodes if episode.is_done]
 
     # Identity
 
@@ -198,7 +260,7 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
     def tag_episode(self, episode: SingleAgentEpisode, env_index: int) -> None:
         """Writes into an episode which sub-environment and which worker it comes from."""
         episode.custom_data[ENV_INDEX_KEY] = env_index
-        episode.custom_data[WORKER_KEY] = self._layout.worker(self.worker_index, env_index)
+        episode.custom_data[WORKER_KEY] = self._seeds.worker(env_index)
 
     def _finished_returns(
         self, episodes: list[SingleAgentEpisode], faults: dict[int, str]
@@ -218,91 +280,33 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
         self._carried_returns = carried
         return finished
 
-    # State
+    # State and environments
 
     @override(SingleAgentEnvRunner)
     def set_state(self, state: Any) -> None:
-        if 0 < state.get(WEIGHTS_SEQ_NO, 0) < self._weights_seq_no:
-            self._weights_seq_no = 0  # An older checkpoint was restored: take its weights too.
+        if state.get(WEIGHTS_SEQ_NO, 0) > 0:
+            # RLlib would take newer weights only. A restored checkpoint's may be older, or others
+            # of the same number.
+            self._weights_seq_no = 0
         super().set_state(state)
-        if self.config.in_evaluation and self._evaluated_version != self._weights_seq_no:
-            self._evaluated_version = self._weights_seq_no
-            self._num_calls = 0
-            self._num_resets = {}
-            self._write_counters()
-
-    def _take_counters(self, order: RoundOrder) -> None:
-        self._root_seed = order.root_seed
-        own = self._used_resets()
-        self._num_resets = {s: max(n, order.num_resets.get(s, 0)) for s, n in own.items()}
-        self._write_counters()
-
-    def _slots(self) -> list[int]:
-        return [self._layout.slot(self.worker_index, i) for i in range(self.num_envs)]
-
-    def _used_resets(self) -> dict[int, int]:
-        if not self._has_seeded_envs:
-            return {slot: self._num_resets.get(slot, 0) for slot in self._slots()}
-        return dict(zip(self._slots(), self.env.unwrapped.get_attr("num_resets"), strict=True))
-
-    def _write_counters(self) -> None:
-        if self._has_seeded_envs:
-            counts = [self._num_resets.get(slot, 0) for slot in self._slots()]
-            versions = [self._evaluated_version] * self.num_envs
-            self.env.unwrapped.set_attr("num_resets", counts)
-            self.env.unwrapped.set_attr("weights_version", versions)
-            self.env.unwrapped.set_attr("root_seed", [self._root_seed] * self.num_envs)
-
-    def _take_faults(self) -> dict[int, str]:
-        if not self._has_seeded_envs:
-            return {}
-        faults = self.env.unwrapped.get_attr("fault")
-        self.env.unwrapped.set_attr("fault", [None] * self.num_envs)
-        return {
-            self._layout.worker(self.worker_index, index): f"sub-environment {index}: {fault}"
-            for index, fault in enumerate(faults)
-            if fault is not None
-        }
-
-    # Environments
 
     @override(SingleAgentEnvRunner)
     def make_env(self) -> None:
-        """Builds the vector environment, each sub-environment inside a `SeededEnv`.
-
-        As in stock RLlib, plus: `EnvContext.vector_index` is the sub-environment's own index. A
-        vector entry point builds its sub-environments itself: only whole resets are seeded there.
-        """
+        """Builds the vector environment: as RLlib does, but see `EnvSeeds.build`."""
         mode = gym.VectorizeMode(self.config.gym_env_vectorize_mode)
+        self._discard_env()
         if mode == gym.VectorizeMode.VECTOR_ENTRY_POINT:
             super().make_env()
             return
-        self._close_env()
         context = EnvContext(
             self.config.env_config,
             worker_index=self.worker_index,
             num_workers=self.num_workers,
             remote=self.config.remote_worker_envs,
         )
-        makers = [
-            env_maker(
-                self.config.env,
-                context.copy_with_overrides(vector_index=index),
-                seed=self._root_seed,
-                slot=self._layout.slot(self.worker_index or 0, index),
-                num_slots=self._layout.num_slots,
-                evaluation=self.config.in_evaluation,
-                seeding=self.config.env_seeding,
-            )
-            for index in range(self.config.num_envs_per_env_runner)
-        ]
-        is_async = mode == gym.VectorizeMode.ASYNC
-        vector_class = gym.vector.AsyncVectorEnv if is_async else gym.vector.SyncVectorEnv
-        self.env = DictInfoToList(vector_class(makers))
+        self.env = DictInfoToList(self._seeds.build(self.config, context))
         self.num_envs = self.env.num_envs
-        self._has_seeded_envs = True
         self._needs_initial_reset = True
-        self._write_counters()
         make_callback(
             "on_environment_created",
             callbacks_objects=self._callbacks,
@@ -315,32 +319,17 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
             },
         )
 
-    def _close_env(self) -> None:
+    def _discard_env(self) -> None:
         if self.env is None:
             return
-        self._carried_returns = {}
+        self._seeds.release()
         try:
-            self._num_resets = self._used_resets()
             self.env.close()
         except Exception:
             logger.warning("Closing a failed environment raised; going on.", exc_info=True)
+        self.env = None
 
     @override(SingleAgentEnvRunner)
     def _try_env_reset(self, *, seed: Any = None, options: Any = None) -> Any:
         """Resets all sub-environments; RLlib's own `seed` (its overlapping streams) is ignored."""
-        if self._has_seeded_envs:
-            return super()._try_env_reset(seed=None, options=options)
-        seeds = [self._whole_reset_seed(slot) for slot in self._slots()]
-        self._num_resets = {slot: n + 1 for slot, n in self._used_resets().items()}
-        return super()._try_env_reset(seed=seeds, options=options)
-
-    def _whole_reset_seed(self, slot: int) -> int:
-        count = self._num_resets.get(slot, 0)
-        evaluation = self.config.in_evaluation
-        return environment_seed(
-            self._root_seed,
-            slot=slot,
-            num_slots=self._layout.num_slots,
-            evaluation=evaluation,
-            counters=(self._evaluated_version, count) if evaluation else (count,),
-        )
+        return super()._try_env_reset(seed=self._seeds.next_whole_reset(), options=options)

@@ -49,11 +49,11 @@ def join_chunks(chunks: Iterable[SingleAgentEpisode]) -> list[SingleAgentEpisode
         chunks: Numpy-ized chunks; those of one episode follow each other in time.
 
     Returns:
-        One episode per `id_`, in the order of first appearance.
+        One episode per `id_`, in the order of their last chunks.
     """
     by_id: dict[str, list[SingleAgentEpisode]] = {}
     for chunk in chunks:
-        by_id.setdefault(chunk.id_, []).append(chunk)
+        by_id[chunk.id_] = [*by_id.pop(chunk.id_, []), chunk]
     return [parts[0] if len(parts) == 1 else _join(parts) for parts in by_id.values()]
 
 

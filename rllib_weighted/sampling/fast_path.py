@@ -14,7 +14,6 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import torch
 from ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module import DefaultPPOTorchRLModule
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.connectors.env_to_module import MeanStdFilter
@@ -23,6 +22,7 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils import force_list
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 from ray.rllib.utils.spaces.space_utils import clip_action, unsquash_action
+from ray.rllib.utils.torch_utils import convert_to_torch_tensor
 
 _EPISODE_CALLBACKS = (
     "on_episode_created",
@@ -56,6 +56,8 @@ def why_not_fast(env_runner: Any) -> str | None:
         return "custom env-to-module connectors"
     if config.restart_failed_sub_environments:
         return "`restart_failed_sub_environments`"
+    if not config.explore:
+        return "`explore`=False"
     if not config.episodes_to_numpy:
         return "`episodes_to_numpy`=False"
     return _episode_callback(config)
@@ -105,67 +107,63 @@ class FastSampler:
         self._runner = env_runner
         self._filters = _custom_pieces(env_runner) or []
         self._obs: np.ndarray | None = None  # [envs, …] as the module sees them.
+        self._infos: list[dict[str, Any]] = []  # One per sub-environment.
         self._resets_next = np.zeros(env_runner.num_envs, bool)
         self._ongoing: list[_Ongoing] = []
 
+    @property
+    def is_under_way(self) -> bool:
+        """Whether the next call goes on with the ongoing episodes."""
+        return self._obs is not None
+
     def forget(self) -> None:
-        """Drops the ongoing episodes: somebody else has stepped or reset the environments."""
+        """Drops the ongoing episodes; the next call starts with a reset."""
         self._obs = None
 
-    def sample(
-        self, *, num_timesteps: int, explore: bool, force_reset: bool
-    ) -> tuple[list[SingleAgentEpisode], int]:
-        """Steps the environments until `num_timesteps` steps are done.
+    def sample(self, num_timesteps: int) -> tuple[list[SingleAgentEpisode], int]:
+        """Steps the environments, exploring, until `num_timesteps` steps are done.
 
         Args:
             num_timesteps: Environment steps over all sub-environments; resets do not count.
-            explore: Whether actions are sampled, or the distribution's mode.
-            force_reset: Whether to start with a reset of all sub-environments.
 
         Returns:
             Done episodes in the order in which they ended, then the ongoing chunks; the steps.
         """
-        if force_reset or self._obs is None:
+        if self._obs is None:
             self._reset()
         assert self._obs is not None
-        observations = [self._obs]
+        observations, infos = [self._obs], [self._infos]
         columns: dict[str, list[np.ndarray]] = {
             key: [] for key in ("reset", "rewards", "terminateds", "truncateds", Columns.ACTIONS)
         }
         steps = 0
         while steps < num_timesteps:
-            for key, value in self._act_and_step(explore, steps).items():
+            for key, value in self._act_and_step(steps).items():
                 columns.setdefault(key, []).append(value)
             observations.append(self._obs)
+            infos.append(self._infos)
             steps += int(np.count_nonzero(~columns["reset"][-1]))
         arrays = {key: np.stack(values, axis=1) for key, values in columns.items()}
         if isinstance(self._runner.env.single_action_space, gym.spaces.Discrete):
             arrays[Columns.ACTIONS] = arrays[Columns.ACTIONS].astype(np.int32)  # As RLlib's.
-        return self._episodes(np.stack(observations, axis=1), arrays), steps
+        return self._episodes(np.stack(observations, axis=1), infos, arrays), steps
 
     def _reset(self) -> None:
-        obs, _ = self._runner._try_env_reset()
+        obs, infos = self._runner._try_env_reset()
         self._obs = self._filtered(obs)
-        self._resets_next[:] = False
+        self._infos = infos
+        self._resets_next = np.zeros(self._runner.num_envs, bool)
         self._ongoing = [_Ongoing(uuid.uuid4().hex) for _ in range(self._runner.num_envs)]
 
-    def _act_and_step(self, explore: bool, steps: int) -> dict[str, np.ndarray]:
+    def _act_and_step(self, steps: int) -> dict[str, np.ndarray]:
         module = self._runner.module
-        batch = {Columns.OBS: torch.from_numpy(self._obs).to(self._runner._device)}
-        if explore:
-            workers = self._runner.config.num_env_runners or 1
-            lifetime = self._runner.num_env_steps_sampled_lifetime
-            output = module.forward_exploration(batch, t=(lifetime // workers + steps) * workers)
-            distribution = module.get_exploration_action_dist_cls().from_logits(
-                output[Columns.ACTION_DIST_INPUTS]
-            )
-        else:
-            output = module.forward_inference(batch)
-            distribution = (
-                module.get_inference_action_dist_cls()
-                .from_logits(output[Columns.ACTION_DIST_INPUTS])
-                .to_deterministic()
-            )
+        batch = {Columns.OBS: convert_to_torch_tensor(self._obs, self._runner._device)}
+        workers = self._runner.config.num_env_runners or 1
+        lifetime = self._runner.num_env_steps_sampled_lifetime
+        output = module.forward_exploration(batch, t=(lifetime // workers + steps) * workers)
+        distribution = module.get_exploration_action_dist_cls().from_logits(
+            output[Columns.ACTION_DIST_INPUTS]
+        )
         actions = distribution.sample()
         result = {
             Columns.ACTIONS: actions.cpu().numpy(),
@@ -173,7 +171,7 @@ class FastSampler:
             Columns.ACTION_DIST_INPUTS: output[Columns.ACTION_DIST_INPUTS].cpu().numpy(),
             "reset": self._resets_next.copy(),
         }
-        obs, rewards, terminateds, truncateds, _ = self._runner.env.step(
+        obs, rewards, terminateds, truncateds, self._infos = self._runner.env.step(
             self._for_env(result[Columns.ACTIONS])
         )
         self._obs = self._filtered(obs)
@@ -202,28 +200,41 @@ class FastSampler:
     # Episodes
 
     def _episodes(
-        self, obs: np.ndarray, columns: dict[str, np.ndarray]
+        self, obs: np.ndarray, infos: list[list[dict[str, Any]]], columns: dict[str, np.ndarray]
     ) -> list[SingleAgentEpisode]:
-        """Cuts [envs, T, …] columns at the resets. `obs` is [envs, T + 1, …]."""
+        """Cuts columns of [envs, T, …] at the resets.
+
+        `obs` is [envs, T + 1, …], `infos` [T + 1, envs].
+        """
         done, ongoing = [], []
+
+        def episode(index: int, steps: slice) -> SingleAgentEpisode:
+            own_infos = [row[index] for row in infos[steps.start : steps.stop + 1]]
+            return self._episode(index, steps, obs, own_infos, columns)
+
         num_steps = columns["reset"].shape[1]
         for index in range(len(obs)):
             start = 0
             ends = columns["terminateds"][index] | columns["truncateds"][index]
             for end in np.flatnonzero(ends).tolist():
                 start += int(columns["reset"][index, start])
-                done.append((end, index, self._episode(index, slice(start, end + 1), obs, columns)))
+                done.append((end, index, episode(index, slice(start, end + 1))))
                 self._ongoing[index] = _Ongoing(uuid.uuid4().hex)
                 start = end + 1
             if start < num_steps:
                 start += int(columns["reset"][index, start])
             if start < num_steps:
-                ongoing.append(self._episode(index, slice(start, num_steps), obs, columns))
+                ongoing.append(episode(index, slice(start, num_steps)))
         done.sort(key=lambda item: item[:2])
-        return [episode for _, _, episode in done] + ongoing
+        return [item[2] for item in done] + ongoing
 
     def _episode(
-        self, index: int, steps: slice, obs: np.ndarray, columns: dict[str, np.ndarray]
+        self,
+        index: int,
+        steps: slice,
+        obs: np.ndarray,
+        infos: list[dict[str, Any]],
+        columns: dict[str, np.ndarray],
     ) -> SingleAgentEpisode:
         length = steps.stop - steps.start
         current = self._ongoing[index]
@@ -233,7 +244,7 @@ class FastSampler:
             id_=current.id_,
             observations=obs[index, steps.start : steps.stop + 1],
             observation_space=self._runner._env_to_module.observation_space,
-            infos=[{}] * (length + 1),
+            infos=infos,
             actions=columns[Columns.ACTIONS][index, steps],
             action_space=self._runner.env.single_action_space,
             rewards=columns["rewards"][index, steps],

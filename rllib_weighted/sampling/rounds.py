@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,12 +20,17 @@ class RoundOrder:
         root_seed: The run's root seed.
         state: RLlib env-runner state: module weights, connector states, lifetime counters.
         num_resets: Slot -> resets of that sub-environment that the run has already used.
+        lineage: Names what the run grew from; it changes when a checkpoint is restored, and then
+            an env runner that lived through it starts over from these counters.
+        expires: `time.time()` from when on nobody waits for the round.
     """
 
     round: int
     root_seed: int
     state: dict[str, Any]
     num_resets: dict[int, int]
+    lineage: str = ""
+    expires: float = math.inf
 
 
 @dataclass

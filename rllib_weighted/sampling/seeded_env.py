@@ -21,6 +21,8 @@ class SeededEnv(gym.Wrapper):
 
     - `"stream"`: episode k is reset with a seed derived from (seed, slot, k).
     - `"fixed"`: every episode is reset with the seed of k = 0.
+    - in evaluation, always: episode k is reset with a seed derived from (seed, slot, version of
+      the weights, k), one that training never uses.
 
     A NaN or infinite reward or observation never leaves this wrapper: it would poison the
     observation filter and the policy's batched forward pass of *all* sub-environments of the
@@ -46,6 +48,7 @@ class SeededEnv(gym.Wrapper):
         self.seeding = seeding
         self.weights_version = 0
         self.num_resets = 0
+        self.num_evaluation_resets = 0
         self.last_seed: int | None = None
         self.fault: str | None = None
         self._last_finite_obs: Any = None
@@ -54,9 +57,13 @@ class SeededEnv(gym.Wrapper):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         """Starts the next episode. The caller's `seed` is ignored: the counters decide."""
-        episode = 0 if self.seeding == "fixed" and not self.evaluation else self.num_resets
-        counters = (self.weights_version, episode) if self.evaluation else (episode,)
-        self.num_resets += 1
+        counters: tuple[int, ...]
+        if self.evaluation:
+            counters = (self.weights_version, self.num_evaluation_resets)
+            self.num_evaluation_resets += 1
+        else:
+            counters = (0 if self.seeding == "fixed" else self.num_resets,)
+            self.num_resets += 1
         self.last_seed = environment_seed(
             self.root_seed,
             slot=self.slot,
@@ -78,7 +85,7 @@ class SeededEnv(gym.Wrapper):
 
     def _finite_obs(self, obs: Any) -> Any:
         if _all_finite(obs):
-            self._last_finite_obs = obs
+            self._last_finite_obs = _copy(obs)  # The environment may write into its own again.
             return obs
         self.fault = "observation with NaN or infinite entries"
         return _zeros_like(obs) if self._last_finite_obs is None else self._last_finite_obs
@@ -86,7 +93,7 @@ class SeededEnv(gym.Wrapper):
 
 def _all_finite(value: Any) -> bool:
     if isinstance(value, np.ndarray):
-        return value.dtype.kind != "f" or bool(np.isfinite(value).all())
+        return value.dtype.kind not in "fc" or bool(np.isfinite(value).all())
     if isinstance(value, dict):
         return all(map(_all_finite, value.values()))
     if isinstance(value, (tuple, list)):
@@ -98,8 +105,16 @@ def _zeros_like(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _zeros_like(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
-        return type(value)(map(_zeros_like, value))
+        return tuple(map(_zeros_like, value))
     return np.zeros_like(value)
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if isinstance(value, dict):
+        return {key: _copy(item) for key, item in value.items()}
+    return tuple(map(_copy, value)) if isinstance(value, (tuple, list)) else value
 
 
 def env_maker(env: Any, context: EnvContext, **seeding: Any) -> Callable[[], SeededEnv]:
