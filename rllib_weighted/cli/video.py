@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,11 +38,15 @@ def record_videos(config: AlgorithmConfig, folder: str | Path | None) -> Iterato
         return
     if importlib.util.find_spec("moviepy") is None:
         raise InputError('--video needs the package moviepy: pip install "rllib-weighted[video]"')
+    # Nothing is to be opened on a screen, nor sound played, which machines without them report.
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
     target = Path(folder).expanduser().resolve()
-    before = set(target.glob("*.mp4"))
+    started = time.time_ns()
     _replace_env(config, target)
     yield videos
-    videos.extend(sorted(set(target.glob("*.mp4")) - before))
+    written = [path for path in target.glob("*.mp4") if path.stat().st_mtime_ns >= started]
+    videos.extend(sorted(written, key=lambda path: path.stat().st_mtime_ns))
 
 
 def _replace_env(config: AlgorithmConfig, folder: Path) -> None:
@@ -66,7 +72,7 @@ def _replace_env(config: AlgorithmConfig, folder: Path) -> None:
                 "`render_mode` in its config: pass it on"
             )
         return gym.wrappers.RecordVideo(
-            built, str(folder), episode_trigger=lambda episode: True, name_prefix="episode"
+            built, str(folder), episode_trigger=lambda episode: True, name_prefix="evaluation"
         )
 
     register_env(_ENV_NAME, create)
