@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rllib_weighted.cli.progress import (
+    NOTHING,
     RETURN,
     ROUND,
     STEPS,
@@ -26,6 +27,8 @@ from rllib_weighted.cli.progress import (
 
 PLAIN_INTERVAL = 10.0  # Seconds between plain lines of one trial.
 _STATUS_ORDER = ("RUNNING", "PAUSED", "ERROR", "PENDING", "TERMINATED")
+_LEAST_NEEDED = ("steps/s", "weights", "best", "steps", "status")
+_GAP = 2  # Blanks between columns.
 _STATUS_NAMES = {"TERMINATED": "done", "ERROR": "failed"}
 
 
@@ -106,7 +109,11 @@ class Display:
             if (count := sum(trial.status == status for trial in trials))
         )
         head = Text(f"{self.title}  {elapsed}  ({len(trials)} trials: {counts})", style="bold")
-        return Group(head, trials_table(trials, max_rows=max(3, self.console.height - 8)))
+        # The margin keeps what the terminal echoes (^C) from wrapping into the next line.
+        table = trials_table(
+            trials, width=self.console.width - 4, max_rows=max(3, self.console.height - 8)
+        )
+        return Group(head, table)
 
 
 def _single(trial: TrialProgress | None) -> RenderableType:
@@ -127,33 +134,50 @@ def _single(trial: TrialProgress | None) -> RenderableType:
     return table
 
 
-def trials_table(trials: Sequence[TrialProgress], *, max_rows: int) -> Table:
+def trials_table(trials: Sequence[TrialProgress], *, width: int, max_rows: int) -> Table:
     """Returns a compact table with a row per trial, running ones first.
 
     Args:
         trials: All trials.
-        max_rows: How many to show; the rest is counted in a last row.
+        width: Columns of the terminal; what does not fit is left out, the least needed first.
+        max_rows: How many trials to show; the rest is counted in the caption.
     """
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("trial", overflow="ellipsis", no_wrap=True, ratio=1)
-    for name in ("status", "round", "steps", "steps/s", "return", "best", "weights", "time left"):
-        table.add_column(name, justify="right", no_wrap=True)
     ordered = sorted(trials, key=lambda trial: _STATUS_ORDER.index(trial.status))
-    for trial in ordered[:max_rows]:
-        table.add_row(
-            trial.label,
-            _status_name(trial.status),
-            format_number(trial.value(ROUND)),
-            format_number(trial.value(STEPS)),
-            format_number(trial.speed(STEPS)),
-            format_number(trial.value(RETURN)),
-            format_number(trial.best_return),
-            format_weights(trial).split(",")[0],
-            format_time_left(trial) if trial.status == "RUNNING" else "",
-        )
+    varied = list(dict.fromkeys(key for trial in trials for key in trial.varied))
+    rows = [_row(trial, varied) for trial in ordered[:max_rows]]
+    widths = {name: max(len(name), *(len(row[name]) for row in rows)) + _GAP for name in rows[0]}
+    for name in _LEAST_NEEDED:
+        if sum(widths.values()) > width:
+            widths.pop(name)
+    table = Table(
+        box=None,
+        pad_edge=False,
+        padding=(0, _GAP, 0, 0),
+        header_style="dim",
+        caption_justify="left",
+    )
+    for name in widths:
+        left = name in ("trial", *varied)
+        table.add_column(name, justify="left" if left else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(row[name]) for name in widths))
     if len(ordered) > max_rows:
-        table.add_row(f"… and {len(ordered) - max_rows} more")
+        table.caption = f"… and {len(ordered) - max_rows} more"
     return table
+
+
+def _row(trial: TrialProgress, varied: Sequence[str]) -> dict[str, str]:
+    return {
+        **({key: trial.varied.get(key, "") for key in varied} or {"trial": trial.label}),
+        "status": _status_name(trial.status),
+        "round": format_number(trial.value(ROUND)),
+        "steps": format_number(trial.value(STEPS)),
+        "steps/s": format_number(trial.speed(STEPS)),
+        "return": format_number(trial.value(RETURN)),
+        "best": format_number(trial.best_return),
+        "weights": format_weights(trial).split(",")[0] or NOTHING,
+        "time left": format_time_left(trial) if trial.status == "RUNNING" else "",
+    }
 
 
 def _status_name(status: str) -> str:

@@ -169,6 +169,9 @@ class _Run:
     def _announce(self, title: str, stop: dict[str, float]) -> None:
         self._say(f"{'Resuming' if self.options.resume else 'Training'} {title}")
         self._say(f"  results     {self.experiment}")
+        if self.options.resume and self.options.fixed_at_start():
+            names = ", ".join(self.options.fixed_at_start())
+            self._say(f"  note        {names}: a resumed experiment keeps those of its start")
         if not self.options.resume or self.options.stop is not None:
             goal = " or ".join(f"{key} >= {format_number(value)}" for key, value in stop.items())
             self._say(f"  until       {goal or 'Ctrl-C (no stop criterion is set)'}")

@@ -41,6 +41,15 @@ class TrainOptions:
     local_mode: bool = False
     verbose: bool = False
 
+    def fixed_at_start(self) -> list[str]:
+        """Returns the given options that have no effect on an experiment that is resumed."""
+        given = {
+            "--num-samples": self.num_samples,
+            "--checkpoint-freq": self.checkpoint_freq,
+            "--checkpoint-at-end": self.checkpoint_at_end,
+        }
+        return [name for name, value in given.items() if value is not None]
+
 
 @dataclass(frozen=True)
 class TrainResult:

@@ -30,10 +30,12 @@ class TrialProgress:
     Args:
         label: How the trial is called on the screen.
         stop: Flat stop criteria.
+        varied: The settings that tell this trial from the others, as text.
     """
 
     label: str
     stop: Mapping[str, float]
+    varied: Mapping[str, str] = field(default_factory=dict)
     status: str = "PENDING"
     last: dict[str, Any] = field(default_factory=dict)
     best_return: float | None = None

@@ -44,10 +44,12 @@ class TrainSession:
     def progress(self, trial: Trial) -> TrialProgress:
         """Returns the progress of a trial."""
         if trial.trial_id not in self.trials:
-            label = trial_label(trial)
-            same = sum(known.label.split(" #")[0] == label for known in self.trials.values())
+            varied = varied_settings(trial)
+            label = ", ".join(f"{key}={value}" for key, value in varied.items())
             self.trials[trial.trial_id] = TrialProgress(
-                label=f"{label} #{same + 1}" if same else label, stop=trial.stopping_criterion
+                label=label or f"trial {len(self.trials) + 1}",
+                stop=trial.stopping_criterion,
+                varied=varied,
             )
         return self.trials[trial.trial_id]
 
@@ -110,15 +112,9 @@ class SessionCallback(Callback):
             _current.interrupt.after_save(trial.trial_id)
 
 
-def trial_label(trial: Trial) -> str:
-    """Returns how a trial is called: the settings it varies, or else its algorithm."""
-    varied = {
-        key.rsplit("/", 1)[-1]: value for key, value in (trial.evaluated_params or {}).items()
+def varied_settings(trial: Trial) -> dict[str, str]:
+    """Returns the settings that a search has chosen for a trial, as short texts."""
+    return {
+        key.rsplit("/", 1)[-1]: f"{value:.4g}" if isinstance(value, float) else str(value)
+        for key, value in (trial.evaluated_params or {}).items()
     }
-    if not varied:
-        return str(trial.trainable_name)
-    return ", ".join(f"{key}={_short(value)}" for key, value in varied.items())
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -57,14 +57,33 @@ def test_live_panel_before_the_first_round() -> None:
     assert "starting" in written(on)
 
 
-def test_table_of_trials_fits_and_counts_the_rest() -> None:
-    on = console(terminal=True, width=90)
-    trials = [trial(f"seed={k}", "TERMINATED") for k in range(30)] + [trial("seed=30")]
-    on.print(trials_table(trials, max_rows=5))
+def searched(seed: int, status: str) -> TrialProgress:
+    varied = {"merge_strategy": "reward_weighted", "seed": str(seed)}
+    one = TrialProgress("", {"training_iteration": 10}, varied=varied, status=status)
+    one.update(RESULT)
+    return one
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_table_of_trials_fits_and_counts_the_rest(width: int) -> None:
+    on = console(terminal=True, width=width)
+    trials = [searched(k, "TERMINATED") for k in range(30)] + [searched(30, "RUNNING")]
+    on.print(trials_table(trials, width=width, max_rows=5))
     lines = written(on).splitlines()
-    assert "seed=30" in lines[1]  # Running ones first.
+    assert lines[0].split()[:2] == ["merge_strategy", "seed"]
+    assert lines[1].split()[:2] == ["reward_weighted", "30"]  # Running ones first.
     assert "… and 26 more" in lines[-1]
-    assert all(len(line) <= 90 for line in lines)
+    assert all(len(line.rstrip()) <= width for line in lines)
+    # What is shown is shown whole.
+    assert "21.5" in lines[1]
+    assert "…" not in lines[1].replace("0.100 … 0.200", "")
+    assert ("0.100 … 0.200" in lines[1]) == (width == 120)
+
+
+def test_samples_of_one_setting_are_numbered() -> None:
+    on = console(terminal=True)
+    on.print(trials_table([trial("trial 1"), trial("trial 2")], width=100, max_rows=5))
+    assert "trial 2" in written(on)
 
 
 def test_logs_get_a_line_per_interval_and_not_per_round(monkeypatch: pytest.MonkeyPatch) -> None:
