@@ -128,7 +128,7 @@ METRICS: tuple[MetricInfo, ...] = (
         EPISODE_RETURN,
         "mean over the episodes ended in the round",
         "reward",
-        "Undiscounted return; the last known one if none ended, NaN if none ever did.",
+        "Undiscounted return; NaN if none ended.",
     ),
     _worker(NUM_EPISODES, "number of episodes ended in the round", "episodes", "Ended episodes."),
 )
