@@ -4,6 +4,7 @@ from ray import tune
 
 from rllib_weighted.algorithm import WeightedPPO
 from rllib_weighted.config import WeightedPPOConfig
+from rllib_weighted.learning.connectors import ScaleRewards
 from rllib_weighted.merging import (
     Average,
     LossWeighted,
@@ -20,6 +21,7 @@ __all__ = [
     "Average",
     "LossWeighted",
     "RewardWeighted",
+    "ScaleRewards",
     "Sum",
     "WeightedPPO",
     "WeightedPPOConfig",
