@@ -50,7 +50,8 @@ def start_ray(
             ray.init(address=address, **options)
         else:
             with _python_path(import_folder):
-                ray.init(num_cpus=num_cpus, include_dashboard=False, **options)
+                # "local": never join, unasked, a cluster that happens to run on this machine.
+                ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **options)
     except (ConnectionError, RuntimeError) as error:
         raise InputError(f"cannot join the Ray cluster at {address!r}: {error}") from None
 

@@ -68,7 +68,10 @@ Resume = Annotated[
         "checkpoints, with the settings and samples of its start.",
     ),
 ]
-RayAddress = Annotated[str | None, typer.Option(help="Ray cluster to join. [default: RAY_ADDRESS]")]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(help="Ray cluster to join. [default: RAY_ADDRESS, else a local Ray of its own]"),
+]
 RayNumCpus = Annotated[int | None, typer.Option(min=1, help="CPUs that a local Ray counts with.")]
 LocalMode = Annotated[
     bool,
