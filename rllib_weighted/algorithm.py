@@ -160,10 +160,30 @@ class WeightedPPO(PPO):
         state = {k: v for k, v in learner[COMPONENT_LEARNER].items() if k in kept}
         state[NUM_ENV_STEPS_SAMPLED_LIFETIME] = self._env_steps
         if self.config.broadcast_env_runner_states and self.config.merge_env_runner_states:
-            env_to_module, module_to_env = self._pipelines
-            state[COMPONENT_ENV_TO_MODULE_CONNECTOR] = env_to_module.get_state()
-            state[COMPONENT_MODULE_TO_ENV_CONNECTOR] = module_to_env.get_state()
+            state |= self._connector_states()
         return state
+
+    def _connector_states(self) -> dict[str, Any]:
+        env_to_module, module_to_env = self._pipelines
+        return {
+            COMPONENT_ENV_TO_MODULE_CONNECTOR: env_to_module.get_state(),
+            COMPONENT_MODULE_TO_ENV_CONNECTOR: module_to_env.get_state(),
+        }
+
+    @override(Algorithm)
+    def evaluate(self, parallel_train_future: Any = None) -> Any:
+        """Evaluates the current policy; see `Algorithm.evaluate`.
+
+        The evaluation env runners get training's connector states first. RLlib (2.60) skips a
+        local one, and drops those of remote ones, because the weights are still in flight.
+        """
+        if self.eval_env_runner_group and self.evaluation_config.broadcast_env_runner_states:
+            states = self._connector_states()
+            self.eval_env_runner_group.foreach_env_runner(
+                lambda env_runner: env_runner.set_state(states),
+                timeout_seconds=self.config.sync_filters_on_rollout_workers_timeout_s,
+            )
+        return super().evaluate(parallel_train_future)
 
     # Records
 
