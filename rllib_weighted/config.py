@@ -17,7 +17,7 @@ from rllib_weighted.learning.learner import WeightedPPOLearner
 from rllib_weighted.learning.learner_group import WeightedLearnerGroup
 from rllib_weighted.merging import Weighting, resolve_strategy
 from rllib_weighted.sampling.env_runner import WeightedEnvRunner
-from rllib_weighted.validation import CHECKED_NUMBERS, config_problems
+from rllib_weighted.validation import CHECKED_NUMBERS, config_problems, has_sound_counts
 from rllib_weighted.workers import MergeUnit, WorkerLayout
 
 logger = logging.getLogger(__name__)
@@ -157,9 +157,11 @@ class WeightedPPOConfig(PPOConfig):
         if problems and not self._validate_config:
             logger.warning("Problems in the config:\n%s", _listed(problems))
         elif problems:
+            if has_sound_counts(self):
+                problems += _upstream_problems(super().validate)
             raise ValueError(
                 f"{len(problems)} problem{'s' * (len(problems) > 1)} in the config:\n"
-                + _listed(problems + _upstream_problems(super().validate))
+                + _listed(problems)
             )
         super().validate()
         if self._validate_config:

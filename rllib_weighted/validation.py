@@ -64,10 +64,18 @@ def config_problems(config: Any) -> list[str]:
         *_stack(config),
     ]
     problems += strategy_problems(config.merge_strategy, config.merge_options)
-    if not list(_counts(config)) and config.merge_unit in _CHOICES["merge_unit"]:
+    if not any(_counts(config)) and config.merge_unit in _CHOICES["merge_unit"]:
         problems += _workers(config)
     problem = env_problem(config.env)
     return [*problems, problem] if problem else problems
+
+
+def has_sound_counts(config: Any) -> bool:
+    """Whether RLlib's own validation can do its sums: on a rollout of 0 steps it never returns."""
+    return not any((*_counts(config), *_fragment(config))) and all(
+        value is None or _is_count(value, 1)
+        for value in (config.train_batch_size, config._train_batch_size_per_learner)
+    )
 
 
 def _unknown_settings(config: Any) -> Iterator[str]:
@@ -115,6 +123,10 @@ def _numbers(config: Any) -> Iterator[str]:
             f"`seed` should be None or a whole number from 0 to {_MAX_SEED}, found "
             f"{_shown(config.seed)}: {_remedy(config, 'seed')}"
         )
+    yield from _fragment(config)
+
+
+def _fragment(config: Any) -> Iterator[str]:
     length = config.rollout_fragment_length
     if length != "auto" and not _is_count(length, 1):
         yield (

@@ -151,7 +151,7 @@ class WeightedPPOLearner(PPOTorchLearner):
         ((module_id, module_columns),) = columns.items()
         unused: Sequence[str] = ()
         if self._has_stock_loss(module_id):
-            unused = (Columns.REWARDS, Columns.TERMINATEDS, Columns.TRUNCATEDS)
+            unused = (Columns.TERMINATEDS, Columns.TRUNCATEDS)
         is_sequences = self.module[module_id].is_stateful()
         return module_id, make_round_batch(module_columns, is_sequences=is_sequences, unused=unused)
 
@@ -263,6 +263,12 @@ class WeightedPPOLearner(PPOTorchLearner):
             num_steps=batch.num_steps * num_epochs,
             num_minibatches=self._report.num_steps + self._report.num_skipped_steps,
         )
+
+    @override(PPOTorchLearner)
+    def _update_module_kl_coeff(self, **kwargs: Any) -> None:
+        # Without a step there is no new policy to measure: RLlib would warn of a NaN divergence.
+        if self._report is None or self._report.num_steps:
+            super()._update_module_kl_coeff(**kwargs)
 
     @override(PPOTorchLearner)
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:

@@ -164,7 +164,8 @@ def losses_one_by_one(
         )
         totals.append(losses[module_id])
         for name, key in _PARTS.items():
-            parts[name].append(learner.metrics.peek((module_id, key), default=None))
+            is_logged = (module_id, key) in learner.metrics
+            parts[name].append(learner.metrics.peek((module_id, key)) if is_logged else None)
     total = torch.stack(totals)
     return WorkerLosses(total, **{name: _stack(found, total) for name, found in parts.items()})
 
@@ -180,4 +181,4 @@ def _slice_rows(columns: dict[str, Any], rows: slice, num_rows: int) -> dict[str
 def _stack(values: list[Any], like: Tensor) -> Tensor | None:
     if any(value is None for value in values):
         return None
-    return torch.tensor([float(value) for value in values], device=like.device)
+    return torch.stack([torch.as_tensor(value).detach().to(like) for value in values])

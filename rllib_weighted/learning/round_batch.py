@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,18 +87,23 @@ class RoundBatch:
     def drop_unsound_workers(self) -> dict[int, str]:
         """Removes workers with NaN or infinite numbers in their rows; returns why."""
         unsound: dict[int, str] = {}
-        checked = {key: self.columns[key] for key in _CHECKED if key in self.columns}
-        for path, column in tree.flatten_with_path(checked):
+        for path, column in self._checked_columns():
             if not isinstance(column, Tensor) or not column.is_floating_point():
                 continue
             if torch.isfinite(column).all():
                 continue
             for worker, rows in self.rows.items():
                 if not torch.isfinite(column[torch.from_numpy(rows).to(column.device)]).all():
-                    name = "/".join(map(str, path))
-                    unsound.setdefault(worker, f"{name} has NaN or infinite entries")
+                    unsound.setdefault(worker, f"{path} has NaN or infinite entries")
         self.drop(unsound)
         return unsound
+
+    def _checked_columns(self) -> Iterator[tuple[str, Any]]:
+        """Names and columns; what comes from the environment first, what follows from it last."""
+        for key in _CHECKED:
+            if key in self.columns:
+                for path, column in tree.flatten_with_path(self.columns[key]):
+                    yield "/".join([key, *map(str, path)]), column
 
 
 def tag_rows(workers: dict[int, list[SingleAgentEpisode]]) -> None:

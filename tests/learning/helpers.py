@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import copy
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
 from ray.rllib.algorithms.ppo import PPOConfig
-from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
@@ -19,9 +20,10 @@ from rllib_weighted import WeightedPPOConfig
 from rllib_weighted.learning.learner import WeightedPPOLearner
 from rllib_weighted.learning.learner_group import WeightedLearnerGroup
 from rllib_weighted.learning.losses import WorkerLosses
+from rllib_weighted.learning.minibatches import minibatches, num_minibatches
 from rllib_weighted.learning.orders import MergeOrder
 from rllib_weighted.learning.round_batch import RoundBatch
-from rllib_weighted.learning.worker_data import WorkerTrainingData
+from rllib_weighted.learning.worker_data import WorkerTrainingData, group_by_worker
 from rllib_weighted.merging import resolve_strategy
 from rllib_weighted.workers import WORKER_KEY
 
@@ -51,6 +53,40 @@ def small_config(num_workers: int, base: type[PPOConfig] = WeightedPPOConfig) ->
     if isinstance(config, WeightedPPOConfig):
         config.training(merge_strategy="average")
     return config
+
+
+_pool: dict[Hashable, list[tuple[Any, Any]]] = {}
+_num_taken: Counter[Hashable] = Counter()
+
+
+def put_groups_back() -> None:
+    """Makes all pooled groups available again."""
+    _num_taken.clear()
+
+
+def pooled_group(
+    num_workers: int,
+    learner_class: type[WeightedPPOLearner] | None = None,
+    *,
+    action_space: gym.Space = DISCRETE,
+    **training: Any,
+) -> Any:
+    """A group as new. Building one takes most of a short test's time, so they are used again."""
+    key = (num_workers, learner_class, str(action_space), str(training))
+    index = _num_taken[key]
+    _num_taken[key] += 1
+    groups = _pool.setdefault(key, [])
+    if index == len(groups):
+        config = small_config(num_workers).training(**training)
+        if learner_class is not None:
+            config.learners(learner_class=learner_class)
+        group = build_group(config, action_space=action_space)
+        groups.append((group, copy.deepcopy(learner_of(group).get_state())))
+        if index:
+            copy_parameters(groups[0][0], group)
+    group, _ = groups[index]
+    learner_of(group).set_state(copy.deepcopy(groups[0][1]))
+    return group
 
 
 def build_group(config: Any, *, action_space: gym.Space = DISCRETE, obs_space: Any = OBS) -> Any:
@@ -208,7 +244,9 @@ def optimizer_is_finite(group: Any) -> bool:
 def oracle_gradients(
     learner: WeightedPPOLearner, module_id: str, batch: RoundBatch, parts: dict[int, np.ndarray]
 ) -> tuple[Tensor, Tensor]:
-    """N separate backward passes of RLlib's own PPO loss, each over one worker's rows alone.
+    """N separate forward and backward passes, each over one worker's rows alone.
+
+    The loss is the learner's `compute_loss_for_module`: RLlib's own, unless a test overrides it.
 
     Returns:
         [N, P] gradients and [N] losses, in the order of `parts`.
@@ -217,8 +255,7 @@ def oracle_gradients(
     params = list(learner.module[module_id].parameters())
     for rows in parts.values():
         columns = batch.take(rows)
-        loss = PPOTorchLearner.compute_loss_for_module(
-            learner,
+        loss = learner.compute_loss_for_module(
             module_id=module_id,
             config=learner.config.get_config_for_module(module_id),
             batch=columns,
@@ -235,6 +272,53 @@ def oracle_gradients(
         )
         losses.append(loss.detach())
     return torch.stack(gradients), torch.stack(losses)
+
+
+def hand_weights(strategy: str, signals: Sequence[float], min_weight: float | None) -> list[float]:
+    """The weights of the four strategies with default options, in plain arithmetic."""
+    n = len(signals)
+    if strategy in ("average", "sum"):
+        return [1.0 / n if strategy == "average" else 1.0] * n
+    shifted = [s + max(0.0, -min(signals)) for s in signals]
+    minimum = 1.0 / n if min_weight is None else min_weight
+    return [s / sum(shifted) + minimum for s in shifted]
+
+
+def oracle_parameters(
+    group: Any,
+    episodes: list[Any],
+    order: MergeOrder,
+    strategy: str,
+    *,
+    num_epochs: int = 1,
+    minibatch_size: int | None = None,
+    shuffle: bool = True,
+) -> Tensor:
+    """Where an update should take an `SGD` learner: N backward passes at every step, summed."""
+    learner = learner_of(group)
+    data = WorkerTrainingData.from_workers(group_by_worker(episodes, num_workers=order.num_workers))
+    module_id, batch = learner._round_batch(data)
+    batch.standardize_advantages(learner.config.advantage_normalization)
+    for minibatch in minibatches(
+        batch.rows,
+        per_epoch=num_minibatches(batch.rows, batch.num_steps, minibatch_size),
+        num_epochs=num_epochs,
+        shuffle=shuffle,
+        seed=order.root_seed,
+        round=order.round,
+    ):
+        gradients, losses = oracle_gradients(learner, module_id, batch, minibatch.parts)
+        workers = list(minibatch.parts)
+        signals = losses.tolist()
+        if strategy == "reward_weighted":
+            signals = [order.reward_signals[worker] for worker in workers]
+        weights = hand_weights(strategy, signals, order.min_weight)
+        step = sum(w * g for w, g in zip(weights, gradients, strict=True))
+        position = torch.nn.utils.parameters_to_vector(learner.module[module_id].parameters())
+        torch.nn.utils.vector_to_parameters(
+            position - LR * step, learner.module[module_id].parameters()
+        )
+    return flat_parameters(group)
 
 
 def flat_gradients(learner: WeightedPPOLearner, gradients: dict[Any, Tensor]) -> Tensor:

@@ -10,12 +10,11 @@ from ray.rllib.utils.postprocessing.value_predictions import compute_value_targe
 from rllib_weighted.learning.advantages import MIN_STD, episode_advantages, standardize
 from rllib_weighted.learning.worker_data import WorkerTrainingData, group_by_worker
 from tests.learning.helpers import (
-    build_group,
     learner_of,
     make_episode,
     make_episodes,
     module_of,
-    small_config,
+    pooled_group,
 )
 
 REWARDS = np.array([1.0, 2.0, 3.0])
@@ -68,7 +67,7 @@ def test_advantages_equal_the_slow_sum(terminated, gamma, lambda_, length):
 
 def columns_of(episodes, num_workers):
     """What the learner connectors make of the episodes, phantom rows included."""
-    group = build_group(small_config(num_workers))
+    group = pooled_group(num_workers)
     learner = learner_of(group)
     data = WorkerTrainingData.from_workers(group_by_worker(episodes, num_workers=num_workers))
     columns = learner._learner_connector(

@@ -1,0 +1,349 @@
+from __future__ import annotations
+
+import math
+import re
+import subprocess
+import sys
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
+from ray.rllib.env.multi_agent_env import MultiAgentEnv
+from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
+
+from rllib_weighted import Average, RewardWeighted, WeightedPPOConfig
+from rllib_weighted.validation import CHECKED_NUMBERS, config_problems
+
+
+def good(**settings):
+    config = WeightedPPOConfig().environment("CartPole-v1").update_from_dict(settings)
+    assert all(
+        getattr(config, name) is not None or value is None for name, value in settings.items()
+    )
+    return config
+
+
+def problems(**settings):
+    """What is wrong, as `validate` says it: [] or one sentence each."""
+    try:
+        good(**settings).validate()
+    except ValueError as error:
+        title, *found = str(error).splitlines()
+        assert title == f"{len(found)} problem{'s' * (len(found) > 1)} in the config:"
+        assert all(sentence.startswith("- ") for sentence in found)
+        return [sentence.removeprefix("- ") for sentence in found]
+    return []
+
+
+NOT_NUMBERS = [math.nan, "1", None, True, [1], {}, 1j]
+
+# Setting -> (valid values, numbers that are out of range).
+NUMBERS = {
+    "lr": ([0, 0.0, 1e-3, 1, [[0, 1e-3], [1000, 0.0]], ((0, 1), (5, 2), (9, 1))], [-1, -0.1]),
+    "entropy_coeff": ([0, 0.01, [[0, 0.1], [100, 0]]], [-1, -1e-9]),
+    "gamma": ([0, 0.99, 1, 1.0], [-1, -0.1, 1.01, 2]),
+    "lambda_": ([0, 0.95, 1], [-1, 1.5]),
+    "clip_param": ([0.2, 1, 5.0], [-1, 0, -0.3]),
+    "vf_clip_param": ([0.5, 1e9, math.inf, None], [-1, 0]),
+    "vf_loss_coeff": ([0, 0.5, 2], [-1, -0.5]),
+    "kl_coeff": ([0, 0.2], [-1, -0.2]),
+    "kl_target": ([0.01, 1], [-1, 0]),
+    "grad_clip": ([None, 0.5, 40, math.inf], [-1, 0, -0.5]),
+    "min_weight": ([None, 0, 0.0, 0.125, 3, [[0, 0.5], [1e6, 0]]], [-1, -1.0, -1e-9]),
+}
+COUNTS = {
+    "num_epochs": ([1, 30], [-1, 0]),
+    "num_envs_per_env_runner": ([1, 4], [-1, 0]),
+    "num_env_runners": ([2, 3], [-1]),
+    "num_learners": ([0, 1], [-1, 2]),
+    "minibatch_size": ([2, 128, 4000, None], [-1, 0, 1, 4001]),
+    "train_batch_size": ([128, 4001], [-1, 0, 1]),
+    "rollout_fragment_length": (["auto", 2000], [-1, 0]),
+    "seed": ([None, 0, 7, 2**32 - 1], [-1, 2**32]),
+}
+ALL = NUMBERS | COUNTS
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, v) for name, (valid, _) in ALL.items() for v in valid]
+)
+def test_valid_values_pass(name, value):
+    assert problems(**{name: value}) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(name, v) for name, (_, bad) in ALL.items() for v in bad]
+    + [
+        (name, v)
+        for name, (valid, _) in ALL.items()
+        for v in [*NOT_NUMBERS, math.inf, 1.5]
+        if not (v is None and None in valid) and not (v in (math.inf, 1.5) and name in NUMBERS)
+    ]
+    + [(name, math.inf) for name in NUMBERS if math.inf not in NUMBERS[name][0]]
+    + [("gamma", 10**400), ("lr", -(10**400))],
+)
+def test_invalid_values_are_named_with_what_was_found_and_what_to_do(name, value):
+    found = problems(**{name: value})
+    mine = [sentence for sentence in found if sentence.startswith(f"`{name}`")]
+    assert len(mine) >= 1, found
+    assert "should be" in mine[0]
+    assert "found" in mine[0]
+    shown = f"{value:g}" if isinstance(value, float) else repr(value)
+    assert any(shown in sentence or repr(value) in sentence for sentence in mine)
+    assert re.search(r": (change|use|lower|raise|write|merging)", mine[0]), mine[0]
+
+
+def test_the_tables_cover_every_checked_number():
+    alias = {"train_batch_size_per_learner": "_train_batch_size_per_learner"}
+    assert {alias.get(name, name) for name in ALL} == CHECKED_NUMBERS - set(alias.values())
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        [],
+        [[0, 0.1]],
+        [[1, 0.1], [2, 0.2]],
+        [[0, 0.1], [5, 0.2], [5, 0.3]],
+        [[0, 0.1], [9, 0.2], [5, 0.3]],
+        [[0, 0.1], [5]],
+        [[0, 0.1], 5],
+        [[0, 0.1], [math.nan, 0.2]],
+        [["0", 0.1], ["5", 0.2]],
+        [[0, 0.1], [5, 0.2, 0.3]],
+        [0, 0.1],
+    ],
+)
+@pytest.mark.parametrize("name", ["lr", "entropy_coeff", "min_weight"])
+def test_ill_formed_schedules(name, schedule):
+    found = problems(**{name: schedule})
+    assert any(
+        f"`{name}` as a schedule should be two or more pairs" in sentence
+        and f"found {schedule!r}: write" in sentence
+        for sentence in found
+    )
+
+
+@pytest.mark.parametrize("bad", [-1, -0.5, math.nan, math.inf, True, "x", None])
+def test_bad_values_in_a_schedule(bad):
+    found = problems(min_weight=[[0, 0.1], [10, bad]])
+    assert any(s.startswith("`min_weight` should be a number >= 0") for s in found)
+
+
+CHOICES = {
+    "merge_unit": "env_runer",
+    "advantage_normalization": "workers",
+    "env_seeding": "steam",
+    "batch_mode": "complete_episode",
+}
+
+
+@pytest.mark.parametrize(("name", "typo"), CHOICES.items())
+def test_choices(name, typo):
+    (sentence,) = (s for s in problems(**{name: typo}) if s.startswith(f"`{name}`"))
+    assert f"found {typo!r}; did you mean" in sentence
+    for value in (None, 3, True, ["worker"]):
+        (sentence,) = (s for s in problems(**{name: value}) if s.startswith(f"`{name}`"))
+        assert f"found {value!r}: use '" in sentence
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"merge_strategy": "reward_weigthed"}, "'average'.*did you mean 'reward_weighted'"),
+        ({"merge_strategy": "Sum"}, "did you mean 'sum'"),
+        ({"merge_strategy": 3}, "should be one of .*found 3"),
+        ({"merge_strategy": RewardWeighted}, r"write RewardWeighted\(\)"),
+        ({"merge_options": {"ofset": 1}}, "ofset.*did you mean 'offset'"),
+        ({"merge_options": {"offset": "max"}}, "`offset` should be 'auto', 'min' or a number"),
+        ({"merge_options": {"normalize": 1}}, "`normalize` should be True or False"),
+        ({"merge_options": {"loss": "total"}}, "unknown option 'loss'"),
+        ({"merge_options": [1]}, "`merge_options` should be a dict"),
+        ({"merge_options": {"transform": "top_k"}}, "`top_k` should be a whole number"),
+        (
+            {"merge_strategy": RewardWeighted(), "merge_options": {"offset": 1}},
+            "should be empty when `merge_strategy` is an object",
+        ),
+    ],
+)
+def test_strategies_and_their_options(settings, match):
+    (sentence,) = problems(**settings)
+    assert re.search(match, sentence)
+
+
+def test_good_strategies():
+    assert problems(merge_strategy=Average()) == []
+    assert problems(merge_strategy=RewardWeighted(offset=3.0), merge_options={}) == []
+    options = {"loss": "value", "scope": "round", "direction": "low", "transform": "rank"}
+    assert problems(merge_strategy="loss_weighted", merge_options=options) == []
+    assert problems(merge_options=None) == []
+
+
+@pytest.mark.parametrize("runners", [0, 1])
+@pytest.mark.parametrize("strategy", ["reward_weighted", "loss_weighted", RewardWeighted()])
+def test_a_weighted_strategy_needs_two_workers(runners, strategy):
+    (sentence,) = problems(num_env_runners=runners, merge_strategy=strategy)
+    assert re.search(
+        r"needs 2 or more workers.*found 1 worker .*merge_strategy`=\"average\"", sentence
+    )
+    single = {"num_env_runners": runners, "merge_strategy": strategy}
+    assert problems(**single, merge_unit="env", num_envs_per_env_runner=2) == []
+    for plain in ("average", "sum"):
+        assert problems(num_env_runners=runners, merge_strategy=plain) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        (
+            {"num_envs_per_env_runner": 3, "train_batch_size": 5, "minibatch_size": None},
+            r"`train_batch_size` should be a whole number >= 6.*found 5: raise it",
+        ),
+        (
+            {"train_batch_size_per_learner": 1, "minibatch_size": None},
+            r"`train_batch_size_per_learner` should be a whole number >= 2.*found 1",
+        ),
+        (
+            {"num_envs_per_env_runner": 4, "merge_unit": "env", "minibatch_size": 7},
+            r"`minibatch_size` should be None .* >= 8, .* of each of the 8 workers.*found 7",
+        ),
+        (
+            {"minibatch_size": 129, "train_batch_size": 128},
+            r"`minibatch_size` should be at most `train_batch_size`=128, found 129: lower it",
+        ),
+        ({"torch_skip_nan_gradients": True}, "`torch_skip_nan_gradients` should be False"),
+        ({"num_learners": 2}, r"`num_learners` should be 0 .* or 1 .*, found 2"),
+        ({"num_aggregator_actors_per_learner": 1}, "should be 0, found 1"),
+        ({"env_runner_cls": SingleAgentEnvRunner}, "subclass of .* WeightedEnvRunner"),
+        ({"_learner_class": PPOTorchLearner}, "subclass of .* WeightedPPOLearner"),
+        ({"framework_str": "tf2"}, '`framework` should be "torch", found "tf2"'),
+        (
+            {"gym_env_vectorize_mode": "vector_entry_point", "env_seeding": "fixed"},
+            '"vector_entry_point"',
+        ),
+        ({"env": "NoSuchEnv-v0"}, "'NoSuchEnv-v0' is not registered"),
+        ({"env": None}, "no environment is set"),
+    ],
+)
+def test_settings_that_do_not_go_together(settings, match):
+    found = problems(**settings)
+    assert any(re.search(match, sentence) for sentence in found), found
+
+
+def test_the_old_api_stack():
+    config = good().api_stack(
+        enable_rl_module_and_learner=False, enable_env_runner_and_connector_v2=False
+    )
+    with pytest.raises(ValueError, match="new API stack only"):
+        config.validate()
+
+
+class TwoAgents(MultiAgentEnv):
+    pass
+
+
+def test_multi_agent_environments():
+    match = "WeightedPPO merges single-agent environments, found a multi-agent one"
+    config = good().multi_agent(
+        policies={"a", "b"}, policy_mapping_fn=lambda agent, episode, **kwargs: "a"
+    )
+    with pytest.raises(ValueError, match=match):
+        config.validate()
+    with pytest.raises(ValueError, match=match):
+        good().environment(TwoAgents).validate()
+
+
+def test_classes_of_the_users_own_pass():
+    class OwnEnv(gym.Env):
+        pass
+
+    assert config_problems(good().environment(OwnEnv)) == config_problems(good(env_runner_cls=None))
+
+
+MISSPELT = {
+    "merge_strtegy": "merge_strategy",
+    "min_wieght": "min_weight",
+    "merge_option": "merge_options",
+    "env_seding": "env_seeding",
+    "num_env_runner": "num_env_runners",
+}
+
+
+@pytest.mark.parametrize(("typo", "meant"), MISSPELT.items())
+def test_misspelt_keys_of_a_dict(typo, meant):
+    config = WeightedPPOConfig().environment("CartPole-v1").update_from_dict({typo: 1})
+    with pytest.raises(ValueError, match=f"`{typo}` is no setting: did you mean `{meant}`"):
+        config.validate()
+
+
+def test_settings_of_the_users_own_pass():
+    config = WeightedPPOConfig().environment("CartPole-v1")
+    config.update_from_dict({"own_curriculum": 3}).validate()
+    assert config.own_curriculum == 3
+
+
+def test_all_problems_at_once():
+    found = problems(
+        merge_strategy="sums",
+        min_weight=-1,
+        gamma=2,
+        num_learners=3,
+        env_seeding="x",
+        torch_skip_nan_gradients=True,
+        seed="s",
+        env="CartPole-v99",
+        minibatch_size=1,
+    )
+    for name in (
+        "merge_strategy",
+        "min_weight",
+        "gamma",
+        "num_learners",
+        "env_seeding",
+        "torch_skip_nan_gradients",
+        "seed",
+        "environment 'CartPole-v99'",
+        "minibatch_size",
+    ):
+        named = [sentence for sentence in found if sentence.startswith((f"`{name}`", name))]
+        assert len(named) == 1, (name, found)
+
+
+def test_numpy_numbers_are_numbers():
+    assert (
+        problems(
+            min_weight=np.float64(0.25),
+            gamma=np.float32(0.5),
+            num_epochs=np.int64(2),
+            minibatch_size=np.int32(64),
+            seed=np.uint8(3),
+        )
+        == []
+    )
+    assert len(problems(min_weight=np.float64(math.nan), gamma=np.bool_(True))) == 2
+
+
+CODE = """
+import ray, sys
+from rllib_weighted import WeightedPPOConfig
+config = WeightedPPOConfig().environment("CartPole-v1").training(min_weight=-1, gamma=3)
+try:
+    config.build_algo()
+except ValueError as error:
+    assert "`min_weight`" in str(error) and "`gamma`" in str(error), error
+    sys.exit(3 if ray.is_initialized() else 0)
+sys.exit(4)
+"""
+
+
+def test_errors_come_before_anything_starts():
+    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_validation_can_be_switched_off_as_in_rllib(caplog):
+    config = good(gamma=3).experimental(_validate_config=False)
+    config.validate()
+    assert "`gamma` should be" in caplog.text
