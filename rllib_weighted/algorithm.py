@@ -59,6 +59,7 @@ class WeightedPPO(PPO):
     def setup(self, config: Any) -> None:
         self._round = 0
         self._last_returns: dict[int, float] = {}
+        self._recent_returns: list[float] = []
         self._num_resets: dict[int, int] = {}
         self._lineage = ""
         self._runner_state: dict[str, Any] | None = None
@@ -101,6 +102,8 @@ class WeightedPPO(PPO):
         self._num_resets.update(rollouts.num_resets)
         for worker, returns in rollouts.returns.items():
             self._last_returns[worker] = float(np.mean(returns))
+            self._recent_returns += returns
+        del self._recent_returns[: -self.config.metrics_num_episodes_for_smoothing]
         return rollouts
 
     def _update(self, rollouts: Rollouts) -> MergeReport | None:
@@ -196,7 +199,8 @@ class WeightedPPO(PPO):
         """Writes metrics and the merge history."""
         records = self._worker_records(rollouts, report)
         skipped = report.num_skipped_steps if report else 0
-        for name, value in summarize(records, num_skipped_steps=skipped).items():
+        summary = summarize(records, num_skipped_steps=skipped, recent_returns=self._recent_returns)
+        for name, value in summary.items():
             self.metrics.log_value((names.MERGE, name), value, window=1)
         for worker, values in worker_metrics(records).items():
             for name, value in values.items():
@@ -272,6 +276,7 @@ class WeightedPPO(PPO):
             "round": self._round,
             "root_seed": self._root_seed,
             "last_returns": dict(self._last_returns),
+            "recent_returns": list(self._recent_returns),
             "num_resets": dict(self._num_resets),
         }
         return state
@@ -286,6 +291,7 @@ class WeightedPPO(PPO):
         self._round = own["round"]
         self._root_seed = own["root_seed"]
         self._last_returns = dict(own["last_returns"])
+        self._recent_returns = list(own["recent_returns"])
         self._num_resets = dict(own["num_resets"])
         self._lineage = uuid.uuid4().hex
         if self._history is not None:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 __all__ = [
     "EFFECTIVE_WORKERS",
     "EPISODE_RETURN",
+    "EPISODE_RETURN_MEAN",
     "LOSS",
     "MAX_WORKERS_IN_METRICS",
     "MERGE",
@@ -40,6 +41,7 @@ EFFECTIVE_WORKERS = "effective_workers"
 NUM_WORKERS = "num_workers"
 NUM_DROPPED = "num_dropped"
 NUM_SKIPPED_STEPS = "num_skipped_steps"
+EPISODE_RETURN_MEAN = "episode_return_mean"
 
 WORKERS = "workers"
 """Key under `MERGE` of the per-worker metrics: one dict per worker, keyed by its number."""
@@ -107,6 +109,13 @@ METRICS: tuple[MetricInfo, ...] = (
         "number of steps without a worker",
         "optimizer steps",
         "Steps of the round that were skipped because every worker was dropped.",
+    ),
+    _merge(
+        EPISODE_RETURN_MEAN,
+        "mean over the last 100 episodes",
+        "reward",
+        "Undiscounted return of all workers' episodes, over `metrics_num_episodes_for_smoothing` "
+        "of them (RLlib's own mean has this round's only); NaN before the first has ended.",
     ),
     _worker(
         SIGNAL,

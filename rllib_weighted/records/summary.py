@@ -44,7 +44,12 @@ class WorkerRecord:
     dropped: bool
 
 
-def summarize(records: Sequence[WorkerRecord], *, num_skipped_steps: int = 0) -> dict[str, float]:
+def summarize(
+    records: Sequence[WorkerRecord],
+    *,
+    num_skipped_steps: int = 0,
+    recent_returns: Sequence[float] = (),
+) -> dict[str, float]:
     """Summarise a round's merge over all of its workers.
 
     Shares and weights are taken over the workers that were not dropped. Without any, the shares'
@@ -53,6 +58,7 @@ def summarize(records: Sequence[WorkerRecord], *, num_skipped_steps: int = 0) ->
     Args:
         records: One record per configured worker, dropped ones included.
         num_skipped_steps: Optimizer steps skipped because every worker was dropped.
+        recent_returns: Returns of the episodes that the mean is taken over.
 
     Returns:
         The metrics directly under `metrics.MERGE`, keyed by their bare names; see
@@ -69,6 +75,7 @@ def summarize(records: Sequence[WorkerRecord], *, num_skipped_steps: int = 0) ->
         metrics.NUM_WORKERS: float(len(records)),
         metrics.NUM_DROPPED: float(len(records) - len(kept)),
         metrics.NUM_SKIPPED_STEPS: float(num_skipped_steps),
+        metrics.EPISODE_RETURN_MEAN: float(np.mean(recent_returns)) if recent_returns else math.nan,
     }
 
 

@@ -27,7 +27,7 @@ class SeededEnv(gym.Wrapper):
     A NaN or infinite reward or observation never leaves this wrapper: it would poison the
     observation filter and the policy's batched forward pass of *all* sub-environments of the
     process. The reward is replaced by 0, the observation by the last finite one, and `fault`
-    names what was found, so that the worker can be dropped from the merge.
+    names what was found first, so that the worker can be dropped from the merge.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class SeededEnv(gym.Wrapper):
         """Steps the environment; see the class for what happens to bad numbers."""
         obs, reward, terminated, truncated, info = self.env.step(action)
         if not math.isfinite(reward):
-            self.fault = f"reward {reward}"
+            self.fault = self.fault or f"reward {reward}"
             reward = 0.0
         return self._finite_obs(obs), reward, terminated, truncated, info
 
@@ -87,7 +87,7 @@ class SeededEnv(gym.Wrapper):
         if _all_finite(obs):
             self._last_finite_obs = _copy(obs)  # The environment may write into its own again.
             return obs
-        self.fault = "observation with NaN or infinite entries"
+        self.fault = self.fault or "observation with NaN or infinite entries"
         return _zeros_like(obs) if self._last_finite_obs is None else self._last_finite_obs
 
 

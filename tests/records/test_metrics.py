@@ -18,6 +18,7 @@ def test_the_names_are_those_of_the_interface() -> None:
         "NUM_WORKERS": "num_workers",
         "NUM_DROPPED": "num_dropped",
         "NUM_SKIPPED_STEPS": "num_skipped_steps",
+        "EPISODE_RETURN_MEAN": "episode_return_mean",
         "WORKERS": "workers",
         "SIGNAL": "signal",
         "SHARE": "share",

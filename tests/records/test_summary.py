@@ -101,3 +101,8 @@ def test_what_is_missing_is_nan() -> None:
 def test_beyond_32_workers_there_are_no_worker_metrics() -> None:
     assert len(worker_metrics([record(i) for i in range(32)])) == 32
     assert worker_metrics([record(i) for i in range(33)]) == {}
+
+
+def test_the_mean_return_is_that_of_the_episodes_given() -> None:
+    assert summarize([record()], recent_returns=[1.0, 2.0, 6.0])["episode_return_mean"] == 3.0
+    assert math.isnan(summarize([record()])["episode_return_mean"])

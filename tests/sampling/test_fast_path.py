@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -109,12 +110,21 @@ def _counts(rollouts: RoundRollouts) -> dict[str, Any]:
     return {name: logger.peek(name, default=None) for name in _COUNTS}
 
 
-@pytest.mark.parametrize("batch_mode", ["truncate_episodes", "complete_episodes"])
-@pytest.mark.parametrize("with_filter", [False, True], ids=["plain", "filter"])
-@pytest.mark.parametrize("name", _CONFIGS)
-def test_both_loops_sample_the_same_bits(name: str, with_filter: bool, batch_mode: str) -> None:
+_CASES = [
+    *itertools.product(["cartpole", "pendulum"], [False, True], ["truncate", "complete"]),
+    ("pendulum-clip", False, "truncate"),
+    ("pendulum-raw", False, "complete"),
+    ("infos-and-1-step-episodes", True, "truncate"),
+    ("infos-and-1-step-episodes", False, "complete"),
+    ("float64", False, "truncate"),
+    ("float64", True, "complete"),
+]
+
+
+@pytest.mark.parametrize(("name", "with_filter", "mode"), _CASES)
+def test_both_loops_sample_the_same_bits(name: str, with_filter: bool, mode: str) -> None:
     connectors = {"env_to_module_connector": _filter} if with_filter else {}
-    config = _CONFIGS[name](batch_mode=batch_mode, **connectors)
+    config = _CONFIGS[name](batch_mode=f"{mode}_episodes", **connectors)
     fast, own = make_runner(config), make_runner(config)
     own.__dict__["fast_sampler"] = None
     seen = []

@@ -93,6 +93,15 @@ def test_a_bad_reward_becomes_0_and_is_named(value: float) -> None:
     assert env.fault == f"reward {value}"
 
 
+def test_the_first_fault_is_the_one_that_is_named() -> None:
+    env = _make(rewards={1: NAN, 2: INF}, observations={3: NAN})
+    _play(env, 3)
+    assert env.fault == "reward nan"
+    env.fault = None
+    env.step(0)
+    assert env.fault is None
+
+
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
 @pytest.mark.parametrize("space", ["box", "float64", "dict", "tuple"])
 def test_a_bad_observation_becomes_the_last_good_one_and_is_named(space: str, value: float) -> None:
