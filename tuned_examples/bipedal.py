@@ -29,7 +29,7 @@ config = (
         train_batch_size=8192,
         minibatch_size=256,
         num_epochs=10,
-        lr=3e-4,
+        lr=[[0, 3e-4], [1_500_000, 5e-5]],
         gamma=0.99,
         lambda_=0.95,
         clip_param=0.2,
@@ -44,7 +44,7 @@ config = (
     .debugging(seed=0)
 )
 
-stop = {"env_runners/episode_return_mean": 280.0}
+stop = {"merge/episode_return_mean": 280.0}
 
 if __name__ == "__main__":
     from rllib_weighted.cli import train_file_main

@@ -40,7 +40,7 @@ config = (
     .debugging(seed=0)
 )
 
-stop = {"env_runners/episode_return_mean": 200.0}
+stop = {"merge/episode_return_mean": 200.0}
 
 if __name__ == "__main__":
     from rllib_weighted.cli import train_file_main
