@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import gymnasium as gym
 import numpy as np
@@ -89,8 +92,18 @@ def pooled_group(
     return group
 
 
+def _short_stack() -> list[Any]:
+    """The caller and its caller, as far as `ConnectorV2.__init__` needs them.
+
+    The real `inspect.stack` looks up the source of every frame: under pytest that takes longer
+    than all the rest of building a learner.
+    """
+    return [None, SimpleNamespace(frame=sys._getframe(2))]
+
+
 def build_group(config: Any, *, action_space: gym.Space = DISCRETE, obs_space: Any = OBS) -> Any:
-    return config.build_learner_group(spaces={DEFAULT_MODULE_ID: (obs_space, action_space)})
+    with mock.patch("inspect.stack", _short_stack):
+        return config.build_learner_group(spaces={DEFAULT_MODULE_ID: (obs_space, action_space)})
 
 
 def learner_of(group: Any) -> Any:
