@@ -284,7 +284,7 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
 
     @override(SingleAgentEnvRunner)
     def set_state(self, state: Any) -> None:
-        if state.get(WEIGHTS_SEQ_NO, 0) > 0:
+        if COMPONENT_RL_MODULE in state and state.get(WEIGHTS_SEQ_NO, 0) > 0:
             # RLlib would take newer weights only. A restored checkpoint's may be older, or others
             # of the same number.
             self._weights_seq_no = 0

@@ -19,6 +19,7 @@ from ray.rllib.utils.filter import RunningStat
 
 from rllib_weighted import WeightedPPO, WeightedPPOConfig
 from rllib_weighted.records import read_history
+from rllib_weighted.sampling.collect import kill_unresponsive
 from tests.sampling.envs import INF, NAN, ScriptedEnv, written
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -279,6 +280,18 @@ def test_an_env_runner_that_raises_or_hangs_is_dropped_and_comes_back(tmp_path: 
     dropped = {(row["round"], row["env_runner"]) for row in history(algorithm) if row["dropped"]}
     assert dropped == {(2, 1), (3, 2)}
     assert_all_distinct(written(tmp_path, "seeds").values())
+
+
+def test_an_env_runner_that_hangs_for_good_does_not_keep_the_others_from_stopping(
+    tmp_path: Path,
+) -> None:
+    config = scripted(tmp_path, num_envs_per_env_runner=1, unit="env_runner")
+    with running(config.env_runners(sample_timeout_s=5)) as algorithm:
+        (tmp_path / "block-2").touch()  # And nobody takes it away.
+        assert algorithm.train()["merge"]["num_dropped"] == 1
+        assert kill_unresponsive(algorithm.env_runner_group, timeout_s=3) == [2]
+        started = time.monotonic()
+    assert time.monotonic() - started < 60
 
 
 def test_a_killed_env_runner_comes_back_as_itself_and_does_not_replay(tmp_path: Path) -> None:

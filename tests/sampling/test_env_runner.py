@@ -484,6 +484,13 @@ def test_orders_that_piled_up_behind_a_slow_round_are_skipped() -> None:
     assert current.episodes
 
 
+def test_a_state_without_weights_leaves_their_number_alone() -> None:
+    runner = make_runner(_scripted())
+    runner._weights_seq_no = 5
+    runner.set_state({WEIGHTS_SEQ_NO: 6})
+    assert runner._weights_seq_no == 5
+
+
 @pytest.mark.parametrize("version", [5, 4])
 def test_an_order_brings_its_weights_whatever_their_number(version: int) -> None:
     # RLlib takes newer ones only. A restored checkpoint's may be older, or others of this number.
