@@ -36,7 +36,12 @@ from rllib_weighted.learning.orders import MergeOrder, MergeReport
 from rllib_weighted.records import metrics as names
 from rllib_weighted.records.history import HISTORY_DIR, MergeHistory
 from rllib_weighted.records.summary import WorkerRecord, summarize, worker_metrics
-from rllib_weighted.sampling.collect import Rollouts, collect_rollouts, merge_connector_states
+from rllib_weighted.sampling.collect import (
+    Rollouts,
+    collect_rollouts,
+    kill_unresponsive,
+    merge_connector_states,
+)
 from rllib_weighted.seeding import draw_root_seed, environment_seed
 
 logger = logging.getLogger(__name__)
@@ -330,6 +335,9 @@ class WeightedPPO(PPO):
     def cleanup(self) -> None:
         if self._history is not None:
             self._history.close()
+        group = getattr(self, "env_runner_group", None)
+        if group is not None and group.num_remote_workers():
+            kill_unresponsive(group)
         super().cleanup()
 
 
