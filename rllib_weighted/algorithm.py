@@ -35,14 +35,15 @@ from rllib_weighted.config import WeightedPPOConfig
 from rllib_weighted.learning.orders import MergeOrder, MergeReport
 from rllib_weighted.records import metrics as names
 from rllib_weighted.records.history import HISTORY_DIR, MergeHistory
-from rllib_weighted.records.summary import WorkerRecord, summarize, worker_metrics
+from rllib_weighted.records.summary import summarize, worker_metrics
+from rllib_weighted.round_records import worker_records
 from rllib_weighted.sampling.collect import (
     Rollouts,
     collect_rollouts,
     kill_unresponsive,
     merge_connector_states,
 )
-from rllib_weighted.seeding import draw_root_seed, environment_seed
+from rllib_weighted.seeding import draw_root_seed
 
 logger = logging.getLogger(__name__)
 
@@ -202,7 +203,13 @@ class WeightedPPO(PPO):
 
     def _record(self, rollouts: Rollouts, report: MergeReport | None) -> None:
         """Writes metrics and the merge history."""
-        records = self._worker_records(rollouts, report)
+        records = worker_records(
+            rollouts,
+            report,
+            layout=self.config.worker_layout,
+            round=self._round,
+            root_seed=self._root_seed,
+        )
         skipped = report.num_skipped_steps if report else 0
         summary = summarize(records, num_skipped_steps=skipped, recent_returns=self._recent_returns)
         for name, value in summary.items():
@@ -213,48 +220,6 @@ class WeightedPPO(PPO):
                 self.metrics.log_value(key, value, window=1)
         assert self._history is not None
         self._history.append(self._round, self._env_steps, records)
-
-    def _worker_records(self, rollouts: Rollouts, report: MergeReport | None) -> list[WorkerRecord]:
-        layout = self.config.worker_layout
-        sampled = rollouts.workers
-        records = []
-        drops: dict[str, list[int]] = {}
-        for worker in range(layout.num_workers):
-            returns = rollouts.returns.get(worker, [])
-            reason = report.drops[worker] if report else None
-            if worker not in sampled:
-                reason = "it sent nothing"
-            if reason is not None:
-                drops.setdefault(reason, []).append(worker)
-            records.append(
-                WorkerRecord(
-                    worker=worker,
-                    env_runner=layout.env_runner(worker),
-                    env_index=layout.env_index(worker),
-                    seed=self._worker_seed(worker),
-                    signal=report.signals[worker] if report else None,
-                    share=report.shares[worker] if report else 0.0,
-                    weight=report.weights[worker] if report else 0.0,
-                    loss=report.losses[worker] if report else None,
-                    episode_return=float(np.mean(returns)) if returns else None,
-                    num_episodes=len(returns),
-                    dropped=reason is not None,
-                )
-            )
-        for reason, workers in drops.items():
-            logger.warning("Round %d: dropped worker(s) %s: %s", self._round, workers, reason)
-        return records
-
-    def _worker_seed(self, worker: int) -> int:
-        """Returns the environment seed of a worker's first episode ("fixed": of all of them)."""
-        layout = self.config.worker_layout
-        return environment_seed(
-            self._root_seed,
-            slot=layout.first_slot(worker),
-            num_slots=layout.num_slots,
-            evaluation=False,
-            counters=(0,),
-        )
 
     def _history_location(self) -> tuple[Any, str]:
         """Returns where this trial's merge history goes: file system and folder.

@@ -1,0 +1,80 @@
+"""What is written down of each worker after a round."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+
+from rllib_weighted.learning.orders import MergeReport
+from rllib_weighted.records.summary import WorkerRecord
+from rllib_weighted.sampling.collect import Rollouts
+from rllib_weighted.seeding import environment_seed
+from rllib_weighted.workers import WorkerLayout
+
+logger = logging.getLogger(__name__)
+
+
+def worker_records(
+    rollouts: Rollouts,
+    report: MergeReport | None,
+    *,
+    layout: WorkerLayout,
+    round: int,
+    root_seed: int,
+) -> list[WorkerRecord]:
+    """Returns a record per configured worker, and logs who was dropped and why.
+
+    Args:
+        rollouts: What the env runners sampled.
+        report: What the merges did; None if there was nothing to learn from.
+        layout: Numbering of the workers.
+        round: Number of the round.
+        root_seed: The run's root seed.
+    """
+    drops = _drops(rollouts, report, layout.num_workers)
+    for reason in dict.fromkeys(drops.values()):
+        workers = [worker for worker, why in drops.items() if why == reason]
+        logger.warning("Round %d: dropped worker(s) %s: %s", round, workers, reason)
+    records = []
+    for worker in range(layout.num_workers):
+        returns = rollouts.returns.get(worker, [])
+        records.append(
+            WorkerRecord(
+                worker=worker,
+                env_runner=layout.env_runner(worker),
+                env_index=layout.env_index(worker),
+                seed=_first_seed(worker, layout, root_seed),
+                signal=report.signals[worker] if report else None,
+                share=report.shares[worker] if report else 0.0,
+                weight=report.weights[worker] if report else 0.0,
+                loss=report.losses[worker] if report else None,
+                episode_return=float(np.mean(returns)) if returns else None,
+                num_episodes=len(returns),
+                dropped=worker in drops,
+            )
+        )
+    return records
+
+
+def _drops(rollouts: Rollouts, report: MergeReport | None, num_workers: int) -> dict[int, str]:
+    sampled = rollouts.workers
+    drops = {}
+    for worker in range(num_workers):
+        reason = report.drops[worker] if report else None
+        if worker not in sampled:
+            reason = "it sent nothing"
+        if reason is not None:
+            drops[worker] = reason
+    return drops
+
+
+def _first_seed(worker: int, layout: WorkerLayout, root_seed: int) -> int:
+    """Returns the environment seed of a worker's first episode ("fixed": of all of them)."""
+    return environment_seed(
+        root_seed,
+        slot=layout.first_slot(worker),
+        num_slots=layout.num_slots,
+        evaluation=False,
+        counters=(0,),
+    )
