@@ -6,7 +6,14 @@ Run it with `rllib train file tuned_examples/bipedal.py`, or as a script; `--set
 another seed. Two env-runner processes with four environments each, and the learner in the trial's
 own process: together they count as 2 CPUs.
 
-MEASURED
+The stop criterion is the mean over the last 100 training episodes of the exploring policy. (RLlib's
+own `env_runners/episode_return_mean` has only the last round's.) Measured up to it with Ray 2.60.0,
+torch 2.13.0 and Python 3.11, on a 2-core machine that had other work besides, so that the minutes
+are an upper bound; start-up not counted:
+
+    seed 1   1,237,325 steps   10.1 minutes   return 280.8
+    seed 2   not measured with these settings
+    seed 3   1,499,599 steps   12.3 minutes   return 281.0
 """
 
 from ray.rllib.connectors.env_to_module import MeanStdFilter

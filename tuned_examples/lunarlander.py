@@ -7,7 +7,14 @@ Run it with `rllib train file tuned_examples/lunarlander.py`, or as a script; `-
 another seed. Two env-runner processes with four environments each, and the learner in the trial's
 own process: together they count as 2 CPUs.
 
-MEASURED
+The stop criterion is the mean over the last 100 training episodes of the exploring policy. (RLlib's
+own `env_runners/episode_return_mean` has only the last round's.) Measured up to it with Ray 2.60.0,
+torch 2.13.0 and Python 3.11, on a 2-core machine that had other work besides, so that the minutes
+are an upper bound; start-up not counted:
+
+    seed 1     499,857 steps    1.6 minutes   return 214.1
+    seed 2     393,341 steps    1.2 minutes   return 200.4
+    seed 3     483,491 steps    1.9 minutes   return 201.5
 """
 
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
