@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import posixpath
 import uuid
 from typing import Any
 
@@ -30,6 +31,7 @@ from ray.rllib.utils.metrics import (
     TIMERS,
     WEIGHTS_SEQ_NO,
 )
+from ray.tune.result import TRIAL_INFO
 
 from rllib_weighted.config import WeightedPPOConfig
 from rllib_weighted.learning.orders import MergeOrder, MergeReport
@@ -61,6 +63,13 @@ class WeightedPPO(PPO):
     def get_default_config(cls) -> WeightedPPOConfig:
         return WeightedPPOConfig()
 
+    @override(Algorithm)
+    def __init__(self, config: Any = None, *args: Any, **kwargs: Any) -> None:
+        # RLlib drops what Tune says of the trial: its own `trial_id` is always "default".
+        trial_info = config.get(TRIAL_INFO) if isinstance(config, dict) else None
+        self._tune_trial_id: str | None = getattr(trial_info, "trial_id", None)
+        super().__init__(config, *args, **kwargs)
+
     @override(PPO)
     def setup(self, config: Any) -> None:
         self._round = 0
@@ -73,7 +82,8 @@ class WeightedPPO(PPO):
         super().setup(config)
         seed = self.config.seed
         self._root_seed: int = draw_root_seed() if seed is None else seed
-        self._history = MergeHistory(*self._history_location(), trial_id=self.trial_id)
+        trial_id = self._tune_trial_id or posixpath.basename(self.logdir.rstrip("/"))
+        self._history = MergeHistory(*self._history_location(), trial_id=trial_id)
 
     # One round
 
