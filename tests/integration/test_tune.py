@@ -118,30 +118,6 @@ def test_mutated_settings_hold_from_the_next_round_on(algorithm, tmp_path):
     assert new.config.merge_strategy == "reward_weighted"
 
 
-def test_reset_config_changes_the_merge_of_a_running_algorithm(algorithm):
-    algo = algorithm(merge_strategy="sum")
-    assert weights(algo.train()) == [1, 1]
-    changes = {
-        "merge_strategy": "loss_weighted",
-        "min_weight": 0.25,
-        "merge_options": {"loss": "value"},
-    }
-    new = config().training(merge_strategy="sum").update_from_dict(changes)
-    assert algo.reset_config(new.to_dict())
-    assert sum(weights(algo.train())) == pytest.approx(1.5)
-    assert algo.config.is_frozen if hasattr(algo.config, "is_frozen") else algo.config._is_frozen
-
-
-def test_reset_config_refuses_what_needs_a_new_algorithm(algorithm):
-    algo = algorithm(merge_strategy="sum")
-    new = config().training(merge_strategy="average", gamma=0.5)
-    assert not algo.reset_config(new.to_dict())
-    assert algo.config.merge_strategy == "sum"
-    with pytest.raises(ValueError, match="did you mean 'average'"):
-        algo.reset_config(config().training(merge_strategy="avrage").to_dict())
-    assert weights(algo.train()) == [1, 1]
-
-
 CODE = """
 import rllib_weighted
 from ray.tune.registry import get_trainable_cls
