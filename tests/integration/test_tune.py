@@ -56,7 +56,6 @@ STRATEGIES = ["average", "reward_weighted"]
 EXPECTED = {"average": 1.0, "reward_weighted": 2.0}
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 @pytest.mark.parametrize("as_dict", [True, False])
 def test_a_sweep_over_strategies_and_minimum_weights(as_dict, tmp_path):
