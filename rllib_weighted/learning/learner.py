@@ -208,11 +208,10 @@ class WeightedPPOLearner(PPOTorchLearner):
 
     def _has_stock_loss(self, module_id: str) -> bool:
         """Whether PPO's loss can be computed for all workers at once."""
-        cls = type(self)
         module = self.module[module_id].unwrapped()
         return (
-            cls.compute_loss_for_module is PPOTorchLearner.compute_loss_for_module
-            and cls.compute_losses is Learner.compute_losses
+            _definer(type(self), "compute_loss_for_module") is PPOTorchLearner
+            and _definer(type(self), "compute_losses") is Learner
             and not module.is_stateful()
             and not isinstance(module, SelfSupervisedLossAPI)
         )
@@ -296,6 +295,16 @@ class WeightedPPOLearner(PPOTorchLearner):
             # The optimizer's state brought the old rate along; a mutated one holds at once.
             for optimizer, schedule in self._optimizer_lr_schedules.items():
                 self._set_optimizer_lr(optimizer, lr=schedule.update(timestep=self._env_steps))
+
+
+def _definer(cls: type, method: str) -> type:
+    """Returns the class whose `method` an instance of `cls` has.
+
+    Not told by the function itself: in an actor, Ray Train's subclass of every learner wraps all
+    methods for tracing.
+    """
+    own = (c for c in cls.__mro__ if not c.__module__.startswith("ray.train."))
+    return next(c for c in own if method in vars(c))
 
 
 def _all_finite(gradients: dict[Any, Tensor]) -> bool:

@@ -248,16 +248,12 @@ def test_an_observation_filter():
 
 
 def test_two_env_runners_and_a_learner_of_its_own():
-    """The parameters do not depend on where the learner lives, but for rounding."""
+    """Nothing depends on where the learner lives, to the last bit: not even which path it takes."""
     runs = [
         Run(tiny(num_env_runners=2).learners(num_learners=n, num_cpus_per_learner=1))
         for n in (0, 1)
     ]
-    torch.testing.assert_close(runs[0].parameters, runs[1].parameters, rtol=1e-5, atol=1e-7)
-    first, second = (
-        {w: (v["weight"], v["loss"]) for w, v in run.results[-1]["merge"]["workers"].items()}
-        for run in runs
-    )
-    for worker, values in first.items():
-        assert values == pytest.approx(second[worker], rel=1e-5)
+    assert torch.equal(runs[0].parameters, runs[1].parameters)
+    first, second = (run.results[-1]["merge"]["workers"] for run in runs)
+    assert first == second
     assert len(first) == 2

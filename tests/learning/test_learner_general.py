@@ -193,3 +193,18 @@ def test_the_adaptive_kl_coefficient_sees_all_workers():
     assert kl > 0
     assert results[DEFAULT_MODULE_ID]["mean_kl_loss"].peek() == pytest.approx(kl, rel=0.2)
     assert float(learner_of(group).curr_kl_coeffs_per_module[DEFAULT_MODULE_ID]) == 0.5
+
+
+def test_ray_trains_wrapper_does_not_hide_the_stock_loss():
+    """In an actor, a subclass wraps every method for tracing."""
+
+    def traced(cls, name):
+        return lambda self, **kwargs: getattr(super(cls, self), name)(**kwargs)
+
+    for base, is_fast in ((SGD, True), (CustomLoss, False)):
+        learner = learner_of(build_group(small_config(2).learners(learner_class=base)))
+        wrapper = type("_WrappedExecutable", (base,), {"__module__": "ray.train._internal"})
+        for name in ("compute_losses", "compute_loss_for_module"):
+            setattr(wrapper, name, traced(wrapper, name))
+        learner.__class__ = wrapper
+        assert learner._has_stock_loss(DEFAULT_MODULE_ID) == is_fast
