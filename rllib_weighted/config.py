@@ -158,14 +158,28 @@ class WeightedPPOConfig(PPOConfig):
             logger.warning("Problems in the config:\n%s", _listed(problems))
         elif problems:
             if has_sound_counts(self):
-                problems += _upstream_problems(super().validate)
+                problems += _upstream_problems(self._validate_upstream)
             raise ValueError(
                 f"{len(problems)} problem{'s' * (len(problems) > 1)} in the config:\n"
                 + _listed(problems)
             )
-        super().validate()
+        self._validate_upstream()
         if self._validate_config:
             self._warn_of_unused_min_weight()
+
+    def _validate_upstream(self) -> None:
+        """Runs RLlib's own validation, to which `minibatch_size` is that of a single learner.
+
+        Here it is that of all learners together, so that a step is the same for any number of
+        them; `config_problems` has compared it with the whole batch.
+        """
+        wanted = self.minibatch_size
+        if isinstance(wanted, int) and self.num_learners > 1:
+            object.__setattr__(self, "minibatch_size", max(1, wanted // self.num_learners))
+        try:
+            super().validate()
+        finally:
+            object.__setattr__(self, "minibatch_size", wanted)  # Even if frozen.
 
     def _warn_of_unused_min_weight(self) -> None:
         strategy = self.resolve_merge_strategy()
@@ -180,6 +194,18 @@ class WeightedPPOConfig(PPOConfig):
         )
 
     # The merge's settings, resolved
+
+    @property
+    @override(AlgorithmConfig)
+    def total_train_batch_size(self) -> int:
+        """Environment steps per round over all learners.
+
+        RLlib rounds `train_batch_size` down to a multiple of `num_learners`; then another number
+        of learners would be another run.
+        """
+        if self._train_batch_size_per_learner is None:
+            return int(self.train_batch_size)
+        return int(super().total_train_batch_size)
 
     @property
     def worker_layout(self) -> WorkerLayout:

@@ -191,11 +191,6 @@ def _stack(config: Any) -> Iterator[str]:
         )
     if config.framework_str != "torch":
         yield f'`framework` should be "torch", found "{config.framework_str}": leave it out'
-    if isinstance(config.num_learners, int) and config.num_learners > 1:
-        yield (
-            f"`num_learners` should be 0 (in the driver's process) or 1 (in a process of its own), "
-            f"found {config.num_learners}: merging over several learners is not available yet."
-        )
     if config.num_aggregator_actors_per_learner:
         yield (
             "`num_aggregator_actors_per_learner` should be 0, found "
@@ -242,10 +237,18 @@ def _workers(config: Any) -> Iterator[str]:
             f'{count}: use more env runners, `merge_unit`="env" with several environments in '
             'each, or `merge_strategy`="average".'
         )
-    name = "train_batch_size_per_learner"
-    batch, minibatch = config._train_batch_size_per_learner, config.minibatch_size
-    if batch is None:
-        name, batch = "train_batch_size", config.train_batch_size
+    if config.num_learners > layout.num_workers:
+        yield (
+            f"`num_learners`={config.num_learners} exceeds the {count}: each learner holds whole "
+            f"workers, use at most {layout.num_workers}"
+        )
+    name, batch, minibatch = "train_batch_size", config.train_batch_size, config.minibatch_size
+    if config._train_batch_size_per_learner is not None:
+        name = "train_batch_size_per_learner"
+        batch = config._train_batch_size_per_learner
+        if config.num_learners > 1 and _is_count(batch, 1):
+            name = "num_learners x train_batch_size_per_learner"
+            batch *= config.num_learners
     if not _is_count(batch, layout.num_slots):
         yield (
             f"`{name}` should be a whole number >= {layout.num_slots}, a step or more for each "

@@ -56,7 +56,7 @@ COUNTS = {
     "num_epochs": ([1, 30], [-1, 0]),
     "num_envs_per_env_runner": ([1, 4], [-1, 0]),
     "num_env_runners": ([2, 3], [-1]),
-    "num_learners": ([0, 1], [-1, 2]),
+    "num_learners": ([0, 1, 2], [-1, 3]),  # of two workers
     "minibatch_size": ([2, 128, 4000, None], [-1, 0, 1, 4001]),
     "train_batch_size": ([128, 4001], [-1, 0, 1]),
     "rollout_fragment_length": (["auto", 2000], [-1, 0]),
@@ -214,7 +214,14 @@ def test_a_weighted_strategy_needs_two_workers(runners, strategy):
             r"`minibatch_size` should be at most `train_batch_size`=128, found 129: lower it",
         ),
         ({"torch_skip_nan_gradients": True}, "`torch_skip_nan_gradients` should be False"),
-        ({"num_learners": 2}, r"`num_learners` should be 0 .* or 1 .*, found 2"),
+        (
+            {"num_learners": 3},
+            r"`num_learners`=3 exceeds the 2 workers \(`num_env_runners`=2.*: .* at most 2",
+        ),
+        (
+            {"num_learners": 2, "train_batch_size_per_learner": 64, "minibatch_size": 129},
+            r"at most `num_learners x train_batch_size_per_learner`=128, found 129",
+        ),
         ({"num_aggregator_actors_per_learner": 1}, "should be 0, found 1"),
         ({"env_runner_cls": SingleAgentEnvRunner}, "subclass of .* WeightedEnvRunner"),
         ({"_learner_class": PPOTorchLearner}, "subclass of .* WeightedPPOLearner"),

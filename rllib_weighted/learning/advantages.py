@@ -109,15 +109,44 @@ class EpisodeAdvantages(ConnectorV2):
             batch[key] = torch.from_numpy(data).to(prediction.device)
 
 
-def standardize(advantages: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+def moments(values: torch.Tensor) -> torch.Tensor:
+    """Returns number, mean and sum of squared deviations of some values, [3] float64."""
+    values = values.double().flatten()
+    if not len(values):
+        return values.new_zeros(3)
+    mean = values.mean()
+    return torch.stack([values.new_tensor(len(values)), mean, (values - mean).square().sum()])
+
+
+def pooled(parts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns mean and variance (population) of the union of some groups (Chan et al. 1979).
+
+    The order of the rows alone decides the rounding, not who computed them.
+
+    Args:
+        parts: [N, 3], the `moments` of each group; those of empty groups are 0.
+    """
+    count, mean, squares = parts.unbind(1)
+    total = count.sum().clamp_min(1)
+    overall = (count * mean).sum() / total
+    return overall, (squares.sum() + (count * (mean - overall).square()).sum()) / total
+
+
+def standardize(
+    advantages: torch.Tensor,
+    mask: torch.Tensor | None = None,
+    overall: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> torch.Tensor:
     """Returns advantages with mean 0 and standard deviation 1 (population), in their own dtype.
 
     Args:
         advantages: [rows] or [sequences, time].
         mask: Same shape: which entries are real steps. None: all of them.
+        overall: Mean and variance to use; None: those of the real steps.
     """
     real = (advantages if mask is None else advantages[mask]).double()
     if not real.numel():
         return advantages
-    std = real.std(correction=0).clamp_min(MIN_STD)
-    return ((advantages.double() - real.mean()) / std).to(advantages.dtype)
+    mean, variance = (real.mean(), real.var(correction=0)) if overall is None else overall
+    std = variance.sqrt().clamp_min(MIN_STD)
+    return ((advantages.double() - mean) / std).to(advantages.dtype)

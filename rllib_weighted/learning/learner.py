@@ -18,22 +18,17 @@ from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 from torch import Tensor
 
 from rllib_weighted.learning.advantages import EpisodeAdvantages
-from rllib_weighted.learning.learner_metrics import (
-    log_explained_variance,
-    log_losses,
-    log_steps,
-)
+from rllib_weighted.learning.exchange import Exchange
 from rllib_weighted.learning.losses import (
     WorkerLosses,
     losses_one_by_one,
     ppo_worker_losses,
 )
-from rllib_weighted.learning.minibatches import Minibatch, minibatches, num_minibatches
+from rllib_weighted.learning.minibatches import Minibatch
 from rllib_weighted.learning.orders import MergeOrder, MergeReport
 from rllib_weighted.learning.round_batch import RoundBatch, make_round_batch, tag_rows
-from rllib_weighted.learning.round_merger import RoundMerger
+from rllib_weighted.learning.round_update import RoundUpdate
 from rllib_weighted.learning.worker_data import WorkerTrainingData
-from rllib_weighted.merging import weighted_sum
 
 _STATE_KEY = "weighted_ppo"
 
@@ -59,6 +54,19 @@ class WeightedPPOLearner(PPOTorchLearner):
             self._learner_connector.append(
                 EpisodeAdvantages(gamma=self.config.gamma, lambda_=self.config.lambda_)
             )
+
+    @override(PPOTorchLearner)
+    def _make_modules_ddp_if_necessary(self) -> None:
+        """Starts all learners from the same parameters; no `DistributedDataParallel`.
+
+        DDP would average the learners' gradients in every backward pass. Here they are summed
+        once per step, weighted. A private hook, called at the end of RLlib's `build` (tested with
+        Ray 2.60); can go when RLlib has a setting for it.
+        """
+        self.exchange = Exchange(self.config.num_learners, self._device)
+        for module_id in self.module.keys():  # noqa: SIM118 (an RLModule, not a dict)
+            module = self.module[module_id]
+            self.exchange.align([*module.parameters(), *module.buffers()])
 
     # One round
 
@@ -94,28 +102,12 @@ class WeightedPPOLearner(PPOTorchLearner):
         self._weights_seq_no += 1
         env_steps = timesteps.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, self._env_steps)
         order = merge or self._order_from(training_data.workers, env_steps)
-        merger = RoundMerger(order)
-        module_id, batch = self._round_batch(training_data)
-        batch.drop(order.faults)
-        for worker, reason in batch.drop_unsound_workers().items():
-            merger.drop(worker, reason)
-        batch.standardize_advantages(self.config.advantage_normalization)
-        if merger.needs_round_losses and batch.rows:
-            self._set_round_losses(module_id, batch, merger)
-        losses = None
-        per_epoch = num_minibatches(batch.rows, batch.num_steps, minibatch_size)
-        for minibatch in minibatches(
-            batch.rows,
-            per_epoch=per_epoch,
+        update = RoundUpdate(self, order, *self._round_batch(training_data))
+        self._report = update.run(
             num_epochs=num_epochs,
+            minibatch_size=minibatch_size,
             shuffle=shuffle_batch_per_epoch,
-            seed=order.root_seed,
-            round=order.round,
-        ):
-            taken = self._take_step(module_id, batch, minibatch, merger)
-            losses = losses if taken is None else taken
-        self._report = merger.report()
-        self._log_round(module_id, batch, losses, num_epochs)
+        )
         self._env_steps = env_steps
         self.after_gradient_based_update(timesteps=timesteps)
         return self.metrics.reduce()
@@ -140,6 +132,9 @@ class WeightedPPOLearner(PPOTorchLearner):
         )
 
     def _round_batch(self, training_data: WorkerTrainingData) -> tuple[str, RoundBatch]:
+        if not training_data.episodes:
+            (module_id,) = self.module.keys()
+            return module_id, RoundBatch({}, {}, self.module[module_id].is_stateful())
         tag_rows(training_data.workers)
         columns = self._learner_connector(
             rl_module=self.module,
@@ -155,74 +150,36 @@ class WeightedPPOLearner(PPOTorchLearner):
         is_sequences = self.module[module_id].is_stateful()
         return module_id, make_round_batch(module_columns, is_sequences=is_sequences, unused=unused)
 
-    # One step
+    # What the round's steps use
 
-    def _take_step(
-        self, module_id: str, batch: RoundBatch, minibatch: Minibatch, merger: RoundMerger
-    ) -> WorkerLosses | None:
-        """Merges one minibatch; workers whose loss or gradient is not finite are left out."""
-        workers = list(minibatch.parts)
-        while workers:
-            losses = self._losses(module_id, batch, minibatch, workers)
-            bad = _not_finite(workers, losses.total)
-            reason = "its loss is not finite"
-            if not bad:
-                signals, merged = merger.weigh(workers, losses)
-                loss = weighted_sum(losses.total, merged.weights)
-                if self._step_if_finite(module_id, loss):
-                    merger.record(workers, signals, merged, losses)
-                    return losses
-                bad = self._with_bad_gradient(module_id, batch, minibatch, workers)
-                reason = "its gradient is not finite"
-                if not bad:
-                    break
-            for worker in bad:
-                merger.drop(worker, reason)
-            workers = [worker for worker in workers if worker not in bad]
-        merger.skip()
-        return None
+    @property
+    def weights_version(self) -> int:
+        """Version of the weights; it counts the rounds."""
+        return int(self._weights_seq_no)
 
-    def _step_if_finite(self, module_id: str, loss: Tensor) -> bool:
-        gradients = self._gradients(module_id, loss)
-        # A gradient scaler looks for overflows itself, and lowers its scale.
-        if self._grad_scalers is None and not _all_finite(gradients):
-            return False
-        self.apply_gradients(self.postprocess_gradients(gradients))
-        return True
+    @property
+    def parameters_by_reference(self) -> dict[Any, Tensor]:
+        """All parameters that optimizers step, by the reference that gradients have."""
+        return self._params
 
-    def _gradients(self, module_id: str, loss: Tensor) -> dict[Any, Tensor]:
+    @property
+    def checks_gradients(self) -> bool:
+        """Whether a gradient that is not finite is refused; a gradient scaler expects some."""
+        return self._grad_scalers is None
+
+    def loss_gradients(self, module_id: str, loss: Tensor) -> dict[Any, Tensor]:
+        """Returns parameter reference -> gradient of a loss, without those that it does not see."""
         gradients = self.compute_gradients({module_id: loss})
         return {key: gradient for key, gradient in gradients.items() if gradient is not None}
 
-    def _with_bad_gradient(
-        self, module_id: str, batch: RoundBatch, minibatch: Minibatch, workers: Sequence[int]
-    ) -> list[int]:
-        bad = []
-        for worker in workers:
-            alone = self._losses(module_id, batch, minibatch, [worker])
-            if not _all_finite(self._gradients(module_id, alone.total.sum())):
-                bad.append(worker)
-        return bad
-
-    # Losses
-
-    def _has_stock_loss(self, module_id: str) -> bool:
-        """Whether PPO's loss can be computed for all workers at once."""
-        module = self.module[module_id].unwrapped()
-        return (
-            _definer(type(self), "compute_loss_for_module") is PPOTorchLearner
-            and _definer(type(self), "compute_losses") is Learner
-            and not module.is_stateful()
-            and not isinstance(module, SelfSupervisedLossAPI)
-        )
-
-    def _losses(
+    def worker_losses(
         self,
         module_id: str,
         batch: RoundBatch,
         minibatch: Minibatch,
         workers: Sequence[int],
     ) -> WorkerLosses:
+        """Returns the losses of some workers on their rows of a minibatch, in their order."""
         columns = batch.take(minibatch.rows(workers))
         sizes = [len(minibatch.parts[worker]) for worker in workers]
         fwd_out = self.module.forward_train({module_id: columns})[module_id]
@@ -238,30 +195,27 @@ class WeightedPPOLearner(PPOTorchLearner):
             kl_coeff=self.curr_kl_coeffs_per_module[module_id],
         )
 
-    def _set_round_losses(self, module_id: str, batch: RoundBatch, merger: RoundMerger) -> None:
-        workers = list(batch.rows)
+    def predicts_values(self, module_id: str) -> bool:
+        """Whether there is a critic whose predictions can be compared with their targets."""
+        return self._has_stock_loss(module_id) and bool(self.config.use_critic)
+
+    def predicted_values(self, module_id: str, worker: int, columns: dict[str, Any]) -> Tensor:
+        """Returns the value function's predictions, [rows], for rows of one worker."""
         with torch.no_grad():
-            losses = self._losses(module_id, batch, Minibatch(batch.rows), workers)
-        merger.set_round_losses(workers, losses)
+            values: Tensor = self.module[module_id].unwrapped().compute_values(columns)
+        return values
 
-    # Metrics and state
-
-    def _log_round(
-        self, module_id: str, batch: RoundBatch, losses: WorkerLosses | None, num_epochs: int
-    ) -> None:
-        assert self._report is not None
-        if losses is not None:
-            log_losses(self.metrics, module_id, losses)
-            if self._has_stock_loss(module_id) and self.config.use_critic:
-                module = self.module[module_id].unwrapped()
-                log_explained_variance(self.metrics, module_id, module, batch)
-        log_steps(
-            self.metrics,
-            module_id,
-            weights_version=self._weights_seq_no,
-            num_steps=batch.num_steps * num_epochs,
-            num_minibatches=self._report.num_steps + self._report.num_skipped_steps,
+    def _has_stock_loss(self, module_id: str) -> bool:
+        """Whether PPO's loss can be computed for all workers at once."""
+        module = self.module[module_id].unwrapped()
+        return (
+            _definer(type(self), "compute_loss_for_module") is PPOTorchLearner
+            and _definer(type(self), "compute_losses") is Learner
+            and not module.is_stateful()
+            and not isinstance(module, SelfSupervisedLossAPI)
         )
+
+    # State
 
     @override(PPOTorchLearner)
     def _update_module_kl_coeff(self, **kwargs: Any) -> None:
@@ -305,15 +259,3 @@ def _definer(cls: type, method: str) -> type:
     """
     own = (c for c in cls.__mro__ if not c.__module__.startswith("ray.train."))
     return next(c for c in own if method in vars(c))
-
-
-def _all_finite(gradients: dict[Any, Tensor]) -> bool:
-    norm = torch.nn.utils.get_total_norm(list(gradients.values()))
-    return bool(torch.isfinite(norm))
-
-
-def _not_finite(workers: Sequence[int], losses: Tensor) -> list[int]:
-    finite = torch.isfinite(losses)
-    if finite.all():
-        return []
-    return [worker for worker, fine in zip(workers, finite.tolist(), strict=True) if not fine]

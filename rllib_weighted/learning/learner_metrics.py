@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from ray.rllib.algorithms.ppo.ppo import (
     LEARNER_RESULTS_KL_KEY,
     LEARNER_RESULTS_VF_EXPLAINED_VAR_KEY,
@@ -16,7 +15,6 @@ from ray.rllib.core.learner.learner import (
     VF_LOSS_KEY,
     Learner,
 )
-from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.utils.metrics import (
     ALL_MODULES,
     MODULE_TRAIN_BATCH_SIZE_MEAN,
@@ -26,10 +24,11 @@ from ray.rllib.utils.metrics import (
     NUM_MODULE_STEPS_TRAINED_LIFETIME,
     WEIGHTS_SEQ_NO,
 )
-from ray.rllib.utils.torch_utils import explained_variance
+from ray.rllib.utils.numpy import SMALL_NUMBER
+from torch import Tensor
 
+from rllib_weighted.learning.advantages import pooled
 from rllib_weighted.learning.losses import WorkerLosses
-from rllib_weighted.learning.round_batch import RoundBatch
 
 
 def log_losses(metrics: Any, module_id: str, losses: WorkerLosses) -> None:
@@ -50,17 +49,21 @@ def log_losses(metrics: Any, module_id: str, losses: WorkerLosses) -> None:
             metrics.log_value((module_id, key), part.mean().item(), window=1)
 
 
-def log_explained_variance(metrics: Any, module_id: str, module: Any, batch: RoundBatch) -> None:
-    """Logs how much of the value targets' variance the updated value function explains."""
-    columns = batch.take(batch.all_rows)
-    with torch.no_grad():
-        values = module.compute_values(columns)
-        share = explained_variance(columns[Postprocessing.VALUE_TARGETS], values)
-    metrics.log_value((module_id, LEARNER_RESULTS_VF_EXPLAINED_VAR_KEY), float(share), window=1)
+def log_explained_variance(metrics: Any, module_id: str, parts: Tensor) -> None:
+    """Logs how much of the value targets' variance the value function explains, as RLlib does.
+
+    Args:
+        metrics: The learner's metrics logger.
+        module_id: The module's id.
+        parts: [N, 6]: of each worker, the `moments` of its targets and of what is left of them.
+    """
+    (_, of_targets), (_, of_rest) = pooled(parts[:, :3]), pooled(parts[:, 3:])
+    share = max(-1.0, 1.0 - float(of_rest / (of_targets + SMALL_NUMBER)))
+    metrics.log_value((module_id, LEARNER_RESULTS_VF_EXPLAINED_VAR_KEY), share, window=1)
 
 
 def log_steps(
-    metrics: Any, module_id: str, *, weights_version: int, num_steps: int, num_minibatches: int
+    metrics: Any, module_id: str, *, weights_version: int, num_steps: int, minibatch_steps: float
 ) -> None:
     """Logs the environment steps that the round trained on.
 
@@ -68,13 +71,11 @@ def log_steps(
         metrics: The learner's metrics logger.
         module_id: The module's id.
         weights_version: Version of the module's weights after the round.
-        num_steps: Environment steps in all minibatches of the round, repeated ones counted.
-        num_minibatches: Minibatches of the round.
+        num_steps: Environment steps of this learner's workers, times the passes over them.
+        minibatch_steps: Mean environment steps per optimizer step, over all learners.
     """
     metrics.log_value((module_id, WEIGHTS_SEQ_NO), weights_version, window=1)
-    metrics.log_value(
-        (module_id, MODULE_TRAIN_BATCH_SIZE_MEAN), num_steps / max(1, num_minibatches), window=1
-    )
+    metrics.log_value((module_id, MODULE_TRAIN_BATCH_SIZE_MEAN), minibatch_steps, window=1)
     for owner, this_round, lifetime in (
         (module_id, NUM_MODULE_STEPS_TRAINED, NUM_MODULE_STEPS_TRAINED_LIFETIME),
         (ALL_MODULES, NUM_MODULE_STEPS_TRAINED, NUM_MODULE_STEPS_TRAINED_LIFETIME),

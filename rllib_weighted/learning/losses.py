@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ _PARTS = {
     "entropy": ENTROPY_KEY,
     "kl": LEARNER_RESULTS_KL_KEY,
 }
+PART_NAMES = ("total", *_PARTS)
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,10 @@ class WorkerLosses:
                 'compute_loss_for_module()` in it, or use merge_options={"loss": "total"}.'
             )
         return part
+
+    def detached(self) -> WorkerLosses:
+        """Returns the same numbers without their graph."""
+        return replace(self, total=self.total.detach())
 
 
 def segment_means(values: Tensor, sizes: Sequence[int]) -> Tensor:

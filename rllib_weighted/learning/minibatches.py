@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,17 +25,16 @@ class Minibatch:
         return np.concatenate([self.parts[worker] for worker in workers])
 
 
-def num_minibatches(rows: dict[int, np.ndarray], num_steps: int, minibatch_size: int | None) -> int:
+def num_minibatches(num_rows: Iterable[int], num_steps: int, minibatch_size: int | None) -> int:
     """Returns the number of minibatches per epoch, the same for every worker.
 
     Args:
-        rows: Worker -> its row indices; a row may be a whole sequence of a recurrent model.
-        num_steps: Environment steps in all rows.
+        num_rows: Rows of each worker; a row may be a whole sequence of a recurrent model.
+        num_steps: Environment steps in all rows of all workers.
         minibatch_size: Environment steps per minibatch over all workers; None: one minibatch.
     """
-    most = max((len(indices) for indices in rows.values()), default=1)
     wanted = 1 if minibatch_size is None else num_steps // minibatch_size
-    return max(1, min(wanted, most))
+    return max(1, min(wanted, max(num_rows, default=1)))
 
 
 def minibatches(
@@ -50,7 +49,8 @@ def minibatches(
     """Yields `num_epochs * per_epoch` minibatches.
 
     A worker's rows of an epoch are split as evenly as they go (sizes differ by one at most). A
-    worker with fewer rows than minibatches repeats them, so that it is part of every merge.
+    worker with fewer rows than minibatches repeats them, so that it is part of every merge. Without
+    any worker, as many empty ones are yielded: another learner has them.
 
     Args:
         rows: Worker -> row indices.

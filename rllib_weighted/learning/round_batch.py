@@ -48,7 +48,7 @@ class RoundBatch:
     @property
     def mask(self) -> Tensor | None:
         """[sequences, time]: which entries are real steps; None if all rows are."""
-        return self.columns[Columns.LOSS_MASK] if self.is_sequences else None
+        return self.columns.get(Columns.LOSS_MASK) if self.is_sequences else None
 
     @property
     def all_rows(self) -> np.ndarray:
@@ -58,17 +58,37 @@ class RoundBatch:
     @property
     def num_steps(self) -> int:
         """Real environment steps of all workers that are left."""
+        return self._num_real(self.all_rows)
+
+    @property
+    def sizes(self) -> dict[int, tuple[int, int]]:
+        """Worker -> its rows and its real environment steps."""
+        return {w: (len(rows), self._num_real(rows)) for w, rows in self.rows.items()}
+
+    def _num_real(self, rows: np.ndarray) -> int:
         if self.mask is None:
-            return len(self.all_rows)
-        return int(self.mask[torch.from_numpy(self.all_rows).to(self.mask.device)].sum())
+            return len(rows)
+        return int(self.mask[torch.from_numpy(rows).to(self.mask.device)].sum())
 
     def take(self, indices: np.ndarray) -> dict[str, Any]:
         """Returns the columns of the given rows."""
         index = torch.from_numpy(indices)
         return {key: _take(value, index) for key, value in self.columns.items()}
 
-    def standardize_advantages(self, mode: AdvantageNormalization) -> None:
-        """Standardises the advantages, per worker or over all of them; see `standardize`."""
+    def real_values(self, values: Tensor, worker: int) -> Tensor:
+        """Returns a worker's real steps of a column of [rows] or [sequences, time]."""
+        index = torch.from_numpy(self.rows[worker]).to(values.device)
+        return values[index] if self.mask is None else values[index][self.mask[index]]
+
+    def standardize_advantages(
+        self, mode: AdvantageNormalization, overall: tuple[Tensor, Tensor] | None = None
+    ) -> None:
+        """Standardises the advantages.
+
+        Args:
+            mode: Over what; see `standardize`.
+            overall: Mean and variance over the batch, for "batch"; None: over the rows here.
+        """
         if mode == "none" or not self.rows:
             return
         advantages = self.columns[Postprocessing.ADVANTAGES].clone()
@@ -76,7 +96,7 @@ class RoundBatch:
         for group in groups:
             index = torch.from_numpy(group).to(advantages.device)
             mask = None if self.mask is None else self.mask[index]
-            advantages[index] = standardize(advantages[index], mask)
+            advantages[index] = standardize(advantages[index], mask, overall)
         self.columns[Postprocessing.ADVANTAGES] = advantages
 
     def drop(self, workers: Iterable[int]) -> None:

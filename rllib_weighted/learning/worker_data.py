@@ -35,12 +35,14 @@ class WorkerTrainingData(TrainingData):
     def shard(
         self, num_shards: int, len_lookback_buffer: int | None = None, **kwargs: Any
     ) -> list[tuple[TrainingData, dict[str, Any]]]:
-        """Deals whole workers out to `num_shards` learners; counts differ by one at most."""
-        names = list(self.workers)
-        shards = [names[i::num_shards] for i in range(num_shards)]
+        """Gives worker i to learner i modulo `num_shards`, whoever else has sent something.
+
+        Counts differ by one at most; by more where workers have sent nothing. A worker's own
+        parameters (actor strategies) so stay where they are for the whole run.
+        """
         return [
-            (self.from_workers({worker: self.workers[worker] for worker in shard}), {})
-            for shard in shards
+            (self.from_workers({w: e for w, e in self.workers.items() if w % num_shards == i}), {})
+            for i in range(num_shards)
         ]
 
 

@@ -144,6 +144,32 @@ class SGD(WeightedPPOLearner):
         return module_id, batch
 
 
+class EitherPrecision(WeightedPPOLearner):
+    """Adam in float32, or in float64 once `use(torch.float64)` was called."""
+
+    def build(self) -> None:
+        torch.manual_seed(0)
+        super().build()
+
+    def use(self, dtype: torch.dtype) -> None:
+        for module in self.module._rl_modules.values():
+            module.to(dtype)
+
+    def _round_batch(self, training_data: WorkerTrainingData) -> tuple[str, RoundBatch]:
+        module = self.module[DEFAULT_MODULE_ID].unwrapped()
+        if next(module.parameters()).dtype == torch.float32:
+            return super()._round_batch(training_data)
+        # The connectors write float32, whatever the module computes with.
+        compute_values = module.compute_values
+        module.compute_values = lambda batch, **kwargs: compute_values(to_double(batch), **kwargs)
+        try:
+            module_id, batch = super()._round_batch(training_data)
+        finally:
+            del module.compute_values
+        batch.columns = {key: to_double(column) for key, column in batch.columns.items()}
+        return module_id, batch
+
+
 def to_double(column: Any) -> Any:
     if isinstance(column, dict):
         return {key: to_double(value) for key, value in column.items()}
@@ -314,7 +340,9 @@ def oracle_parameters(
     batch.standardize_advantages(learner.config.advantage_normalization)
     for minibatch in minibatches(
         batch.rows,
-        per_epoch=num_minibatches(batch.rows, batch.num_steps, minibatch_size),
+        per_epoch=num_minibatches(
+            [len(r) for r in batch.rows.values()], batch.num_steps, minibatch_size
+        ),
         num_epochs=num_epochs,
         shuffle=shuffle,
         seed=order.root_seed,

@@ -144,7 +144,7 @@ def _both_paths(num_rows=((6, 5), (7, 4)), parts=None, **training):
     module_id, batch = learner._round_batch(data)
     minibatch = Minibatch(batch.rows if parts is None else parts)
     workers = list(minibatch.parts)
-    fast = learner._losses(module_id, batch, minibatch, workers)
+    fast = learner.worker_losses(module_id, batch, minibatch, workers)
     columns = batch.take(minibatch.rows(workers))
     slow = losses_one_by_one(
         learner,
@@ -208,7 +208,7 @@ def test_a_custom_loss_reports_the_parts_that_it_logs(cls, known):
         group_by_worker(make_episodes([[4], [6]]), num_workers=2)
     )
     module_id, batch = learner._round_batch(data)
-    losses = learner._losses(module_id, batch, Minibatch(batch.rows), [0, 1])
+    losses = learner.worker_losses(module_id, batch, Minibatch(batch.rows), [0, 1])
     assert (losses.policy is not None) == known
     assert losses.value is None
     if known:

@@ -41,7 +41,7 @@ def run(rows, per_epoch, num_epochs=1, *, shuffle=True, seed=3, round=1):
     ],
 )
 def test_number_of_minibatches(counts, num_steps, size, expected):
-    assert num_minibatches(rows_of(*counts), num_steps, size) == expected
+    assert num_minibatches(counts, num_steps, size) == expected
 
 
 @pytest.mark.parametrize("counts", [(20, 20, 20), (20, 33, 7), (5, 5)])

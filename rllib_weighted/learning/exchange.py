@@ -1,0 +1,139 @@
+"""What the learners of a group tell each other in a round: sums over all of them, never more.
+
+Every learner holds whole workers. What it knows of them travels as rows of a zero-padded matrix,
+one row per worker of the run: adding 0 changes no bit, so that all learners read the same numbers
+and decide the same, whatever their number is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from rllib_weighted.learning.losses import PART_NAMES, WorkerLosses
+
+
+class Exchange:
+    """The sums over all learners. With a single one, nothing is sent and nothing is copied.
+
+    Every method is collective: all learners call the same ones in the same order, also those
+    without a worker.
+
+    Args:
+        num_learners: Number of learners; more than one needs an initialised process group.
+        device: Where the learner computes; NCCL sends from GPUs only.
+    """
+
+    def __init__(self, num_learners: int, device: torch.device | str = "cpu") -> None:
+        self.is_solo = num_learners < 2
+        self._device = device
+
+    @property
+    def index(self) -> int:
+        """This learner's index among them."""
+        return 0 if self.is_solo else dist.get_rank()
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Returns the sum of a tensor over all learners, the same bits on each; same shape."""
+        if self.is_solo:
+            return values
+        values = values.to(self._device).contiguous()
+        dist.all_reduce(values)
+        return values
+
+    def of_workers(self, rows: Mapping[int, Tensor], *, num_workers: int, width: int) -> Tensor:
+        """Returns what all learners know of their workers.
+
+        Args:
+            rows: Own worker -> its numbers, [width].
+            num_workers: N, over all learners.
+            width: Numbers per worker.
+
+        Returns:
+            [N, width] float64; 0 for workers that no learner holds.
+        """
+        table = torch.zeros(num_workers, width, dtype=torch.float64, device=self._device)
+        for worker, values in rows.items():
+            table[worker] = values.detach().to(table)
+        return self.sum(table)
+
+    def losses(
+        self,
+        own: Sequence[int],
+        losses: WorkerLosses | None,
+        *,
+        workers: Sequence[int],
+        num_workers: int,
+    ) -> WorkerLosses:
+        """Returns the losses of all workers that take part in a step, detached.
+
+        Args:
+            own: This learner's workers among them.
+            losses: Their losses, in the same order; None without any.
+            workers: All of them, over all learners.
+            num_workers: N.
+        """
+        if self.is_solo:
+            assert losses is not None
+            return losses.detached()
+        width = 2 * len(PART_NAMES)  # Every part, and whether it is known.
+        rows = {} if losses is None else dict(zip(own, _as_rows(losses), strict=True))
+        table = self.of_workers(rows, num_workers=num_workers, width=width)
+        values, known = table[list(workers)].split(len(PART_NAMES), dim=1)
+        parts = {
+            name: values[:, column] if bool(known[:, column].all()) else None
+            for column, name in enumerate(PART_NAMES)
+        }
+        total = parts.pop("total")
+        assert total is not None
+        return WorkerLosses(total, **parts)
+
+    def gradients(
+        self, own: Mapping[Any, Tensor], parameters: Mapping[Any, Tensor]
+    ) -> dict[Any, Tensor]:
+        """Returns the sum of all learners' gradients, by one flat all-reduce.
+
+        Args:
+            own: Parameter reference -> gradient; absent ones add nothing.
+            parameters: All parameters, in the same order on every learner.
+
+        Returns:
+            The gradients that at least one learner has.
+        """
+        if self.is_solo:
+            return dict(own)
+        pieces = [
+            own[key].flatten() if key in own else torch.zeros_like(p).flatten()
+            for key, p in parameters.items()
+        ]
+        given = [float(key in own) for key in parameters]
+        # Types are promoted: the widest one holds all of them.
+        flat = self.sum(torch.cat([*pieces, pieces[0].new_tensor(given)]))
+        *summed, counts = flat.split([*(len(piece) for piece in pieces), len(given)])
+        return {
+            key: gradient.view_as(p).to(p.dtype)
+            for (key, p), gradient, count in zip(
+                parameters.items(), summed, counts.tolist(), strict=True
+            )
+            if count
+        }
+
+    def align(self, tensors: Sequence[Tensor]) -> None:
+        """Overwrites tensors, in place, with those of the first learner."""
+        if self.is_solo:
+            return
+        for tensor in tensors:
+            dist.broadcast(tensor.detach(), src=0)
+
+
+def _as_rows(losses: WorkerLosses) -> Tensor:
+    """[n, 2 C]: the parts, then 1 for those that are known and 0 for the others."""
+    parts = [getattr(losses, name) for name in PART_NAMES]
+    unknown = torch.zeros_like(losses.total)
+    values = [unknown if part is None else part for part in parts]
+    known = [torch.full_like(unknown, float(part is not None)) for part in parts]
+    return torch.stack([*values, *known], dim=1).detach()

@@ -1,0 +1,190 @@
+"""Any number of learners, the same result: whole workers each, one merged gradient."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import tree
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.utils.numpy import convert_to_numpy
+
+from rllib_weighted.learning.learner_group import WeightedLearnerGroup
+from tests.learning.helpers import (
+    EitherPrecision,
+    build_group,
+    make_episodes,
+    make_order,
+    small_config,
+)
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+NUM_WORKERS = 8
+STRATEGIES = ["average", "sum", "reward_weighted", "loss_weighted"]
+BATCHES = {
+    "equal": [[12, 8]] * NUM_WORKERS,
+    "unequal": [[3], [30, 14], [7, 7, 7], [1], [40], [5, 2], [16], [9, 1]],
+    "few": [[3], [], [], [], [40], [], [], []],  # Of 3 learners, one has no episode at all.
+    "one": [[], [21], [], [], [], [], [], []],
+}
+REWARDS = [3.0, -1.0, 4.0, 1.0, 5.0, -9.0, 2.0, 6.0]
+TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-10}
+
+
+def group_of(num_learners: int) -> WeightedLearnerGroup:
+    """A group in which all that a learner feeds back to itself is on."""
+    config = small_config(NUM_WORKERS).training(
+        advantage_normalization="batch",
+        use_kl_loss=True,
+        kl_target=1e-4,  # So small that the coefficient moves in every round.
+        lr=[[0, 5e-3], [300, 1e-3]],
+        entropy_coeff=[[0, 0.02], [300, 0.0]],
+        grad_clip=0.5,
+        grad_clip_by="global_norm",
+    )
+    config.learners(
+        learner_class=EitherPrecision, num_learners=num_learners, num_cpus_per_learner=0.5
+    )
+    return build_group(config)
+
+
+class Groups(dict):
+    """Number of learners -> group, built when it is asked for: each learner is a process."""
+
+    def __missing__(self, num_learners: int) -> WeightedLearnerGroup:
+        self[num_learners] = group_of(num_learners)
+        return self[num_learners]
+
+
+@pytest.fixture(scope="module")
+def groups() -> Iterator[Groups]:
+    built = Groups()
+    yield built
+    for group in built.values():
+        group.shutdown()
+
+
+@pytest.fixture(scope="module")
+def start(groups) -> Any:
+    """The first state, and the parameters in it."""
+    (first,) = snapshots(groups[0])
+    return {"state": groups[0].get_state(), "parameters": first["parameters"].copy()}
+
+
+def snapshot(learner: EitherPrecision) -> dict[str, Any]:
+    """All that a learner carries from round to round. (`get_state` writes float64 as float32.)"""
+    module = learner.module[DEFAULT_MODULE_ID].unwrapped()
+    (optimizer,) = learner._named_optimizers.values()
+    return {
+        "parameters": torch.cat([p.detach().flatten() for p in module.parameters()]).numpy(),
+        "optimizer": convert_to_numpy(optimizer.state_dict()["state"]),
+        "learning_rate": optimizer.param_groups[0]["lr"],
+        "kl_coeff": learner.curr_kl_coeffs_per_module[DEFAULT_MODULE_ID].item(),
+        "entropy_coeff": learner.entropy_coeff_schedulers_per_module[
+            DEFAULT_MODULE_ID
+        ].get_current_value(),
+    }
+
+
+def snapshots(group: WeightedLearnerGroup) -> list[dict[str, Any]]:
+    return [result.get() for result in group.foreach_learner(snapshot)]
+
+
+def train(
+    group: WeightedLearnerGroup, start: Any, dtype: torch.dtype, batch: str, order: dict[str, Any]
+) -> tuple[list[Any], Any]:
+    """Three rounds from the common start; returns reports and the last round's metrics."""
+    group.foreach_learner(lambda learner: learner.use(dtype))
+    group.set_state(copy.deepcopy(start["state"]))
+    reports, results = [], None
+    for round in (1, 2, 3):
+        results = group.update(
+            episodes=make_episodes(BATCHES[batch], seed=1000 * round),
+            merge=make_order(NUM_WORKERS, rewards=REWARDS, round=round, **order),
+            timesteps={"num_env_steps_sampled_lifetime": 100 * round},
+            num_epochs=2,
+            minibatch_size=40,
+            shuffle_batch_per_epoch=True,
+        )
+        reports.append(group.take_merge_report())
+    return reports, results
+
+
+def assert_equal_learners(found: list[dict[str, Any]]) -> None:
+    """All learners hold the same, bit for bit."""
+    first, *others = found
+    assert first["kl_coeff"] not in (0.2, 0.0)  # The coefficient has moved.
+    assert len(first["optimizer"])
+    for other in others:
+        tree.map_structure(np.testing.assert_array_equal, first, other)
+
+
+def check(groups: Groups, start: Any, num_learners: int, *case: Any) -> None:
+    """Compares a number of learners with the one in this process."""
+    strategy, batch, dtype = case
+    order = {"strategy": strategy}
+    expected_reports, expected_results = train(groups[0], start, dtype, batch, order)
+    expected = snapshots(groups[0])[0]["parameters"]
+    assert expected.dtype == np.dtype(str(dtype).removeprefix("torch."))
+    assert np.abs(expected - start["parameters"]).max() > 1e-3
+    reports, results = train(groups[num_learners], start, dtype, batch, order)
+    found = snapshots(groups[num_learners])
+    assert len(found) == num_learners
+    error = np.abs(found[0]["parameters"] - expected).max() / np.abs(expected).max()
+    assert error <= TOLERANCES[dtype]
+    assert_equal_learners(found)
+    for report, wanted in zip(reports, expected_reports, strict=True):
+        assert report.drops == wanted.drops
+        assert report.num_steps == wanted.num_steps > 0
+        for name in ("signals", "shares", "weights", "losses"):
+            values = [numbers(getattr(r, name)) for r in (report, wanted)]
+            np.testing.assert_allclose(*values, rtol=1e-4, err_msg=name)
+    assert_same_metrics(results, expected_results)
+
+
+def numbers(values: list[float | None]) -> np.ndarray:
+    return np.array([np.nan if value is None else value for value in values])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_two_learners_do_what_one_does(groups, start, strategy, batch, dtype):
+    check(groups, start, 2, strategy, batch, dtype)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("num_learners", [1, 3, 4])
+def test_any_number_of_learners_does_what_one_does(
+    groups, start, num_learners, strategy, batch, dtype
+):
+    check(groups, start, num_learners, strategy, batch, dtype)
+
+
+def assert_same_metrics(results: list[Any], expected: list[Any]) -> None:
+    (wanted,) = (result[DEFAULT_MODULE_ID] for result in expected)
+    for result in results:
+        found = result[DEFAULT_MODULE_ID]
+        for name in (
+            "total_loss",
+            "mean_kl_loss",
+            "curr_kl_coeff",
+            "curr_entropy_coeff",
+            "default_optimizer_learning_rate",
+            "vf_explained_var",
+            "gradients_default_optimizer_global_norm",
+            "module_train_batch_size_mean",
+            "weights_seq_no",
+        ):
+            value = found[name].peek()
+            assert value == pytest.approx(wanted[name].peek(), rel=1e-3, abs=1e-5), name
+    steps = sum(result[DEFAULT_MODULE_ID]["num_module_steps_trained"].peek() for result in results)
+    assert steps == wanted["num_module_steps_trained"].peek()
