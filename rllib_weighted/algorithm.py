@@ -34,10 +34,12 @@ from ray.rllib.utils.metrics import (
 from ray.tune.result import TRIAL_INFO
 
 from rllib_weighted.config import WeightedPPOConfig
+from rllib_weighted.learning.learner_group import LearnerFailedError
 from rllib_weighted.learning.orders import MergeOrder, MergeReport
 from rllib_weighted.records import metrics as names
 from rllib_weighted.records.history import HISTORY_DIR, MergeHistory
 from rllib_weighted.records.summary import summarize, worker_metrics
+from rllib_weighted.rescue import Rescue
 from rllib_weighted.round_records import worker_records
 from rllib_weighted.sampling.collect import (
     Rollouts,
@@ -83,12 +85,22 @@ class WeightedPPO(PPO):
         seed = self.config.seed
         self._root_seed: int = draw_root_seed() if seed is None else seed
         trial_id = self._tune_trial_id or posixpath.basename(self.logdir.rstrip("/"))
-        self._history = MergeHistory(*self._history_location(), trial_id=trial_id)
+        filesystem, folder = self._trial_folder()
+        self._history = MergeHistory(filesystem, f"{folder}/{HISTORY_DIR}", trial_id=trial_id)
+        self._rescue = Rescue(self, filesystem, folder)
+        self._rescue.restore()
 
     # One round
 
     @override(PPO)
     def training_step(self) -> None:
+        self._rescue.keep()
+        try:
+            self._train_round()
+        except LearnerFailedError as error:
+            raise self._rescue.save(error) from error
+
+    def _train_round(self) -> None:
         self._round += 1
         with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
             rollouts = self._sample()
@@ -231,15 +243,19 @@ class WeightedPPO(PPO):
         assert self._history is not None
         self._history.append(self._round, self._env_steps, records)
 
-    def _history_location(self) -> tuple[Any, str]:
-        """Returns where this trial's merge history goes: file system and folder.
+    def _trial_folder(self) -> tuple[Any, str]:
+        """Returns where the files of this trial go: file system and folder.
 
         Tune's storage context is a private attribute of `Trainable` (tested with Ray 2.60).
         """
         if self._storage is not None:
-            folder = f"{self._storage.trial_fs_path}/{HISTORY_DIR}"
-            return self._storage.storage_filesystem, folder
-        return LocalFileSystem(), f"{self.logdir.rstrip('/')}/{HISTORY_DIR}"
+            return self._storage.storage_filesystem, self._storage.trial_fs_path
+        return LocalFileSystem(), self.logdir.rstrip("/")
+
+    @property
+    def rounds_done(self) -> int:
+        """Number of rounds that this run has behind it, those before a restore included."""
+        return self._round
 
     # Checkpoints
 
@@ -248,6 +264,16 @@ class WeightedPPO(PPO):
         if self._history is not None:
             self._history.flush()
         return super().save_to_path(*args, **kwargs)
+
+    @override(Algorithm)
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        super().save_checkpoint(checkpoint_dir)
+        self._rescue.forget()
+
+    @override(Algorithm)
+    def load_checkpoint(self, checkpoint_dir: str) -> None:
+        super().load_checkpoint(checkpoint_dir)
+        self._rescue.restore_if_newer()
 
     @override(Algorithm)
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:

@@ -96,6 +96,16 @@ class WeightedLearnerGroup(LearnerGroup):
             raise _failure({0: error}, len(self), "giving its state") from error
         return state
 
+    @property
+    def module_spec(self) -> Any:
+        """The modules that the learners were built with."""
+        return self._module_spec
+
+    def request_state(self) -> ray.ObjectRef:
+        """Asks a remote learner for its whole state, without waiting for it."""
+        reference: ray.ObjectRef = self._workers[0].get_state.remote()
+        return reference
+
     def take_merge_report(self) -> MergeReport | None:
         """Returns what the merges of the last update did.
 
