@@ -6,6 +6,8 @@ from rllib_weighted.algorithm import WeightedPPO
 from rllib_weighted.config import WeightedPPOConfig
 from rllib_weighted.learning.connectors import ScaleRewards
 from rllib_weighted.merging import (
+    ActorAverage,
+    ActorSum,
     Average,
     LossWeighted,
     RewardWeighted,
@@ -18,6 +20,8 @@ from rllib_weighted.merging import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "ActorAverage",
+    "ActorSum",
     "Average",
     "LossWeighted",
     "RewardWeighted",

@@ -15,6 +15,8 @@ from rllib_weighted.merging.options import (
 )
 from rllib_weighted.merging.weightings import (
     BUILT_IN,
+    ActorAverage,
+    ActorSum,
     Average,
     LossWeighted,
     RewardWeighted,
@@ -30,6 +32,8 @@ _strategies: dict[str, type[Weighting]] = {
     "sum": Sum,
     "reward_weighted": RewardWeighted,
     "loss_weighted": LossWeighted,
+    "actor_average": ActorAverage,
+    "actor_sum": ActorSum,
 }
 
 

@@ -51,10 +51,15 @@ class Weighting(abc.ABC):
         signal: what a worker reports to it: "reward" (mean undiscounted return of its episodes),
             "loss" (its own loss on the minibatch being merged) or "none" (it is handed zeros).
         uses_min_weight: whether `min_weight` changes its weights.
+        own_parameters: whether every worker keeps parameters and an optimizer state of its own,
+            and adds the merged gradient to its own one: g_i' = g_i + sum_j w_j g_j, the gradient
+            of worker j taken at its own parameters. False: all share one set, and only the merged
+            gradient moves it.
     """
 
     signal: ClassVar[Signal]
     uses_min_weight: ClassVar[bool] = True
+    own_parameters: ClassVar[bool] = False
 
     @abc.abstractmethod
     def shares(self, signals: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
@@ -127,6 +132,27 @@ class Sum(Weighting):
     def weights(self, shares: Tensor, *, min_weight: float | None = None) -> Tensor:
         """w_i = 1: [N] -> [N]."""
         return torch.ones_like(shares, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class ActorAverage(Average):
+    """Actor-avg: each worker keeps its own parameters, g_i' = g_i + mean_j g_j (w_j = 1/N).
+
+    Idea from arXiv 2304.12778: global consistency, individual exploration; it breaks when the
+    workers drift too far apart.
+    """
+
+    own_parameters: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class ActorSum(Sum):
+    """Actor-sum: each worker keeps its own parameters, g_i' = g_i + sum_j g_j (w_j = 1).
+
+    Idea from arXiv 2304.12778; see `ActorAverage`.
+    """
+
+    own_parameters: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
@@ -237,5 +263,7 @@ class LossWeighted(_SignalWeighted):
     scope: LossScope = "minibatch"
 
 
-BUILT_IN: frozenset[type[Weighting]] = frozenset({Average, Sum, RewardWeighted, LossWeighted})
+BUILT_IN: frozenset[type[Weighting]] = frozenset(
+    {Average, Sum, RewardWeighted, LossWeighted, ActorAverage, ActorSum}
+)
 """Strategies whose output needs no check at every merge. Their subclasses are not in it."""

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from rllib_weighted.merging import (
+    ActorAverage,
+    ActorSum,
     Average,
     LossWeighted,
     RewardWeighted,
@@ -20,7 +22,14 @@ from rllib_weighted.merging import (
 )
 from tests.merging._asserts import assert_close
 
-BUILT_IN = ["average", "sum", "reward_weighted", "loss_weighted"]
+BUILT_IN = [
+    "average",
+    "sum",
+    "reward_weighted",
+    "loss_weighted",
+    "actor_average",
+    "actor_sum",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +48,8 @@ VALID = [
     ("average", None, Average()),
     ("average", {}, Average()),
     ("sum", {}, Sum()),
+    ("actor_average", {}, ActorAverage()),
+    ("actor_sum", None, ActorSum()),
     ("reward_weighted", None, RewardWeighted()),
     ("loss_weighted", {}, LossWeighted()),
     ("reward_weighted", {"offset": "min"}, RewardWeighted(offset="min")),
@@ -81,6 +92,8 @@ INVALID = [
     ("reward_weighted", {"loss": "total"}, "found unknown option 'loss'"),
     ("average", {"offset": "auto"}, "'average' takes no options, found 'offset'"),
     ("sum", {"normalize": True}, "'sum' takes no options, found 'normalize'"),
+    ("actor_sum", {"top_k": 1}, "'actor_sum' takes no options, found 'top_k'"),
+    ("actor_avg", None, "found 'actor_avg': .* did you mean 'actor_average'"),
     ("reward_weighted", {"offset": "max"}, "'auto', 'min' or a number, found 'max'"),
     ("reward_weighted", {"offset": True}, r"`offset` should be .* found True \(bool\)"),
     ("reward_weighted", {"offset": math.nan}, "`offset` should be .* found nan"),

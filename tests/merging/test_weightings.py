@@ -4,7 +4,16 @@ import math
 import pytest
 import torch
 
-from rllib_weighted.merging import Average, LossWeighted, RewardWeighted, Sum, Weighting
+from rllib_weighted.merging import (
+    ActorAverage,
+    ActorSum,
+    Average,
+    LossWeighted,
+    RewardWeighted,
+    Sum,
+    Weighting,
+    merge,
+)
 from tests.merging._asserts import assert_close
 
 SHARES = torch.tensor([0.25, 0.75, 0.0, 0.0], dtype=torch.float64)
@@ -43,7 +52,10 @@ def test_normalize_survives_a_huge_minimum_weight():
 
 
 @pytest.mark.parametrize("min_weight", [None, 0.0, 0.5, 100.0, -1.0, math.nan])
-@pytest.mark.parametrize(("strategy", "weight"), [(Average(), 0.25), (Sum(), 1.0)])
+@pytest.mark.parametrize(
+    ("strategy", "weight"),
+    [(Average(), 0.25), (Sum(), 1.0), (ActorAverage(), 0.25), (ActorSum(), 1.0)],
+)
 def test_average_and_sum_ignore_signals_and_minimum_weight(strategy, weight, min_weight):
     assert not strategy.uses_min_weight
     assert_close(strategy.shares(SIGNALS), [0.25] * 4)
@@ -65,6 +77,23 @@ def test_which_signal_each_reads():
     assert Average.signal == Sum.signal == "none"
     assert RewardWeighted.uses_min_weight
     assert LossWeighted.uses_min_weight
+
+
+def test_which_keep_parameters_of_their_own():
+    shared = [Weighting, Average, Sum, RewardWeighted, LossWeighted]
+    assert [cls.own_parameters for cls in shared] == [False] * 5
+    assert ActorAverage.own_parameters
+    assert ActorSum.own_parameters
+
+
+@pytest.mark.parametrize(
+    ("strategy", "expected"),
+    [(ActorAverage(), [0.5, 0.0, 0.5]), (ActorSum(), [1.0, 0.0, 1.0])],
+)
+def test_what_a_dropped_worker_counts_in_the_merged_part(strategy, expected):
+    # The mean and the sum of those that remain.
+    merged = merge(strategy, [0.0, 0.0, 0.0], present=[True, False, True])
+    assert_close(merged.weights, expected)
 
 
 def test_the_fields_are_the_options():
