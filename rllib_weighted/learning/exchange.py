@@ -30,7 +30,7 @@ class Exchange:
 
     def __init__(self, num_learners: int, device: torch.device | str = "cpu") -> None:
         self.is_solo = num_learners < 2
-        self._device = device
+        self.device = device
 
     @property
     def index(self) -> int:
@@ -41,7 +41,7 @@ class Exchange:
         """Returns the sum of a tensor over all learners, the same bits on each; same shape."""
         if self.is_solo:
             return values
-        values = values.to(self._device).contiguous()
+        values = values.to(self.device).contiguous()
         dist.all_reduce(values)
         return values
 
@@ -56,7 +56,7 @@ class Exchange:
         Returns:
             [N, width] float64; 0 for workers that no learner holds.
         """
-        table = torch.zeros(num_workers, width, dtype=torch.float64, device=self._device)
+        table = torch.zeros(num_workers, width, dtype=torch.float64, device=self.device)
         for worker, values in rows.items():
             table[worker] = values.detach().to(table)
         return self.sum(table)

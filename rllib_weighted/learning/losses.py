@@ -58,6 +58,19 @@ class WorkerLosses:
             )
         return part
 
+    def take(self, indices: Sequence[int]) -> WorkerLosses:
+        """Returns the losses of some of the workers, by their positions."""
+        index = list(indices)
+        parts = {name: getattr(self, name) for name in PART_NAMES}
+        return WorkerLosses(**{n: part if part is None else part[index] for n, part in parts.items()})
+
+    @staticmethod
+    def join(losses: Sequence[WorkerLosses]) -> WorkerLosses:
+        """Joins the losses of several groups of workers; a part that one lacks is unknown."""
+        parts = {name: [getattr(each, name) for each in losses] for name in PART_NAMES}
+        known = {n: None if any(p is None for p in found) else torch.cat(found) for n, found in parts.items()}
+        return WorkerLosses(**known)
+
     def detached(self) -> WorkerLosses:
         """Returns the same numbers without their graph."""
         return replace(self, total=self.total.detach())
@@ -97,7 +110,8 @@ def ppo_worker_losses(
         module: The RLModule, unwrapped.
         config: PPO settings: clip_param, vf_clip_param, vf_loss_coeff, use_critic, use_kl_loss.
         batch: Columns of [rows, …], worker after worker, real steps only.
-        fwd_out: The module's `forward_train` output on it.
+        fwd_out: The module's `forward_train` output on it; with `Columns.VF_PREDS`, its value
+            predictions are taken from there.
         sizes: Rows per worker.
         entropy_coeff: Current entropy coefficient.
         kl_coeff: Current KL coefficient.
@@ -111,7 +125,9 @@ def ppo_worker_losses(
     zero = torch.zeros_like(surrogate)
     error = zero
     if config.use_critic:
-        values = module.compute_values(batch, embeddings=fwd_out.get(Columns.EMBEDDINGS))
+        values = fwd_out.get(Columns.VF_PREDS)
+        if values is None:
+            values = module.compute_values(batch, embeddings=fwd_out.get(Columns.EMBEDDINGS))
         error = (values - batch[Postprocessing.VALUE_TARGETS]).square()
     value = torch.clamp(error, 0, config.vf_clip_param)
     kl = zero

@@ -105,6 +105,12 @@ class StackedAdam(Optimizer):
             step[index] += 1
         return torch.stack(steps)[:, index]
 
+    def prepare(self) -> None:
+        """Makes the state of every parameter, as before its first step, where there is none."""
+        for group in self.param_groups:
+            for param in group["params"]:
+                self._state_of(param)
+
     def _state_of(self, param: Tensor) -> dict[str, Tensor]:
         state: dict[str, Tensor] = self.state[param]
         if not state:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from pathlib import Path
 from typing import Any
@@ -104,16 +105,15 @@ def test_an_exception_in_one_of_two_learners_is_shown_and_hangs_nobody():
     algorithm.stop()
 
 
-def kill_after_round_2(algorithm: WeightedPPO, **kwargs: Any) -> None:
-    marker = Path(algorithm.config.env_config["marker"])
+def kill_after_round_2(algorithm: WeightedPPO, *, marker: Path, **kwargs: Any) -> None:
     if algorithm.rounds_done == 2 and not marker.exists():
         marker.touch()
         kill_learner(algorithm, 1)
 
 
 def test_tune_resumes_a_trial_whose_learner_died(tmp_path):
-    config = make_config().callbacks(on_train_result=kill_after_round_2)
-    config.environment(env_config={"marker": str(tmp_path / "killed")})
+    once = functools.partial(kill_after_round_2, marker=tmp_path / "killed")
+    config = make_config().callbacks(on_train_result=once)
     results = tune.Tuner(
         "WeightedPPO",
         param_space=config,
