@@ -8,7 +8,7 @@ whose sub-environments act with parameters of their own.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -45,8 +45,15 @@ def why_not_actor_local(module: nn.Module) -> str | None:
     return None
 
 
-class _Places:
-    """Where a module keeps each of its parameters; more than one place if they are tied."""
+class ParameterPlaces:
+    """Where a module keeps each of its parameters; more than one place if they are tied.
+
+    Args:
+        module: Any module, unwrapped.
+
+    Attributes:
+        names: The parameters' names, as in `module.named_parameters()`.
+    """
 
     def __init__(self, module: nn.Module) -> None:
         names = {id(parameter): name for name, parameter in module.named_parameters()}
@@ -59,7 +66,7 @@ class _Places:
 
     @contextlib.contextmanager
     def hold(self, tensors: Mapping[str, Tensor]) -> Iterator[None]:
-        """Puts the tensors where the parameters are, and these back on leaving.
+        """As `swapped_parameters`, without its checks, for use again and again.
 
         `Module._parameters` is private, and what `torch.func.functional_call` writes into as well
         (tested with torch 2.13); that function only reaches `forward`, which RLlib does not call.
@@ -91,7 +98,7 @@ def swapped_parameters(module: nn.Module, tensors: Mapping[str, Tensor]) -> Iter
     Raises:
         ValueError: If a parameter is missing, or has another shape.
     """
-    places = _Places(module)
+    places = ParameterPlaces(module)
     for name, parameter in module.named_parameters():
         _check(name, tensors, parameter.shape)
     with places.hold(tensors):
@@ -146,12 +153,19 @@ class StackedForward:
     """
 
     def __init__(self, module: Any) -> None:
-        self._module = module
-        self._places = _Places(module)
-        # Dropout, if there is any, draws for each worker.
-        self._train = torch.func.vmap(self._train_one, randomness="different")
-        self._explore = torch.func.vmap(self._explore_one, randomness="different")
-        self._infer = torch.func.vmap(self._infer_one, randomness="different")
+        self._places = ParameterPlaces(module)
+        forward_train, compute_values = module.forward_train, module.compute_values
+
+        def train(batch: dict[str, Any]) -> dict[str, Tensor]:
+            output = forward_train(batch)
+            return {
+                Columns.ACTION_DIST_INPUTS: output[Columns.ACTION_DIST_INPUTS],
+                Columns.VF_PREDS: compute_values(batch, embeddings=output.get(Columns.EMBEDDINGS)),
+            }
+
+        self._train = self._vmapped(train)
+        self._explore = self._vmapped(module.forward_exploration)
+        self._infer = self._vmapped(module.forward_inference)
 
     def forward_train(
         self, stacks: Mapping[str, Tensor], batch: Mapping[str, Any]
@@ -168,44 +182,33 @@ class StackedForward:
         Returns:
             `Columns.ACTION_DIST_INPUTS` of [n, rows, size] and `Columns.VF_PREDS` of [n, rows].
         """
-        return self._train(self._own(stacks), batch[Columns.OBS])
+        return self._train(stacks, batch)
 
     def forward_exploration(
         self, stacks: Mapping[str, Tensor], batch: Mapping[str, Any]
     ) -> dict[str, Tensor]:
-        """The outputs to explore with, without gradients: `Columns.ACTION_DIST_INPUTS`.
-
-        Args:
-            stacks: Name -> [n, ...]; names that the module lacks are ignored.
-            batch: Columns; `Columns.OBS` of [n, rows, ...] is read.
-        """
-        return self._explore(self._own(stacks), batch[Columns.OBS])
+        """The outputs to explore with, without gradients; see `forward_train`."""
+        return self._explore(stacks, batch)
 
     def forward_inference(
         self, stacks: Mapping[str, Tensor], batch: Mapping[str, Any]
     ) -> dict[str, Tensor]:
-        """As `forward_exploration`, but for acting greedily."""
-        return self._infer(self._own(stacks), batch[Columns.OBS])
+        """The outputs to act greedily with, without gradients; see `forward_train`."""
+        return self._infer(stacks, batch)
 
-    def _own(self, stacks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: stacks[name] for name in self._places.names}
+    def _vmapped(
+        self, forward: Callable[[dict[str, Any]], dict[str, Tensor]]
+    ) -> Callable[[Mapping[str, Tensor], Mapping[str, Any]], dict[str, Tensor]]:
+        def one(tensors: dict[str, Tensor], obs: Any) -> dict[str, Tensor]:
+            with self._places.hold(tensors):
+                return forward({Columns.OBS: obs})
 
-    def _train_one(self, tensors: dict[str, Tensor], obs: Any) -> dict[str, Tensor]:
-        batch = {Columns.OBS: obs}
-        with self._places.hold(tensors):
-            output = self._module.forward_train(batch)
-            values = self._module.compute_values(batch, embeddings=output.get(Columns.EMBEDDINGS))
-        return {
-            Columns.ACTION_DIST_INPUTS: output[Columns.ACTION_DIST_INPUTS],
-            Columns.VF_PREDS: values,
-        }
+        # Dropout, if there is any, draws for each worker.
+        mapped = torch.func.vmap(one, randomness="different")
 
-    def _explore_one(self, tensors: dict[str, Tensor], obs: Any) -> dict[str, Tensor]:
-        with self._places.hold(tensors):
-            output: dict[str, Tensor] = self._module.forward_exploration({Columns.OBS: obs})
-        return output
+        def every(stacks: Mapping[str, Tensor], batch: Mapping[str, Any]) -> dict[str, Tensor]:
+            own = {name: stacks[name] for name in self._places.names}
+            outputs: dict[str, Tensor] = mapped(own, batch[Columns.OBS])
+            return outputs
 
-    def _infer_one(self, tensors: dict[str, Tensor], obs: Any) -> dict[str, Tensor]:
-        with self._places.hold(tensors):
-            output: dict[str, Tensor] = self._module.forward_inference({Columns.OBS: obs})
-        return output
+        return every

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +49,7 @@ def collect_rollouts(
     state: dict[str, Any],
     num_resets: dict[int, int],
     lineage: str = "",
+    actor_parameters: Mapping[str, Any] | None = None,
 ) -> Rollouts:
     """Has every healthy env runner sample its part of a round.
 
@@ -61,18 +64,19 @@ def collect_rollouts(
         state: What the env runners need: weights, connector states, counters.
         num_resets: Slot -> resets used so far.
         lineage: See `RoundOrder`.
+        actor_parameters: See `RoundOrder`.
 
     Raises:
         RuntimeError: If an env runner raises and failures are not to be ignored, or if all do.
     """
+    order = RoundOrder(round, root_seed, {}, num_resets, lineage, actor_parameters=actor_parameters)
     if env_runner_group.num_remote_workers() == 0:
-        order = RoundOrder(round, root_seed, {}, num_resets, lineage)
         results = [env_runner_group.local_env_runner.sample_round(order)]
     else:
         timeout = config.sample_timeout_s
         expires = math.inf if timeout is None else time.time() + timeout
         # One copy in the object store, however many env runners read it.
-        reference = ray.put(RoundOrder(round, root_seed, state, num_resets, lineage, expires))
+        reference = ray.put(dataclasses.replace(order, state=state, expires=expires))
         results = env_runner_group.foreach_env_runner(
             lambda env_runner: env_runner.sample_round(reference),
             local_env_runner=False,

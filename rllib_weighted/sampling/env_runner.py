@@ -24,6 +24,7 @@ from rllib_weighted.sampling.env_seeds import EnvSeeds
 from rllib_weighted.sampling.episodes import ENV_INDEX_KEY, Quotas, join_chunks
 from rllib_weighted.sampling.fast_path import FastSampler, why_not_fast
 from rllib_weighted.sampling.filters import is_finite, repair_deltas
+from rllib_weighted.sampling.own_parameters import acting_with
 from rllib_weighted.sampling.rounds import RoundOrder, RoundRollouts
 from rllib_weighted.seeding import Stream, draw_root_seed, seeded_globals, stream_seed
 from rllib_weighted.workers import WORKER_KEY
@@ -99,8 +100,12 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
         complete = self.config.batch_mode == "complete_episodes"
         self._quota = self._steps_per_env() if complete else None
         seed = stream_seed(order.root_seed, Stream.ACTIONS, self._index, order.round)
+        workers = [self._seeds.worker(index) for index in range(self.num_envs)]
         try:
-            with seeded_globals(seed):
+            with (
+                acting_with(self.module, order.actor_parameters, workers),
+                seeded_globals(seed),
+            ):
                 episodes = self.sample(num_timesteps=self._steps_per_env() * self.num_envs)
         finally:
             self._quota = None

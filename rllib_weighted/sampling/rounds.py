@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +24,11 @@ class RoundOrder:
         lineage: Names what the run grew from; it changes when a checkpoint is restored, and then
             an env runner that lived through it starts over from these counters.
         expires: `time.time()` from when on nobody waits for the round.
+        actor_parameters: Name, as in the module's `named_parameters()`, -> [N, ...]: each worker
+            acts with the parameters in its row, in this round only. They stand in for the weights
+            in `state`, which the env runner keeps for everything else, evaluation above all. From
+            numpy arrays every env runner reads just its own rows; detached tensors will do. None:
+            all act with the weights in `state`.
     """
 
     round: int
@@ -31,6 +37,7 @@ class RoundOrder:
     num_resets: dict[int, int]
     lineage: str = ""
     expires: float = math.inf
+    actor_parameters: Mapping[str, Any] | None = None
 
 
 @dataclass
