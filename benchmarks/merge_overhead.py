@@ -28,18 +28,24 @@ from rllib_weighted.learning.orders import MergeOrder
 from rllib_weighted.learning.worker_data import WorkerTrainingData
 from rllib_weighted.merging import resolve_strategy
 
-STRATEGIES = ("average", "reward_weighted", "loss_weighted")
+STRATEGIES = ("average", "reward_weighted", "loss_weighted", "actor_average")
 OBSERVATIONS = gym.spaces.Box(-1.0, 1.0, (8,), np.float32)
 ACTIONS = gym.spaces.Discrete(4)
 
 
-def make_learner(num_workers: int) -> WeightedPPOLearner:
+def make_learner(strategy: str, num_workers: int) -> WeightedPPOLearner:
     """Builds a learner in this process, as `num_learners=0` does."""
     config = (
         WeightedPPOConfig()
         .environment(observation_space=OBSERVATIONS, action_space=ACTIONS)
         .env_runners(num_env_runners=2, num_envs_per_env_runner=num_workers // 2)
-        .training(merge_unit="env", use_kl_loss=False, grad_clip=0.5)
+        .training(
+            merge_strategy=strategy,
+            merge_unit="env",
+            use_kl_loss=False,
+            grad_clip=0.5,
+            grad_clip_by="global_norm",
+        )
         .rl_module(model_config=DefaultModelConfig(fcnet_hiddens=[64, 64]))
         .debugging(seed=0)
     )
@@ -112,7 +118,7 @@ def main() -> None:
     print("| workers | strategy | learner CPU time / average | quartiles | s per round |")
     print("|---|---|---|---|---|")
     for num_workers in args.workers:
-        learners = {strategy: make_learner(num_workers) for strategy in STRATEGIES}
+        learners = {strategy: make_learner(strategy, num_workers) for strategy in STRATEGIES}
         times: dict[str, list[float]] = {strategy: [] for strategy in STRATEGIES}
         for repeat in range(args.repeats + 1):
             for strategy in STRATEGIES if repeat % 2 else reversed(STRATEGIES):

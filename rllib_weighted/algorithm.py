@@ -13,10 +13,6 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.ppo.ppo import PPO
 from ray.rllib.core import (
     COMPONENT_ENV_RUNNER,
-    COMPONENT_ENV_TO_MODULE_CONNECTOR,
-    COMPONENT_LEARNER,
-    COMPONENT_MODULE_TO_ENV_CONNECTOR,
-    COMPONENT_RL_MODULE,
 )
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import (
@@ -29,7 +25,6 @@ from ray.rllib.utils.metrics import (
     NUM_MODULE_STEPS_TRAINED_LIFETIME,
     SYNCH_WORKER_WEIGHTS_TIMER,
     TIMERS,
-    WEIGHTS_SEQ_NO,
 )
 from ray.tune.result import TRIAL_INFO
 
@@ -41,6 +36,7 @@ from rllib_weighted.records.history import HISTORY_DIR, MergeHistory
 from rllib_weighted.records.summary import summarize, worker_metrics
 from rllib_weighted.rescue import Rescue
 from rllib_weighted.round_records import worker_records
+from rllib_weighted.runner_state import collect_runner_state, connector_states, pipelines
 from rllib_weighted.sampling.collect import (
     Rollouts,
     collect_rollouts,
@@ -80,6 +76,7 @@ class WeightedPPO(PPO):
         self._num_resets: dict[int, int] = {}
         self._lineage = ""
         self._runner_state: dict[str, Any] | None = None
+        self._actor_parameters: dict[str, np.ndarray] | None = None
         self._history: MergeHistory | None = None
         super().setup(config)
         seed = self.config.seed
@@ -115,15 +112,16 @@ class WeightedPPO(PPO):
     def _sample(self) -> Rollouts:
         """Asks every env runner for its part of the round, and takes what comes in time."""
         if self._runner_state is None:
-            self._runner_state = self._collect_runner_state()
+            self._fetch_runner_state()
         rollouts = collect_rollouts(
             self.env_runner_group,
             config=self.config,
             round=self._round,
             root_seed=self._root_seed,
-            state=self._runner_state,
+            state=self._runner_state or {},
             num_resets=self._num_resets,
             lineage=self._lineage,
+            actor_parameters=self._actor_parameters,
         )
         if rollouts.metrics:
             self.metrics.aggregate(rollouts.metrics, key=ENV_RUNNER_RESULTS)
@@ -164,42 +162,21 @@ class WeightedPPO(PPO):
 
     def _sync(self, rollouts: Rollouts) -> None:
         """Merges connector states; what env runners need next travels with the next order."""
-        env_to_module, module_to_env = self._pipelines
+        env_to_module, module_to_env = pipelines(self)
         merge_connector_states(
             rollouts.connector_states,
             config=self.config,
             env_to_module=env_to_module,
             module_to_env=module_to_env,
         )
-        self._runner_state = self._collect_runner_state()
+        self._fetch_runner_state()
         if self.env_runner is not None:
             self.env_runner.set_state(self._runner_state)
 
-    @property
-    def _pipelines(self) -> tuple[Any, Any]:
-        """The driver's connector pipelines: the local env runner's, if there is one."""
-        return (
-            getattr(self.env_runner, "_env_to_module", self.env_to_module_connector),
-            getattr(self.env_runner, "_module_to_env", self.module_to_env_connector),
-        )
-
-    def _collect_runner_state(self) -> dict[str, Any]:
-        """Returns weights, their version, connector states and the lifetime step counter."""
-        component = f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}"
-        learner = self.learner_group.get_state(components=component, inference_only=True)
-        kept = {COMPONENT_RL_MODULE, WEIGHTS_SEQ_NO}
-        state = {k: v for k, v in learner[COMPONENT_LEARNER].items() if k in kept}
-        state[NUM_ENV_STEPS_SAMPLED_LIFETIME] = self._env_steps
-        if self.config.broadcast_env_runner_states and self.config.merge_env_runner_states:
-            state |= self._connector_states()
-        return state
-
-    def _connector_states(self) -> dict[str, Any]:
-        env_to_module, module_to_env = self._pipelines
-        return {
-            COMPONENT_ENV_TO_MODULE_CONNECTOR: env_to_module.get_state(),
-            COMPONENT_MODULE_TO_ENV_CONNECTOR: module_to_env.get_state(),
-        }
+    def _fetch_runner_state(self) -> None:
+        """Gets from the learners what the env runners need for the next round."""
+        self._runner_state = collect_runner_state(self, env_steps=self._env_steps)
+        self._actor_parameters = self.learner_group.actor_parameters()
 
     @override(Algorithm)
     def evaluate(self, parallel_train_future: Any = None) -> Any:
@@ -209,7 +186,7 @@ class WeightedPPO(PPO):
         local one, and drops those of remote ones, because the weights are still in flight.
         """
         if self.eval_env_runner_group and self.evaluation_config.broadcast_env_runner_states:
-            states = self._connector_states()
+            states = connector_states(self)
             self.eval_env_runner_group.foreach_env_runner(
                 lambda env_runner: env_runner.set_state(states),
                 timeout_seconds=self.config.sync_filters_on_rollout_workers_timeout_s,
@@ -325,6 +302,9 @@ class WeightedPPO(PPO):
         ):
             return False
         new.validate()
+        before, after = self.config.resolve_merge_strategy(), new.resolve_merge_strategy()
+        if before.own_parameters != after.own_parameters:
+            return False
         config = self.config.copy(copy_frozen=False)
         for name in _HOT_SETTINGS:
             setattr(config, name, getattr(new, name))

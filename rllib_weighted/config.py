@@ -13,6 +13,7 @@ from ray.rllib.utils.annotations import override
 from ray.rllib.utils.schedules.scheduler import Scheduler
 from typing_extensions import Self
 
+from rllib_weighted.learning.actor_parameters import ActorExport
 from rllib_weighted.learning.learner import WeightedPPOLearner
 from rllib_weighted.learning.learner_group import WeightedLearnerGroup
 from rllib_weighted.merging import Weighting, resolve_strategy
@@ -48,6 +49,7 @@ class WeightedPPOConfig(PPOConfig):
         self.merge_options: dict[str, Any] = {}
         self.merge_unit: MergeUnit = "env_runner"
         self.advantage_normalization = "worker"
+        self.actor_export: ActorExport = "best"
         self.env_seeding = "stream"
         # A round's order carries all state to the env runners; RLlib's own broadcast may lag.
         self._dont_auto_sync_env_runner_states = True
@@ -61,13 +63,15 @@ class WeightedPPOConfig(PPOConfig):
         merge_options: Any = NotProvided,
         merge_unit: Any = NotProvided,
         advantage_normalization: Any = NotProvided,
+        actor_export: Any = NotProvided,
         **kwargs: Any,
     ) -> Self:
         """Sets the training related configuration.
 
         Args:
-            merge_strategy: "average", "sum", "reward_weighted" (default), "loss_weighted", the
-                name of a registered strategy, or a strategy object.
+            merge_strategy: "average", "sum", "reward_weighted" (default), "loss_weighted",
+                "actor_average", "actor_sum", the name of a registered strategy, or a strategy
+                object.
             min_weight: Minimum weight m that every worker gets on top of its share. None
                 (default) is 1 / (number of workers); a number >= 0; or a schedule in RLlib's
                 form, [[env steps, value], …]. `average` and `sum` have none and ignore it.
@@ -76,6 +80,9 @@ class WeightedPPOConfig(PPOConfig):
                 sub-environment of a vectorised env runner.
             advantage_normalization: Over what advantages are standardised: "worker" (default),
                 "batch" or "none".
+            actor_export: What the policy is that is evaluated and saved when every worker has its
+                own parameters (`actor_average`, `actor_sum`): "best" (default), that of the worker
+                with the highest reward signal, or "mean", the mean of their parameters.
             kwargs: Everything that `PPOConfig.training` takes.
 
         Returns:
@@ -88,6 +95,7 @@ class WeightedPPOConfig(PPOConfig):
             "merge_options": merge_options,
             "merge_unit": merge_unit,
             "advantage_normalization": advantage_normalization,
+            "actor_export": actor_export,
         }
         self._set_given(given)
         return self

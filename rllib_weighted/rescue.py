@@ -13,8 +13,8 @@ from typing import Any
 
 import ray
 from pyarrow import fs
+from ray.air.constants import TRAINING_ITERATION
 from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_LEARNER_GROUP
-from ray.tune.result import TRAINING_ITERATION
 
 from rllib_weighted.learning.learner_group import LearnerFailedError
 
@@ -58,9 +58,9 @@ class Rescue:
                 continue
             self._write({**state, TRAINING_ITERATION: iteration - age}, learner_state)
             return LearnerFailedError(
-                f"{error}\nThe state after round {self._algorithm.rounds_done} is saved: restore it "
-                f"from {self._path}, or run the trial again (Tune does so by itself with "
-                "FailureConfig(max_failures=1), `rllib train` with --resume): it goes on from there."
+                f"{error}\nThe state after round {self._algorithm.rounds_done} is saved in "
+                f"{self._path}. Restore it, or run the trial again (Tune does by itself with "
+                "FailureConfig(max_failures=1), `rllib train` with --resume): it goes on there."
             )
         return LearnerFailedError(
             f"{error}\nThere is no state of it to save: go on from the last checkpoint."

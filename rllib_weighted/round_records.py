@@ -52,6 +52,7 @@ def worker_records(
                 episode_return=float(np.mean(returns)) if returns else None,
                 num_episodes=len(returns),
                 dropped=worker in drops,
+                drift=report.drifts[worker] if report and report.drifts else None,
             )
         )
     return records

@@ -11,7 +11,7 @@ from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
 from rllib_weighted.envs import env_problem
 from rllib_weighted.learning.learner import WeightedPPOLearner
-from rllib_weighted.merging import resolve_strategy, strategy_problems
+from rllib_weighted.merging import strategy_problems
 from rllib_weighted.merging.options import nearest
 from rllib_weighted.sampling.env_runner import WeightedEnvRunner
 
@@ -19,6 +19,7 @@ _CHOICES = {
     "merge_unit": ("env_runner", "env"),
     "advantage_normalization": ("worker", "batch", "none"),
     "env_seeding": ("stream", "fixed"),
+    "actor_export": ("best", "mean"),
     "batch_mode": ("truncate_episodes", "complete_episodes"),
 }
 
@@ -64,6 +65,7 @@ def config_problems(config: Any) -> list[str]:
         *_stack(config),
     ]
     problems += strategy_problems(config.merge_strategy, config.merge_options)
+    problems += _own_parameters(config)
     if not any(_counts(config)) and config.merge_unit in _CHOICES["merge_unit"]:
         problems += _workers(config)
     problem = env_problem(config.env)
@@ -223,6 +225,36 @@ def _classes(config: Any) -> Iterator[str]:
             )
 
 
+# Hooks of a learner that see one parameter set; workers with their own have no use for them.
+_HOOKS_OF_ONE_SET = (
+    "configure_optimizers",
+    "configure_optimizers_for_module",
+    "compute_gradients",
+    "postprocess_gradients",
+    "postprocess_gradients_for_module",
+)
+
+
+def _own_parameters(config: Any) -> Iterator[str]:
+    """What does not go together with a parameter set per worker."""
+    if not _is_sound_strategy(config) or not config.resolve_merge_strategy().own_parameters:
+        return
+    base = WeightedPPOLearner
+    if isinstance(config.learner_class, type) and issubclass(config.learner_class, base):
+        for name in _HOOKS_OF_ONE_SET:
+            if getattr(config.learner_class, name) is not getattr(base, name):
+                yield (
+                    f"`merge_strategy`={config.merge_strategy!r} gives every worker its own "
+                    f"optimizer and does not call `{name}`, but {config.learner_class.__name__} "
+                    "overrides it: leave it out, or use a strategy with shared parameters"
+                )
+    if config._torch_grad_scaler_class is not None:
+        yield (
+            f"`merge_strategy`={config.merge_strategy!r} works without a gradient scaler, found "
+            f"{config._torch_grad_scaler_class!r}: leave `_torch_grad_scaler_class` out"
+        )
+
+
 def _workers(config: Any) -> Iterator[str]:
     """Whether the workers are enough, and each gets its part of the batch."""
     layout = config.worker_layout
@@ -274,6 +306,8 @@ def _workers(config: Any) -> Iterator[str]:
 
 
 def _compares_workers(config: Any) -> bool:
-    if strategy_problems(config.merge_strategy, config.merge_options):
-        return False
-    return resolve_strategy(config.merge_strategy, config.merge_options).signal != "none"
+    return _is_sound_strategy(config) and config.resolve_merge_strategy().signal != "none"
+
+
+def _is_sound_strategy(config: Any) -> bool:
+    return not strategy_problems(config.merge_strategy, config.merge_options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -10,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from rllib_weighted.learning.exchange import Exchange
+from rllib_weighted.learning.round_batch import WORKER_COLUMN, take_rows
 from rllib_weighted.merging import StackedAdam, drift, parameter_mean
-from rllib_weighted.stacks import why_not_actor_local
+from rllib_weighted.stacks import swapped_parameters, why_not_actor_local
 
 ActorExport = Literal["best", "mean"]
 
@@ -34,7 +36,7 @@ class ActorParameters:
     def __init__(self, module: nn.Module, *, num_workers: int, num_learners: int) -> None:
         if reason := why_not_actor_local(module):
             raise ValueError(
-                "Actor strategies need a module whose parameters are all that training changes, but "
+                "Actor strategies need a module in which training changes parameters only, but "
                 f"{reason}, which all workers would share: use layer norm instead, or another "
                 "`merge_strategy`."
             )
@@ -62,9 +64,7 @@ class ActorParameters:
     def leaves(self, workers: Sequence[int]) -> dict[str, Tensor]:
         """Returns some workers' rows, name -> [n, …], as what gradients are taken of."""
         rows = self.rows_of(workers)
-        return {
-            name: stack.detach()[rows].requires_grad_() for name, stack in self.stacks.items()
-        }
+        return {name: stack.detach()[rows].requires_grad_() for name, stack in self.stacks.items()}
 
     def rows_of(self, workers: Sequence[int]) -> slice | Tensor:
         """Returns the index of some workers' rows; a slice, which copies nothing, if it goes."""
@@ -76,6 +76,27 @@ class ActorParameters:
         if workers == list(range(self.num_workers))[regular]:
             return regular
         return torch.tensor(workers, dtype=torch.int64)
+
+    def held(self, worker: int) -> contextlib.AbstractContextManager[None]:
+        """Inside, the module computes with the parameters of one worker."""
+        return swapped_parameters(self._module, self.of_worker(worker))
+
+    def compute_values(self, module: Any, batch: dict[str, Any]) -> Tensor:
+        """Returns value predictions for the rows of several workers, each by its own parameters.
+
+        Args:
+            module: The module, unwrapped.
+            batch: Columns of [rows, …], among them the worker column.
+        """
+        owner = batch[WORKER_COLUMN]
+        owner = owner[:, 0] if owner.ndim > 1 else owner  # Sequences are of one worker each.
+        values, places = [], []
+        for worker in owner.unique().tolist():
+            rows = torch.nonzero(owner == worker).squeeze(1)
+            with self.held(worker):
+                values.append(module.compute_values(take_rows(batch, rows)))
+            places.append(rows)
+        return torch.cat(values)[torch.argsort(torch.cat(places))]
 
     def of_worker(self, worker: int) -> dict[str, Tensor]:
         """Returns the parameters of one worker, name -> […], those that are not trained too."""
@@ -89,7 +110,10 @@ class ActorParameters:
             for name, parameter in self._module.named_parameters()
             if name not in self.stacks
         }
-        return {name: tensor.detach().cpu().numpy().copy() for name, tensor in {**frozen, **self.stacks}.items()}
+        return {
+            name: tensor.detach().cpu().numpy().copy()
+            for name, tensor in {**frozen, **self.stacks}.items()
+        }
 
     def share(self, exchange: Exchange) -> None:
         """Gives every learner the rows of all workers, with their optimizer states."""
@@ -105,7 +129,10 @@ class ActorParameters:
         own[exchange.index :: self._num_learners] = True
         # In float64, which holds every float32 and every step count exactly.
         flat = torch.cat(
-            [torch.where(_like(own, t), t, 0).flatten().double().to(exchange.device) for t in tensors]
+            [
+                torch.where(_like(own, t), t, 0).flatten().double().to(exchange.device)
+                for t in tensors
+            ]
         )
         pieces = exchange.sum(flat).split([tensor.numel() for tensor in tensors])
         for tensor, piece in zip(tensors, pieces, strict=True):

@@ -93,9 +93,7 @@ class ActorSteps:
 
     # Losses and gradients of this learner's workers
 
-    def _losses_and_gradients(
-        self, minibatch: Minibatch
-    ) -> tuple[WorkerLosses | None, _Gradients]:
+    def _losses_and_gradients(self, minibatch: Minibatch) -> tuple[WorkerLosses | None, _Gradients]:
         if not self._own:
             return None, {}
         leaves = self._actors.leaves(self._own)
@@ -113,9 +111,7 @@ class ActorSteps:
             rows = {name: stack[position] for name, stack in leaves.items()}
             with swapped_parameters(self._module, {**self._actors.of_worker(worker), **rows}):
                 found.append(
-                    self._learner.worker_losses(
-                        self._module_id, self._batch, minibatch, [worker]
-                    )
+                    self._learner.worker_losses(self._module_id, self._batch, minibatch, [worker])
                 )
         return WorkerLosses.join(found)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -51,6 +52,11 @@ class EpisodeAdvantages(ConnectorV2):
     Takes the place of RLlib's `GeneralAdvantageEstimation`, which standardises over all workers
     and counts the artificial row at the end of each episode chunk in its mean and deviation.
     Those rows get advantage 0 here and are masked out of everything by `loss_mask`.
+
+    Args:
+        gamma: Discount factor.
+        lambda_: GAE's decay.
+        compute_values: (module, its batch) -> value predictions; None: the module's own.
     """
 
     def __init__(
@@ -60,10 +66,12 @@ class EpisodeAdvantages(ConnectorV2):
         *,
         gamma: float,
         lambda_: float,
+        compute_values: Callable[[Any, dict[str, Any]], torch.Tensor] | None = None,
     ) -> None:
         super().__init__(input_observation_space, input_action_space)
         self.gamma = gamma
         self.lambda_ = lambda_
+        self._compute_values = compute_values
 
     def __call__(  # noqa: D102
         self, *, rl_module: Any, episodes: list[Any], batch: dict[str, Any], **kwargs: Any
@@ -77,7 +85,10 @@ class EpisodeAdvantages(ConnectorV2):
 
     def _add_advantages(self, module: Any, batch: dict[str, Any], lengths: list[int]) -> None:
         with torch.no_grad():
-            prediction = module.compute_values(batch)
+            if self._compute_values is None:
+                prediction = module.compute_values(batch)
+            else:
+                prediction = self._compute_values(module, batch)
 
         def column(data: Any) -> np.ndarray:
             return np.asarray(unpad_data_if_necessary(lengths, convert_to_numpy(data)))

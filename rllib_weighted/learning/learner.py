@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,8 +19,14 @@ from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 from torch import Tensor
 
+from rllib_weighted.learning.actor_parameters import ActorParameters
 from rllib_weighted.learning.advantages import EpisodeAdvantages
 from rllib_weighted.learning.exchange import Exchange
+from rllib_weighted.learning.learner_state import (
+    own_state,
+    set_own_state,
+    without_foreign_optimizer,
+)
 from rllib_weighted.learning.losses import (
     WorkerLosses,
     losses_one_by_one,
@@ -26,11 +34,13 @@ from rllib_weighted.learning.losses import (
 )
 from rllib_weighted.learning.minibatches import Minibatch
 from rllib_weighted.learning.orders import MergeOrder, MergeReport
-from rllib_weighted.learning.round_batch import RoundBatch, make_round_batch, tag_rows
+from rllib_weighted.learning.round_batch import (
+    RoundBatch,
+    make_round_batch,
+    tag_rows,
+)
 from rllib_weighted.learning.round_update import RoundUpdate
 from rllib_weighted.learning.worker_data import WorkerTrainingData
-
-_STATE_KEY = "weighted_ppo"
 
 
 class WeightedPPOLearner(PPOTorchLearner):
@@ -41,8 +51,10 @@ class WeightedPPOLearner(PPOTorchLearner):
     `postprocess_gradients` and `apply_gradients` once per step.
     """
 
+    actors: ActorParameters | None = None
+    exchange: Exchange
+    env_steps: int = 0  # Environment steps sampled so far, for the schedules.
     _report: MergeReport | None = None
-    _env_steps: int = 0
 
     @override(PPOTorchLearner)
     def build(self) -> None:
@@ -52,7 +64,11 @@ class WeightedPPOLearner(PPOTorchLearner):
         if self.config.add_default_connectors_to_learner_pipeline:
             self._learner_connector.remove(GeneralAdvantageEstimation)
             self._learner_connector.append(
-                EpisodeAdvantages(gamma=self.config.gamma, lambda_=self.config.lambda_)
+                EpisodeAdvantages(
+                    gamma=self.config.gamma,
+                    lambda_=self.config.lambda_,
+                    compute_values=self.actors.compute_values if self.actors else None,
+                )
             )
 
     @override(PPOTorchLearner)
@@ -67,6 +83,26 @@ class WeightedPPOLearner(PPOTorchLearner):
         for module_id in self.module.keys():  # noqa: SIM118 (an RLModule, not a dict)
             module = self.module[module_id]
             self.exchange.align([*module.parameters(), *module.buffers()])
+        if self.actors is not None:
+            self.actors.start_from_module()
+
+    @override(PPOTorchLearner)
+    def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
+        """Registers RLlib's optimizer, or that of all workers' own parameters."""
+        if not self.config.resolve_merge_strategy().own_parameters:
+            super().configure_optimizers_for_module(module_id, config)
+            return
+        self.actors = ActorParameters(
+            self.module[module_id].unwrapped(),
+            num_workers=self.config.worker_layout.num_workers,
+            num_learners=self.config.num_learners,
+        )
+        self.register_optimizer(
+            module_id=module_id,
+            optimizer=self.actors.optimizer,
+            params=list(self.actors.stacks.values()),
+            lr_or_lr_schedule=config.lr,
+        )
 
     # One round
 
@@ -100,7 +136,7 @@ class WeightedPPOLearner(PPOTorchLearner):
         timesteps = timesteps or {}
         self.before_gradient_based_update(timesteps=timesteps)
         self._weights_seq_no += 1
-        env_steps = timesteps.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, self._env_steps)
+        env_steps = timesteps.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, self.env_steps)
         order = merge or self._order_from(training_data.workers, env_steps)
         update = RoundUpdate(self, order, *self._round_batch(training_data))
         self._report = update.run(
@@ -108,9 +144,25 @@ class WeightedPPOLearner(PPOTorchLearner):
             minibatch_size=minibatch_size,
             shuffle=shuffle_batch_per_epoch,
         )
-        self._env_steps = env_steps
+        self.env_steps = env_steps
+        if self.actors is not None:
+            self._finish_actors(order)
         self.after_gradient_based_update(timesteps=timesteps)
         return self.metrics.reduce()
+
+    def _finish_actors(self, order: MergeOrder) -> None:
+        """Gives all learners all workers' parameters, and makes the policy that is exported."""
+        assert self.actors is not None
+        assert self._report is not None
+        self.actors.share(self.exchange)
+        exported = self.actors.export(self.config.actor_export, order.reward_signals)
+        self._report = dataclasses.replace(
+            self._report, drifts=self.actors.drift(), exported=exported
+        )
+
+    def actor_parameters(self) -> dict[str, np.ndarray] | None:
+        """Returns the workers' own parameters, name -> [N, …]; None if they share one set."""
+        return None if self.actors is None else self.actors.as_arrays()
 
     def take_merge_report(self) -> MergeReport | None:
         """Returns what the merges of the last update did, once."""
@@ -145,7 +197,7 @@ class WeightedPPOLearner(PPOTorchLearner):
         )
         ((module_id, module_columns),) = columns.items()
         unused: Sequence[str] = ()
-        if self._has_stock_loss(module_id):
+        if self.has_stock_loss(module_id):
             unused = (Columns.TERMINATEDS, Columns.TRUNCATEDS)
         is_sequences = self.module[module_id].is_stateful()
         return module_id, make_round_batch(module_columns, is_sequences=is_sequences, unused=unused)
@@ -183,7 +235,24 @@ class WeightedPPOLearner(PPOTorchLearner):
         columns = batch.take(minibatch.rows(workers))
         sizes = [len(minibatch.parts[worker]) for worker in workers]
         fwd_out = self.module.forward_train({module_id: columns})[module_id]
-        if not self._has_stock_loss(module_id):
+        return self.losses_of_rows(module_id, columns, fwd_out, sizes)
+
+    def losses_of_rows(
+        self,
+        module_id: str,
+        columns: dict[str, Any],
+        fwd_out: dict[str, Any],
+        sizes: Sequence[int],
+    ) -> WorkerLosses:
+        """Returns one loss per worker from the module's outputs on their rows.
+
+        Args:
+            module_id: The module's id.
+            columns: Columns of [rows, …], worker after worker.
+            fwd_out: The module's `forward_train` output on them.
+            sizes: Rows per worker.
+        """
+        if not self.has_stock_loss(module_id):
             return losses_one_by_one(self, module_id, columns, fwd_out, sizes)
         return ppo_worker_losses(
             module=self.module[module_id].unwrapped(),
@@ -197,16 +266,18 @@ class WeightedPPOLearner(PPOTorchLearner):
 
     def predicts_values(self, module_id: str) -> bool:
         """Whether there is a critic whose predictions can be compared with their targets."""
-        return self._has_stock_loss(module_id) and bool(self.config.use_critic)
+        return self.has_stock_loss(module_id) and bool(self.config.use_critic)
 
     def predicted_values(self, module_id: str, worker: int, columns: dict[str, Any]) -> Tensor:
         """Returns the value function's predictions, [rows], for rows of one worker."""
-        with torch.no_grad():
-            values: Tensor = self.module[module_id].unwrapped().compute_values(columns)
+        module = self.module[module_id].unwrapped()
+        own = self.actors.held(worker) if self.actors else contextlib.nullcontext()
+        with torch.no_grad(), own:
+            values: Tensor = module.compute_values(columns)
         return values
 
-    def _has_stock_loss(self, module_id: str) -> bool:
-        """Whether PPO's loss can be computed for all workers at once."""
+    def has_stock_loss(self, module_id: str) -> bool:
+        """Whether PPO's loss can be computed for all workers at once, whatever made the outputs."""
         module = self.module[module_id].unwrapped()
         return (
             _definer(type(self), "compute_loss_for_module") is PPOTorchLearner
@@ -226,29 +297,14 @@ class WeightedPPOLearner(PPOTorchLearner):
     @override(PPOTorchLearner)
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         state: dict[str, Any] = super().get_state(*args, **kwargs)
-        state[_STATE_KEY] = {
-            "kl_coeffs": {key: c.item() for key, c in self.curr_kl_coeffs_per_module.items()},
-            "env_steps": self._env_steps,
-        }
-        return state
+        return state | own_state(self)
 
     @override(PPOTorchLearner)
     def set_state(self, state: dict[str, Any]) -> None:
         if COMPONENT_RL_MODULE in state:
             self._weights_seq_no = 0  # RLlib keeps its weights if they are newer than these.
-        super().set_state(state)
-        own = state.get(_STATE_KEY)
-        if own is None:
-            return
-        self._env_steps = own["env_steps"]
-        for module_id, coeff in own["kl_coeffs"].items():
-            self.curr_kl_coeffs_per_module[module_id].data.fill_(coeff)
-        for module_id in self.module.keys():  # noqa: SIM118 (an RLModule, not a dict)
-            self.entropy_coeff_schedulers_per_module[module_id].update(timestep=self._env_steps)
-        if not self._lr_schedulers:
-            # The optimizer's state brought the old rate along; a mutated one holds at once.
-            for optimizer, schedule in self._optimizer_lr_schedules.items():
-                self._set_optimizer_lr(optimizer, lr=schedule.update(timestep=self._env_steps))
+        super().set_state(without_foreign_optimizer(self, state))
+        set_own_state(self, state)
 
 
 def _definer(cls: type, method: str) -> type:

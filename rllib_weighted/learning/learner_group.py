@@ -96,6 +96,12 @@ class WeightedLearnerGroup(LearnerGroup):
             raise _failure({0: error}, len(self), "giving its state") from error
         return state
 
+    def actor_parameters(self) -> Any:
+        """Returns the workers' own parameters, name -> [N, …]; None if they share one set."""
+        if self.is_local:
+            return self._learner.actor_parameters()
+        return self._results([self._workers[0].actor_parameters.remote()], "giving parameters")[0]
+
     @property
     def module_spec(self) -> Any:
         """The modules that the learners were built with."""

@@ -61,14 +61,18 @@ class WorkerLosses:
     def take(self, indices: Sequence[int]) -> WorkerLosses:
         """Returns the losses of some of the workers, by their positions."""
         index = list(indices)
-        parts = {name: getattr(self, name) for name in PART_NAMES}
-        return WorkerLosses(**{n: part if part is None else part[index] for n, part in parts.items()})
+        parts = ((name, getattr(self, name)) for name in PART_NAMES)
+        taken: dict[str, Any] = {name: p if p is None else p[index] for name, p in parts}
+        return WorkerLosses(**taken)
 
     @staticmethod
     def join(losses: Sequence[WorkerLosses]) -> WorkerLosses:
         """Joins the losses of several groups of workers; a part that one lacks is unknown."""
         parts = {name: [getattr(each, name) for each in losses] for name in PART_NAMES}
-        known = {n: None if any(p is None for p in found) else torch.cat(found) for n, found in parts.items()}
+        known: dict[str, Any] = {
+            n: None if any(p is None for p in found) else torch.cat(found)
+            for n, found in parts.items()
+        }
         return WorkerLosses(**known)
 
     def detached(self) -> WorkerLosses:

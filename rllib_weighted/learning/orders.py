@@ -42,6 +42,8 @@ class MergeReport:
         drops: Why a worker was left out of at least one merge of this round, else None.
         num_steps: Optimizer steps taken.
         num_skipped_steps: Steps skipped because no worker was left.
+        drifts: ‖θ_i - θ̄‖ / ‖θ̄‖ after the round; None if the workers share their parameters.
+        exported: The worker whose own policy is exported; None for a mean or a shared one.
     """
 
     signals: list[float | None]
@@ -51,3 +53,5 @@ class MergeReport:
     drops: list[str | None]
     num_steps: int
     num_skipped_steps: int
+    drifts: list[float] | None = None
+    exported: int | None = None

@@ -73,7 +73,7 @@ class RoundBatch:
     def take(self, indices: np.ndarray) -> dict[str, Any]:
         """Returns the columns of the given rows."""
         index = torch.from_numpy(indices)
-        return {key: _take(value, index) for key, value in self.columns.items()}
+        return {key: take_rows(value, index) for key, value in self.columns.items()}
 
     def real_values(self, values: Tensor, worker: int) -> Tensor:
         """Returns a worker's real steps of a column of [rows] or [sequences, time]."""
@@ -170,12 +170,12 @@ def make_round_batch(
         real = torch.nonzero(mask).squeeze(-1)
         owner = owner[real.cpu().numpy()]
         del kept[Columns.LOSS_MASK]
-        kept = {key: _take(value, real) for key, value in kept.items()}
+        kept = {key: take_rows(value, real) for key, value in kept.items()}
     rows = {int(w): np.flatnonzero(owner == w) for w in np.unique(owner)}
     return RoundBatch(kept, rows, is_sequences)
 
 
-def _take(columns: Any, index: Tensor) -> Any:
+def take_rows(columns: Any, index: Tensor) -> Any:
     """Returns the rows of a tensor, or of each in a nest; what is no tensor has no rows."""
 
     def select(column: Any) -> Any:

@@ -8,6 +8,7 @@ import torch
 from ray.rllib.evaluation.postprocessing import Postprocessing
 from torch import Tensor
 
+from rllib_weighted.learning.actor_steps import ActorSteps
 from rllib_weighted.learning.advantages import moments, pooled
 from rllib_weighted.learning.learner_metrics import (
     log_explained_variance,
@@ -83,8 +84,9 @@ class RoundUpdate:
         self._log(losses, report, num_steps=num_steps, num_epochs=num_epochs)
         return report
 
-    def _steps(self) -> MergedSteps:
-        return MergedSteps(
+    def _steps(self) -> MergedSteps | ActorSteps:
+        kind = MergedSteps if self._learner.actors is None else ActorSteps
+        return kind(
             self._learner,
             self._module_id,
             self._batch,

@@ -242,6 +242,7 @@ def _batch(
             _or_null(record.episode_return),
             int(record.num_episodes),
             bool(record.dropped),
+            _or_null(record.drift),
         )
         for record in records
     ]

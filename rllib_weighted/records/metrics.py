@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 __all__ = [
+    "DRIFT",
+    "DRIFT_MEAN",
     "EFFECTIVE_WORKERS",
     "EPISODE_RETURN",
     "EPISODE_RETURN_MEAN",
@@ -42,6 +44,7 @@ NUM_WORKERS = "num_workers"
 NUM_DROPPED = "num_dropped"
 NUM_SKIPPED_STEPS = "num_skipped_steps"
 EPISODE_RETURN_MEAN = "episode_return_mean"
+DRIFT_MEAN = "drift_mean"
 
 WORKERS = "workers"
 """Key under `MERGE` of the per-worker metrics: one dict per worker, keyed by its number."""
@@ -52,6 +55,7 @@ WEIGHT = "weight"
 LOSS = "loss"
 EPISODE_RETURN = "episode_return"
 NUM_EPISODES = "num_episodes"
+DRIFT = "drift"
 
 MAX_WORKERS_IN_METRICS = 32
 """With more workers than this, the per-worker values are in the merge history only."""
@@ -117,6 +121,13 @@ METRICS: tuple[MetricInfo, ...] = (
         "Undiscounted return of all workers' episodes, over `metrics_num_episodes_for_smoothing` "
         "of them (RLlib's own mean has this round's only); NaN before the first has ended.",
     ),
+    _merge(
+        DRIFT_MEAN,
+        "mean over i of ||θ_i - θ̄|| / ||θ̄||",
+        "fraction",
+        "How far the workers' own parameters are from their mean after the round; only with "
+        "`actor_average` and `actor_sum`.",
+    ),
     _worker(
         SIGNAL,
         "s_i, mean over the round's steps",
@@ -140,6 +151,12 @@ METRICS: tuple[MetricInfo, ...] = (
         "Undiscounted return; NaN if none ended.",
     ),
     _worker(NUM_EPISODES, "number of episodes ended in the round", "episodes", "Ended episodes."),
+    _worker(
+        DRIFT,
+        "||θ_i - θ̄|| / ||θ̄||",
+        "fraction",
+        "Drift of the worker's own parameters; only with `actor_average` and `actor_sum`.",
+    ),
 )
 """Every metric of a merge, in the order of the documentation's table."""
 

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from rllib_weighted.records.schema import (
+    ADDED_LATER,
     HISTORY_DIR,
     KEY_COLUMNS,
     SCHEMA,
@@ -131,6 +132,11 @@ def read_file(
     ):
         _check_schema(file.schema_arrow)
         table = file.read(columns=names, use_threads=False)
+    for name in names:
+        if name not in table.column_names:  # The file is older than the column.
+            table = table.append_column(
+                SCHEMA.field(name), pa.nulls(len(table), SCHEMA.field(name).type)
+            )
     schema = _schema_of(names)
     table = table.select(names)
     return table if table.schema.equals(schema, check_metadata=True) else table.cast(schema)
@@ -140,7 +146,8 @@ def _check_schema(schema: pa.Schema) -> None:
     version = (schema.metadata or {}).get(VERSION_KEY.encode(), VERSION.encode()).decode()
     if version != VERSION:
         raise ValueError(f"its format is version {version}, this reader knows version {VERSION}")
-    missing = [name for name in SCHEMA.names if name not in schema.names]
+    needed = [name for name in SCHEMA.names if name not in ADDED_LATER]
+    missing = [name for name in needed if name not in schema.names]
     if missing:
         raise ValueError(f"it is not a merge history: it has no column {', '.join(missing)}")
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 __all__ = [
+    "ADDED_LATER",
     "HISTORY_DIR",
     "KEY_COLUMNS",
     "SCHEMA",
@@ -48,11 +49,15 @@ SCHEMA: pa.Schema = pa.schema(
         pa.field("episode_return", pa.float64()),
         pa.field("num_episodes", pa.int32(), nullable=False),
         pa.field("dropped", pa.bool_(), nullable=False),
+        pa.field("drift", pa.float64()),
     ],
     metadata={VERSION_KEY: VERSION},
 )
 """Columns of a merge history: a row per (round, worker). `env_steps` counts environment steps of
 the whole trial up to the end of the round."""
+
+ADDED_LATER = ("drift",)
+"""Columns that older files of this version lack; they are read as null."""
 
 KEY_COLUMNS = ("trial_id", "round", "worker")
 """What names a row: no two rows of a history agree in all three."""

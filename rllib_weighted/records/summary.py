@@ -29,6 +29,7 @@ class WorkerRecord:
         episode_return: Mean undiscounted return; None if it never finished an episode.
         num_episodes: Episodes that ended in the round.
         dropped: Whether it was left out of the merge.
+        drift: How far its own parameters are from the workers' mean; None if all share one set.
     """
 
     worker: int
@@ -42,6 +43,7 @@ class WorkerRecord:
     episode_return: float | None
     num_episodes: int
     dropped: bool
+    drift: float | None = None
 
 
 def summarize(
@@ -67,6 +69,7 @@ def summarize(
     kept = [record for record in records if not record.dropped]
     shares = np.array([record.share for record in kept], dtype=np.float64)
     weights = np.array([record.weight for record in kept], dtype=np.float64)
+    drifts = [record.drift for record in records if record.drift is not None]
     return {
         metrics.SHARE_MIN: float(shares.min()) if kept else math.nan,
         metrics.SHARE_MAX: float(shares.max()) if kept else math.nan,
@@ -76,6 +79,7 @@ def summarize(
         metrics.NUM_DROPPED: float(len(records) - len(kept)),
         metrics.NUM_SKIPPED_STEPS: float(num_skipped_steps),
         metrics.EPISODE_RETURN_MEAN: float(np.mean(recent_returns)) if recent_returns else math.nan,
+        **({metrics.DRIFT_MEAN: float(np.mean(drifts))} if drifts else {}),
     }
 
 
@@ -100,6 +104,7 @@ def worker_metrics(records: Sequence[WorkerRecord]) -> dict[str, dict[str, float
             metrics.LOSS: _or_nan(record.loss),
             metrics.EPISODE_RETURN: _or_nan(record.episode_return),
             metrics.NUM_EPISODES: float(record.num_episodes),
+            **({} if record.drift is None else {metrics.DRIFT: record.drift}),
         }
         for record in records
     }

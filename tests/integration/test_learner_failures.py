@@ -1,4 +1,4 @@
-"""A learner that dies or raises ends the round at once, and nothing of the rounds before is lost."""
+"""A learner that dies or raises ends the round at once; the rounds before are not lost."""
 
 from __future__ import annotations
 
