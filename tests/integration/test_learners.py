@@ -25,7 +25,14 @@ from tests.learning.helpers import (
 pytestmark = pytest.mark.usefixtures("ray_session")
 
 NUM_WORKERS = 8
-STRATEGIES = ["average", "sum", "reward_weighted", "loss_weighted"]
+STRATEGIES = [
+    "average",
+    "sum",
+    "reward_weighted",
+    "loss_weighted",
+    "actor_average",
+    "actor_sum",
+]
 BATCHES = {
     "equal": [[12, 8]] * NUM_WORKERS,
     "unequal": [[3], [30, 14], [7, 7, 7], [1], [40], [5, 2], [16], [9, 1]],
@@ -36,9 +43,10 @@ REWARDS = [3.0, -1.0, 4.0, 1.0, 5.0, -9.0, 2.0, 6.0]
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-10}
 
 
-def group_of(num_learners: int) -> WeightedLearnerGroup:
+def group_of(num_learners: int, own_parameters: bool) -> WeightedLearnerGroup:
     """A group in which all that a learner feeds back to itself is on."""
     config = small_config(NUM_WORKERS).training(
+        merge_strategy="actor_average" if own_parameters else "average",
         advantage_normalization="batch",
         use_kl_loss=True,
         kl_target=1e-4,  # So small that the coefficient moves in every round.
@@ -48,17 +56,20 @@ def group_of(num_learners: int) -> WeightedLearnerGroup:
         grad_clip_by="global_norm",
     )
     config.learners(
-        learner_class=EitherPrecision, num_learners=num_learners, num_cpus_per_learner=0.5
+        learner_class=EitherPrecision, num_learners=num_learners, num_cpus_per_learner=0.1
     )
     return build_group(config)
 
 
 class Groups(dict):
-    """Number of learners -> group, built when it is asked for: each learner is a process."""
+    """Number of learners, and whether workers have their own parameters -> group.
 
-    def __missing__(self, num_learners: int) -> WeightedLearnerGroup:
-        self[num_learners] = group_of(num_learners)
-        return self[num_learners]
+    Built when it is asked for: each learner is a process.
+    """
+
+    def __missing__(self, key: tuple[int, bool]) -> WeightedLearnerGroup:
+        self[key] = group_of(*key)
+        return self[key]
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +82,13 @@ def groups() -> Iterator[Groups]:
 
 @pytest.fixture(scope="module")
 def start(groups) -> Any:
-    """The first state, and the parameters in it."""
-    (first,) = snapshots(groups[0])
-    return {"state": groups[0].get_state(), "parameters": first["parameters"].copy()}
+    """For both kinds of groups: the first state, and the parameters in it."""
+    found = {}
+    for own in (False, True):
+        group = groups[0, own]
+        (first,) = snapshots(group)
+        found[own] = group.get_state(), first["parameters"].copy()
+    return found
 
 
 def snapshot(learner: EitherPrecision) -> dict[str, Any]:
@@ -81,7 +96,8 @@ def snapshot(learner: EitherPrecision) -> dict[str, Any]:
     module = learner.module[DEFAULT_MODULE_ID].unwrapped()
     (optimizer,) = learner._named_optimizers.values()
     return {
-        "parameters": torch.cat([p.detach().flatten() for p in module.parameters()]).numpy(),
+        "parameters": torch.cat([p.detach().flatten() for p in learner._params.values()]).numpy(),
+        "exported": torch.cat([p.detach().flatten() for p in module.parameters()]).numpy(),
         "optimizer": convert_to_numpy(optimizer.state_dict()["state"]),
         "learning_rate": optimizer.param_groups[0]["lr"],
         "kl_coeff": learner.curr_kl_coeffs_per_module[DEFAULT_MODULE_ID].item(),
@@ -100,7 +116,7 @@ def train(
 ) -> tuple[list[Any], Any]:
     """Three rounds from the common start; returns reports and the last round's metrics."""
     group.foreach_learner(lambda learner: learner.use(dtype))
-    group.set_state(copy.deepcopy(start["state"]))
+    group.set_state(copy.deepcopy(start))
     reports, results = [], None
     for round in (1, 2, 3):
         results = group.update(
@@ -127,22 +143,26 @@ def assert_equal_learners(found: list[dict[str, Any]]) -> None:
 def check(groups: Groups, start: Any, num_learners: int, *case: Any) -> None:
     """Compares a number of learners with the one in this process."""
     strategy, batch, dtype = case
-    order = {"strategy": strategy}
-    expected_reports, expected_results = train(groups[0], start, dtype, batch, order)
-    expected = snapshots(groups[0])[0]["parameters"]
+    order, own = {"strategy": strategy}, strategy.startswith("actor")
+    state, before = start[own]
+    expected_reports, expected_results = train(groups[0, own], state, dtype, batch, order)
+    (wanted,) = snapshots(groups[0, own])
+    expected = wanted["parameters"]
     assert expected.dtype == np.dtype(str(dtype).removeprefix("torch."))
-    assert np.abs(expected - start["parameters"]).max() > 1e-3
-    reports, results = train(groups[num_learners], start, dtype, batch, order)
-    found = snapshots(groups[num_learners])
+    assert np.abs(expected - before).max() > 1e-3
+    reports, results = train(groups[num_learners, own], state, dtype, batch, order)
+    found = snapshots(groups[num_learners, own])
     assert len(found) == num_learners
-    error = np.abs(found[0]["parameters"] - expected).max() / np.abs(expected).max()
-    assert error <= TOLERANCES[dtype]
+    for name in ("parameters", "exported"):
+        error = np.abs(found[0][name] - wanted[name]).max() / np.abs(wanted[name]).max()
+        assert error <= TOLERANCES[dtype], name
     assert_equal_learners(found)
-    for report, wanted in zip(reports, expected_reports, strict=True):
-        assert report.drops == wanted.drops
-        assert report.num_steps == wanted.num_steps > 0
-        for name in ("signals", "shares", "weights", "losses"):
-            values = [numbers(getattr(r, name)) for r in (report, wanted)]
+    for report, one in zip(reports, expected_reports, strict=True):
+        assert report.drops == one.drops
+        assert report.exported == one.exported
+        assert report.num_steps == one.num_steps > 0
+        for name in ("signals", "shares", "weights", "losses", "drifts"):
+            values = [numbers(getattr(r, name) or []) for r in (report, one)]
             np.testing.assert_allclose(*values, rtol=1e-4, err_msg=name)
     assert_same_metrics(results, expected_results)
 
@@ -171,6 +191,8 @@ def test_any_number_of_learners_does_what_one_does(
 
 def assert_same_metrics(results: list[Any], expected: list[Any]) -> None:
     (wanted,) = (result[DEFAULT_MODULE_ID] for result in expected)
+    norm = "gradients_default_optimizer_global_norm"  # Of one gradient, not of N.
+    assert all(norm in result[DEFAULT_MODULE_ID] for result in results) == (norm in wanted)
     for result in results:
         found = result[DEFAULT_MODULE_ID]
         for name in (
@@ -180,7 +202,6 @@ def assert_same_metrics(results: list[Any], expected: list[Any]) -> None:
             "curr_entropy_coeff",
             "default_optimizer_learning_rate",
             "vf_explained_var",
-            "gradients_default_optimizer_global_norm",
             "module_train_batch_size_mean",
             "weights_seq_no",
         ):

@@ -154,6 +154,8 @@ class EitherPrecision(WeightedPPOLearner):
     def use(self, dtype: torch.dtype) -> None:
         for module in self.module._rl_modules.values():
             module.to(dtype)
+        for stack in self.actors.stacks.values() if self.actors else ():
+            stack.data = stack.data.to(dtype)
 
     def _round_batch(self, training_data: WorkerTrainingData) -> tuple[str, RoundBatch]:
         module = self.module[DEFAULT_MODULE_ID].unwrapped()
