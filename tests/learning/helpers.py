@@ -195,6 +195,15 @@ def make_episode(
         inputs = rng.normal(size=(length, int(action_space.n))).astype(np.float32)
         actions = rng.integers(action_space.n, size=length).astype(np.int32)
         logp = torch.log_softmax(torch.from_numpy(inputs), -1).numpy()[np.arange(length), actions]
+    elif isinstance(action_space, gym.spaces.MultiDiscrete):
+        sizes = [int(n) for n in action_space.nvec]
+        inputs = rng.normal(size=(length, sum(sizes))).astype(np.float32)
+        actions = np.stack([rng.integers(n, size=length) for n in sizes], axis=1)
+        parts = np.split(inputs, np.cumsum(sizes)[:-1], axis=1)
+        logp = sum(
+            torch.log_softmax(torch.from_numpy(part), -1).numpy()[np.arange(length), chosen]
+            for part, chosen in zip(parts, actions.T, strict=True)
+        )
     else:
         size = int(np.prod(action_space.shape))
         inputs = (0.3 * rng.normal(size=(length, 2 * size))).astype(np.float32)
@@ -206,7 +215,7 @@ def make_episode(
     if states is not None:
         extra["state_out"] = states
     episode = SingleAgentEpisode(
-        observations=rng.uniform(-1, 1, (length + 1, *obs_space.shape)).astype(np.float32),
+        observations=_observations(rng, obs_space, length + 1),
         observation_space=obs_space,
         actions=actions,
         action_space=action_space,
@@ -220,6 +229,12 @@ def make_episode(
     if worker is not None:
         episode.custom_data[WORKER_KEY] = worker
     return episode.to_numpy()
+
+
+def _observations(rng: np.random.Generator, space: Any, length: int) -> Any:
+    if isinstance(space, gym.spaces.Dict):
+        return {key: _observations(rng, part, length) for key, part in space.items()}
+    return rng.uniform(-1, 1, (length, *space.shape)).astype(np.float32)
 
 
 def make_episodes(lengths: Sequence[Sequence[int]], *, seed: int = 0, **kwargs: Any) -> list[Any]:

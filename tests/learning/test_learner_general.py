@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
@@ -10,6 +12,7 @@ from ray.rllib.core.rl_module.apis.value_function_api import ValueFunctionAPI
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.core.rl_module.torch import TorchRLModule
+from ray.rllib.env.utils.infinite_lookback_buffer import InfiniteLookbackBuffer
 
 from tests.learning.helpers import (
     SGD,
@@ -91,30 +94,61 @@ def _shared_layers():
     return small_config(3).learners(learner_class=SGD).rl_module(model_config=model)
 
 
+class DictModule(TinyModule):
+    """A module of the user's own that reads a dict of observations."""
+
+    def _forward(self, batch, **kwargs):
+        return super()._forward({Columns.OBS: _joined(batch)})
+
+    def compute_values(self, batch, embeddings=None):
+        return super().compute_values({Columns.OBS: _joined(batch)}, embeddings)
+
+
+def _joined(batch):
+    return torch.cat([batch[Columns.OBS]["position"], batch[Columns.OBS]["speed"]], dim=-1)
+
+
+DICT = gym.spaces.Dict(
+    {
+        "position": gym.spaces.Box(-1.0, 1.0, (2,), np.float32),
+        "speed": gym.spaces.Box(-1.0, 1.0, (1,), np.float32),
+    }
+)
+
+
+def _dict_observations():
+    config = small_config(3).learners(learner_class=SGD)
+    return config.rl_module(rl_module_spec=RLModuleSpec(module_class=DictModule))
+
+
+def _plain():
+    return small_config(3).learners(learner_class=SGD)
+
+
 CASES = {
-    "custom loss": (_custom_loss, False),
-    "custom module": (_custom_module, True),
-    "lstm": (_lstm, False),
-    "shared layers": (_shared_layers, True),
+    "custom loss": (_custom_loss, False, {}),
+    "custom module": (_custom_module, True, {}),
+    "lstm": (_lstm, False, {}),
+    "shared layers": (_shared_layers, True, {}),
+    "continuous": (_plain, True, {"action_space": gym.spaces.Box(-1.0, 1.0, (2,), np.float32)}),
+    "multi-discrete": (_plain, True, {"action_space": gym.spaces.MultiDiscrete([2, 3])}),
+    "dict observations": (_dict_observations, True, {"obs_space": DICT}),
 }
 
 
 @pytest.fixture(scope="module", params=CASES)
 def case(request):
     """Two equal groups, their first parameters, a maker of episodes."""
-    make_config, is_fast = CASES[request.param]
-    groups = [build_group(make_config()) for _ in range(2)]
+    make_config, is_fast, spaces = CASES[request.param]
+    groups = [build_group(make_config(), **spaces) for _ in range(2)]
     copy_parameters(*groups)
     module = module_of(groups[0])
     start = {key: value.clone() for key, value in module.state_dict().items()}
 
     def episodes():
-        made = make_episodes(LENGTHS)
+        made = make_episodes(LENGTHS, **spaces)
         if not module.is_stateful():
             return made
-        import numpy as np
-        from ray.rllib.env.utils.infinite_lookback_buffer import InfiniteLookbackBuffer
-
         for episode in made:
             rng = np.random.default_rng(len(episode))
             states = {
@@ -124,7 +158,7 @@ def case(request):
             episode.extra_model_outputs["state_out"] = InfiniteLookbackBuffer(states, lookback=0)
         return made
 
-    assert learner_of(groups[0])._has_stock_loss(DEFAULT_MODULE_ID) == is_fast
+    assert learner_of(groups[0]).has_stock_loss(DEFAULT_MODULE_ID) == is_fast
     return groups, start, episodes
 
 
@@ -207,4 +241,4 @@ def test_ray_trains_wrapper_does_not_hide_the_stock_loss():
         for name in ("compute_losses", "compute_loss_for_module"):
             setattr(wrapper, name, traced(wrapper, name))
         learner.__class__ = wrapper
-        assert learner._has_stock_loss(DEFAULT_MODULE_ID) == is_fast
+        assert learner.has_stock_loss(DEFAULT_MODULE_ID) == is_fast
