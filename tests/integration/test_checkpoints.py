@@ -70,6 +70,16 @@ def assert_same_parameters(one: WeightedPPO, other: WeightedPPO) -> None:
         np.testing.assert_array_equal(value, parameters(other)[name], err_msg=name)
 
 
+def assert_same_actors(one: WeightedPPO, other: WeightedPPO, *, own: bool) -> None:
+    """Every worker's own parameters and optimizer state, bit for bit."""
+    first, second = (algorithm.learner_group.actor_parameters() for algorithm in (one, other))
+    assert (first is not None) == (second is not None) == own
+    for name, stack in (first or {}).items():
+        np.testing.assert_array_equal(stack, second[name], err_msg=name)
+        assert any((stack[0] != row).any() for row in stack[1:])
+    assert str(optimizer_state(one)) == str(optimizer_state(other))
+
+
 @pytest.fixture
 def stopped() -> Iterator[list[WeightedPPO]]:
     """Algorithms put into this list are stopped at the end of the test."""
@@ -79,12 +89,27 @@ def stopped() -> Iterator[list[WeightedPPO]]:
         algorithm.stop()
 
 
-@pytest.mark.parametrize(("num_env_runners", "num_learners"), [(2, 0), (2, 1), (0, 0)])
+@pytest.mark.parametrize(
+    ("num_env_runners", "num_learners", "strategy"),
+    [
+        (2, 0, "reward_weighted"),
+        (2, 1, "reward_weighted"),
+        (0, 0, "reward_weighted"),
+        (0, 0, "actor_average"),
+        pytest.param(2, 2, "actor_sum", marks=pytest.mark.slow),
+    ],
+)
 def test_continuing_equals_not_having_stopped(
-    tmp_path: Path, stopped: list[WeightedPPO], num_env_runners: int, num_learners: int
+    tmp_path: Path,
+    stopped: list[WeightedPPO],
+    num_env_runners: int,
+    num_learners: int,
+    strategy: str,
 ) -> None:
-    config = make_config().env_runners(num_env_runners=num_env_runners)
-    config.learners(num_learners=num_learners)
+    config = make_config(merge_strategy=strategy).env_runners(num_env_runners=num_env_runners)
+    config.learners(num_learners=num_learners, num_cpus_per_learner=0.5)
+    if num_env_runners == 0:
+        config.env_runners(num_envs_per_env_runner=4)
     straight = config.build_algo()
     stopped.append(straight)
     train(straight, ROUNDS_BEFORE)
@@ -99,6 +124,7 @@ def test_continuing_equals_not_having_stopped(
     found = train(resumed, ROUNDS_AFTER)
 
     assert_same_parameters(straight, resumed)
+    assert_same_actors(straight, resumed, own=strategy.startswith("actor"))
     assert any((parameters(straight)[n] != v).any() for n, v in at_checkpoint.items())
     for before, after in zip(expected, found, strict=True):
         assert before["merge"] == after["merge"]
@@ -168,6 +194,30 @@ def test_a_mutated_learning_rate_and_merge_hold_at_once(
     (result,) = train(mutated, 1)
     weights = [worker["weight"] for worker in result["merge"]["workers"].values()]
     assert weights == [1.0] * 4
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [("average", "actor_average"), ("actor_sum", "reward_weighted")]
+)
+def test_a_checkpoint_goes_on_with_another_kind_of_merge(
+    tmp_path: Path, stopped: list[WeightedPPO], caplog: Any, before: str, after: str
+) -> None:
+    """From its policy; the optimizer is that of other parameters."""
+    donor = make_config(merge_strategy=before).env_runners(num_env_runners=0).build_algo()
+    stopped.append(donor)
+    train(donor, 2)
+    donor.save_to_path(tmp_path / "checkpoint")
+    other = make_config(merge_strategy=after).env_runners(num_env_runners=0).build_algo()
+    stopped.append(other)
+    other.restore_from_path(str(tmp_path / "checkpoint"))
+    assert "going on from the saved policy with a new optimizer" in caplog.text
+    assert_same_parameters(donor, other)
+    for name, stack in (other.learner_group.actor_parameters() or {}).items():
+        assert (stack == parameters(donor)[name]).all()
+    (result,) = train(other, 1)
+    assert ("drift_mean" in result["merge"]) == after.startswith("actor")
+    assert any((parameters(donor)[n] != v).any() for n, v in parameters(other).items())
+    assert not other.reset_config({**other.config.to_dict(), "merge_strategy": before})
 
 
 def test_reset_config_takes_new_merge_settings_and_refuses_others(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,9 +12,13 @@ import pytest
 import torch
 import tree
 from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.utils.numpy import convert_to_numpy
 
+from rllib_weighted import WeightedPPOConfig
 from rllib_weighted.learning.learner_group import WeightedLearnerGroup
+from rllib_weighted.learning.losses import segment_means
+from rllib_weighted.workers import WORKER_KEY
 from tests.learning.helpers import (
     EitherPrecision,
     build_group,
@@ -209,3 +214,124 @@ def assert_same_metrics(results: list[Any], expected: list[Any]) -> None:
             assert value == pytest.approx(wanted[name].peek(), rel=1e-3, abs=1e-5), name
     steps = sum(result[DEFAULT_MODULE_ID]["num_module_steps_trained"].peek() for result in results)
     assert steps == wanted["num_module_steps_trained"].peek()
+
+
+# Of two learners, the second holds the odd workers.
+@pytest.mark.parametrize(
+    "bad", [[3], [1, 3, 5, 7], list(range(NUM_WORKERS))], ids=["one", "a learner's", "all"]
+)
+@pytest.mark.parametrize("strategy", ["reward_weighted", "loss_weighted", "actor_average"])
+def test_dropped_workers_are_dropped_everywhere(groups, start, strategy, bad):
+    own = strategy.startswith("actor")
+    state, before = start[own]
+    found = []
+    for num_learners in (0, 2):
+        group = groups[num_learners, own]
+        group.foreach_learner(lambda learner: learner.use(torch.float64))
+        group.set_state(copy.deepcopy(state))
+        episodes = make_episodes(BATCHES["unequal"])
+        for episode in episodes:
+            if episode.custom_data[WORKER_KEY] in bad:
+                episode.rewards.data[0] = np.nan
+        group.update(
+            episodes=episodes,
+            merge=make_order(NUM_WORKERS, strategy, rewards=REWARDS),
+            num_epochs=2,
+            minibatch_size=20,
+        )
+        report = group.take_merge_report()
+        assert [why is not None for why in report.drops] == [w in bad for w in range(NUM_WORKERS)]
+        assert all("rewards" in why for why in report.drops if why)
+        everyone = len(bad) == NUM_WORKERS
+        assert bool(report.num_steps) != everyone
+        assert bool(report.num_skipped_steps) == everyone
+        found.append((report.weights, snapshots(group)))
+    (weights, (one,)), (weights_of_two, two) = found
+    np.testing.assert_allclose(weights, weights_of_two, rtol=1e-9)
+    scale = np.abs(one["parameters"]).max()
+    for snapshot_of_two in two:
+        error = np.abs(snapshot_of_two["parameters"] - one["parameters"]).max() / scale
+        assert error <= TOLERANCES[torch.float64]
+    assert (np.abs(one["parameters"] - before).max() > 1e-3) != everyone
+
+
+class BadGradient(EitherPrecision):
+    """A finite loss without a finite gradient for worker 3, which one learner alone holds."""
+
+    def losses_of_rows(self, module_id: str, columns: Any, fwd_out: Any, sizes: Any) -> Any:
+        losses = super().losses_of_rows(module_id, columns, fwd_out, sizes)
+        marked = segment_means((columns["obs"][:, :1] == MARK).float(), sizes)[:, 0] > 0
+        zero = (losses.total - losses.total.detach()).masked_fill(~marked, 1.0)
+        return dataclasses.replace(losses, total=losses.total + torch.sqrt(zero) * marked)
+
+
+MARK = 5.0
+
+
+@pytest.mark.slow
+def test_a_bad_gradient_in_one_learner_drops_its_worker_in_both():
+    found = []
+    for num_learners in (0, 2):
+        config = small_config(4).learners(
+            learner_class=BadGradient, num_learners=num_learners, num_cpus_per_learner=0.1
+        )
+        group = build_group(config)
+        episodes = make_episodes([[6], [9], [4], [8]])
+        next(e for e in episodes if e.custom_data[WORKER_KEY] == 3).observations.data[:, 0] = MARK
+        group.update(episodes=episodes, merge=make_order(4), num_epochs=2)
+        report = group.take_merge_report()
+        assert report.drops == [None, None, None, "its gradient is not finite"]
+        assert report.num_steps == 2
+        found += snapshots(group)
+        group.shutdown()
+    for other in found[1:]:
+        np.testing.assert_allclose(other["parameters"], found[0]["parameters"], rtol=1e-5)
+
+
+def run(num_learners: int, strategy: str, batch_mode: str) -> tuple[np.ndarray, list[Any]]:
+    """Three rounds of a whole algorithm with eight workers in two env runners."""
+    algorithm = (
+        WeightedPPOConfig()
+        .environment("CartPole-v1")
+        .env_runners(
+            num_env_runners=2,
+            num_envs_per_env_runner=4,
+            num_cpus_per_env_runner=0.5,
+            batch_mode=batch_mode,
+        )
+        .learners(num_learners=num_learners, num_cpus_per_learner=0.5)
+        .training(
+            merge_strategy=strategy,
+            merge_unit="env",
+            train_batch_size=322,  # Not a multiple of the learners: RLlib would round it down.
+            minibatch_size=80,
+            num_epochs=2,
+            lr=1e-3,
+        )
+        .rl_module(model_config=DefaultModelConfig(fcnet_hiddens=[16]))
+        .debugging(seed=3)
+        .build_algo()
+    )
+    results = [algorithm.train() for _ in range(3)]
+    state = algorithm.learner_group.get_state()["learner"]["rl_module"][DEFAULT_MODULE_ID]
+    algorithm.stop()
+    return np.concatenate([np.ravel(value) for value in state.values()]), results
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch_mode", ["complete_episodes", "truncate_episodes"])
+@pytest.mark.parametrize("strategy", ["reward_weighted", "loss_weighted", "actor_average"])
+def test_whole_algorithms_do_not_depend_on_it_either(strategy, batch_mode):
+    (expected, wanted), (found, results) = (run(n, strategy, batch_mode) for n in (0, 3))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    for result, one in zip(results, wanted, strict=True):
+        for name in ("num_env_steps_sampled_lifetime", "num_env_steps_trained_lifetime"):
+            pick = result["learners"]["__all_modules__"] if "trained" in name else result
+            same = one["learners"]["__all_modules__"] if "trained" in name else one
+            assert pick[name] == same[name]
+        assert result["merge"]["effective_workers"] == pytest.approx(
+            one["merge"]["effective_workers"], rel=1e-4
+        )
+        drift = [r["merge"].get("drift_mean") for r in (result, one)]
+        assert (drift[0] is not None) == (strategy == "actor_average")
+        assert drift[0] == (pytest.approx(drift[1], rel=1e-3) if drift[0] else None)
