@@ -209,7 +209,8 @@ def _stack(config: Any) -> Iterator[str]:
     ):
         yield (
             "WeightedPPO merges single-agent environments, found a multi-agent one (policies "
-            f"{sorted(map(str, config.policies))}): use a single-agent environment, or RLlib's PPO."
+            f"{sorted(map(str, config.policies))}): there is no reward signal per agent to merge "
+            "each module by. Use a single-agent environment, or RLlib's PPO."
         )
 
 

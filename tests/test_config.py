@@ -19,6 +19,7 @@ OWN = {
     "merge_options": {},
     "merge_unit": "env_runner",
     "advantage_normalization": "worker",
+    "actor_export": "best",
     "env_seeding": "stream",
 }
 
@@ -62,6 +63,7 @@ SETTINGS = {
     "merge_options": {"direction": "low"},
     "merge_unit": "env",
     "advantage_normalization": "batch",
+    "actor_export": "mean",
     "env_seeding": "fixed",
     "lambda": 0.9,
     "num_envs_per_env_runner": 2,

@@ -14,7 +14,7 @@ from rllib_weighted.learning.losses import WorkerLosses
 from rllib_weighted.learning.minibatches import Minibatch
 from rllib_weighted.learning.round_batch import RoundBatch
 from rllib_weighted.learning.round_merger import RoundMerger
-from rllib_weighted.learning.steps import not_finite
+from rllib_weighted.learning.steps import not_finite, positions
 from rllib_weighted.merging import actor_gradients, clip_rows, finite_rows, weighted_rows
 from rllib_weighted.stacks import StackedForward, swapped_parameters, why_not_stacked
 
@@ -72,7 +72,8 @@ class ActorSteps:
         if not kept:
             self._merger.skip()
             return None
-        losses = losses.take([self._workers.index(worker) for worker in kept])
+        if len(kept) < len(self._workers):
+            losses = losses.take(positions(kept, self._workers))
         signals, merged = self._merger.weigh(kept, losses)
         self._step(gradients, kept, merged.weights)
         self._merger.record(kept, signals, merged, losses)
@@ -147,9 +148,9 @@ class ActorSteps:
     def _step(self, gradients: _Gradients, kept: list[int], weights: Tensor) -> None:
         own = [worker for worker in self._own if worker in kept]
         if gradients and len(own) < len(self._own):
-            positions = [self._own.index(worker) for worker in own]
-            gradients = {name: rows[positions] for name, rows in gradients.items()}
-        own_weights = weights[[kept.index(worker) for worker in own]]
+            places = positions(own, self._own)
+            gradients = {name: rows[places] for name, rows in gradients.items()}
+        own_weights = weights[positions(own, kept)]
         partial = weighted_rows(gradients, own_weights) if own else {}
         shapes = {name: stack[0] for name, stack in self._actors.stacks.items()}
         merged = self._exchange.gradients(partial, shapes)

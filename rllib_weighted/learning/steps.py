@@ -101,8 +101,9 @@ class MergedSteps:
         learner = self._learner
         gradients: dict[Any, Tensor] = {}
         if local is not None:
-            own_weights = weights[[workers.index(worker) for worker in own]]
-            loss = weighted_sum(local.total, own_weights)
+            if len(own) < len(workers):  # The others' are with other learners.
+                weights = weights[positions(own, workers)]
+            loss = weighted_sum(local.total, weights)
             gradients = learner.loss_gradients(self._module_id, loss)
         gradients = self._exchange.gradients(gradients, learner.parameters_by_reference)
         # A gradient scaler looks for overflows itself, and lowers its scale.
@@ -122,6 +123,12 @@ class MergedSteps:
             found[worker] = torch.tensor([float(not all_finite(gradients))])
         flags = self._exchange.of_workers(found, num_workers=self._num_workers, width=1)
         return [worker for worker in workers if flags[worker, 0]]
+
+
+def positions(some: Sequence[int], workers: Sequence[int]) -> list[int]:
+    """Returns where some of the workers stand among them."""
+    places = {worker: place for place, worker in enumerate(workers)}
+    return [places[worker] for worker in some]
 
 
 def all_finite(gradients: dict[Any, Tensor]) -> bool:

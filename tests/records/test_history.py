@@ -37,8 +37,9 @@ COLUMNS = [
     ("episode_return", "double"),
     ("num_episodes", "int32"),
     ("dropped", "bool"),
+    ("drift", "double"),
 ]
-NULLABLE = {"env_index", "seed", "signal", "loss", "episode_return"}
+NULLABLE = {"env_index", "seed", "signal", "loss", "episode_return", "drift"}
 
 
 def test_columns_types_and_what_may_be_null() -> None:

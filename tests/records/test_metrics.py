@@ -26,6 +26,8 @@ def test_the_names_are_those_of_the_interface() -> None:
         "LOSS": "loss",
         "EPISODE_RETURN": "episode_return",
         "NUM_EPISODES": "num_episodes",
+        "DRIFT": "drift",
+        "DRIFT_MEAN": "drift_mean",
     }
 
 
@@ -37,8 +39,9 @@ def test_every_name_is_a_level_of_a_metric_in_the_table(name: str) -> None:
 
 
 def test_the_table_has_exactly_the_metrics_that_are_reported() -> None:
-    per_round = {f"merge/{name}" for name in summarize([record()])}
-    per_worker = {f"merge/workers/<i>/{name}" for name in worker_metrics([record()])["0"]}
+    records = [record(drift=0.5)]  # Workers with parameters of their own report all there is.
+    per_round = {f"merge/{name}" for name in summarize(records)}
+    per_worker = {f"merge/workers/<i>/{name}" for name in worker_metrics(records)["0"]}
     assert {info.name for info in metrics.METRICS} == per_round | per_worker
     assert len(metrics.METRICS) == len(per_round | per_worker)
 

@@ -212,3 +212,16 @@ def test_many_rows_agree_with_a_plain_dictionary(tmp_path: Path) -> None:
     )
     assert [((t, r, w), s) for t, r, w, s in rows] == sorted(expected.items())
     assert not any(math.isnan(value) for value in expected.values())
+
+
+def test_a_file_from_before_a_column_is_read_with_nulls(tmp_path: Path) -> None:
+    history = local_history(tmp_path)
+    append_rounds(history, [1])
+    history.flush()
+    (path,) = tmp_path.iterdir()
+    table = pq.read_table(path)
+    pq.write_table(table.drop_columns(["drift"]), path)
+    found = read_history(tmp_path)
+    assert found.schema == SCHEMA
+    assert found["drift"].null_count == len(found) == len(table) > 0
+    assert found.drop_columns(["drift"]).equals(table.drop_columns(["drift"]))

@@ -108,3 +108,11 @@ def test_beyond_32_workers_there_are_no_worker_metrics() -> None:
 
 def test_without_an_episode_there_is_no_mean_return() -> None:
     assert math.isnan(summarize([record()])["episode_return_mean"])
+
+
+def test_drifts_are_reported_for_workers_with_parameters_of_their_own() -> None:
+    records = [record(0, drift=0.25), record(1, drift=0.75, dropped=True)]
+    assert summarize(records)["drift_mean"] == 0.5  # A dropped worker has parameters too.
+    assert [values["drift"] for values in worker_metrics(records).values()] == [0.25, 0.75]
+    assert "drift_mean" not in summarize([record()])
+    assert "drift" not in worker_metrics([record()])["0"]
