@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
 from ray.rllib.connectors.learner import GeneralAdvantageEstimation
-from ray.rllib.core import COMPONENT_RL_MODULE
+from ray.rllib.core import COMPONENT_OPTIMIZER, COMPONENT_RL_MODULE
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.learner.learner import Learner
 from ray.rllib.core.rl_module.apis import SelfSupervisedLossAPI
@@ -297,7 +297,7 @@ class WeightedPPOLearner(PPOTorchLearner):
     @override(PPOTorchLearner)
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         state: dict[str, Any] = super().get_state(*args, **kwargs)
-        return state | own_state(self)
+        return state | own_state(self, whole=COMPONENT_OPTIMIZER in state)
 
     @override(PPOTorchLearner)
     def set_state(self, state: dict[str, Any]) -> None:

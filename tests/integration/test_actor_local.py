@@ -119,10 +119,15 @@ def test_the_exported_policy_is_the_best_workers_or_the_mean(export, tmp_path):
 
 
 def test_evaluation_uses_the_exported_policy_and_leaves_training_alone():
-    plain, evaluated = (make_config().build_algo() for _ in range(2))
+    plain = make_config().build_algo()
+    config = make_config().evaluation(evaluation_interval=1, evaluation_duration=2)
+    evaluated = config.build_algo()
     for _ in range(2):
         first, second = plain.train(), evaluated.train()
-        evaluated.evaluate()
+    assert second["evaluation"]["env_runners"]["num_episodes"] == 2
+    module = evaluated.eval_env_runner_group.local_env_runner.module
+    for name, value in module.named_parameters():
+        np.testing.assert_array_equal(value.detach().numpy(), exported(evaluated)[name])
     assert first["merge"] == second["merge"]
     for name, stack in plain.learner_group.actor_parameters().items():
         np.testing.assert_array_equal(stack, evaluated.learner_group.actor_parameters()[name])

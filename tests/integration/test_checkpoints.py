@@ -215,7 +215,8 @@ def test_a_checkpoint_goes_on_with_another_kind_of_merge(
     for name, stack in (other.learner_group.actor_parameters() or {}).items():
         assert (stack == parameters(donor)[name]).all()
     (result,) = train(other, 1)
-    assert ("drift_mean" in result["merge"]) == after.startswith("actor")
+    # Restored metrics go on, as NaN where nothing is logged any more.
+    assert (result["merge"].get("drift_mean", np.nan) >= 0) == after.startswith("actor")
     assert any((parameters(donor)[n] != v).any() for n, v in parameters(other).items())
     assert not other.reset_config({**other.config.to_dict(), "merge_strategy": before})
 
