@@ -12,62 +12,37 @@ from torch import Tensor
 
 from rllib_weighted.learning.losses import WorkerLosses
 from rllib_weighted.learning.minibatches import Minibatch
-from rllib_weighted.learning.round_batch import RoundBatch
-from rllib_weighted.learning.round_merger import RoundMerger
-from rllib_weighted.learning.steps import not_finite, positions
+from rllib_weighted.learning.steps import Steps, not_finite, positions
 from rllib_weighted.merging import actor_gradients, clip_rows, finite_rows, weighted_rows
 from rllib_weighted.stacks import StackedForward, swapped_parameters, why_not_stacked
 
 _Gradients = dict[str, Tensor]
 
 
-class ActorSteps:
+class ActorSteps(Steps):
     """Steps with g_i' = g_i + sum_j w_j g_j (Actor-avg, Actor-sum; arXiv 2304.12778).
 
     All of this learner's workers are computed at once where the module can be stacked, else one
     after the other. A worker whose loss or gradient is not finite takes no part: the others merge
     without it, and its parameters and optimizer state stay as they are.
-
-    Args:
-        learner: The learner, with `actors`.
-        module_id: The module's id.
-        batch: The rows of this learner's workers.
-        merger: Weighs the workers.
-        workers: The workers of the round, over all learners.
-        num_workers: N, also those that are not in the round.
     """
 
-    def __init__(
-        self,
-        learner: Any,
-        module_id: str,
-        batch: RoundBatch,
-        merger: RoundMerger,
-        *,
-        workers: Sequence[int],
-        num_workers: int,
-    ) -> None:
-        self._learner = learner
+    def __init__(self, learner: Any, module_id: str, *args: Any, **kwargs: Any) -> None:
+        super().__init__(learner, module_id, *args, **kwargs)
         self._actors = learner.actors
-        self._exchange = learner.exchange
-        self._module_id = module_id
         self._module = learner.module[module_id].unwrapped()
-        self._batch = batch
-        self._merger = merger
-        self._workers = list(workers)
-        self._own = [worker for worker in self._workers if worker in batch.rows]
-        self._num_workers = num_workers
+        self._own = [worker for worker in self._workers if worker in self._batch.rows]
         self._forward = None
         if learner.has_stock_loss(module_id) and why_not_stacked(self._module) is None:
             self._forward = StackedForward(self._module)
 
     def take(self, minibatch: Minibatch) -> WorkerLosses | None:
-        """Steps every worker once; see `MergedSteps.take`."""
+        """Moves every worker's parameters once; see `Steps.take`."""
         if not self._workers:
             self._merger.skip()
             return None
         local, gradients = self._losses_and_gradients(minibatch)
-        losses = self._losses_of_all(local)
+        losses = self._of_all(self._own, local, self._workers)
         kept = self._without_bad_ones(losses, gradients)
         if not kept:
             self._merger.skip()
@@ -85,12 +60,7 @@ class ActorSteps:
         with torch.no_grad():
             if self._own:
                 local = self._losses(Minibatch(self._batch.rows), self._actors.leaves(self._own))
-            return self._losses_of_all(local)
-
-    def _losses_of_all(self, local: WorkerLosses | None) -> WorkerLosses:
-        return self._exchange.losses(
-            self._own, local, workers=self._workers, num_workers=self._num_workers
-        )
+            return self._of_all(self._own, local, self._workers)
 
     # Losses and gradients of this learner's workers
 
@@ -134,12 +104,10 @@ class ActorSteps:
     def _without_bad_ones(self, losses: WorkerLosses, gradients: _Gradients) -> list[int]:
         """Returns the workers that take part; notes why the others do not."""
         bad = dict.fromkeys(not_finite(self._workers, losses.total), "its loss is not finite")
-        flags: dict[int, Tensor] = {}
+        flags: dict[int, bool] = {}
         if gradients:
-            finite = finite_rows(gradients)
-            flags = {w: (~fine).double()[None] for w, fine in zip(self._own, finite, strict=True)}
-        table = self._exchange.of_workers(flags, num_workers=self._num_workers, width=1)
-        for worker in np.flatnonzero(table[:, 0].cpu().numpy()).tolist():
+            flags = dict(zip(self._own, (~finite_rows(gradients)).tolist(), strict=True))
+        for worker in sorted(self._flagged(flags)):
             bad.setdefault(worker, "its gradient is not finite")
         for worker, reason in bad.items():
             self._merger.drop(worker, reason)

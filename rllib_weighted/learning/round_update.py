@@ -20,7 +20,7 @@ from rllib_weighted.learning.minibatches import minibatches, num_minibatches
 from rllib_weighted.learning.orders import MergeOrder, MergeReport
 from rllib_weighted.learning.round_batch import RoundBatch
 from rllib_weighted.learning.round_merger import RoundMerger
-from rllib_weighted.learning.steps import MergedSteps
+from rllib_weighted.learning.steps import MergedSteps, Steps
 
 
 class RoundUpdate:
@@ -84,7 +84,7 @@ class RoundUpdate:
         self._log(losses, report, num_steps=num_steps, num_epochs=num_epochs)
         return report
 
-    def _steps(self) -> MergedSteps | ActorSteps:
+    def _steps(self) -> Steps:
         kind = MergedSteps if self._learner.actors is None else ActorSteps
         return kind(
             self._learner,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,8 +16,8 @@ from rllib_weighted.learning.round_merger import RoundMerger
 from rllib_weighted.merging import weighted_sum
 
 
-class MergedSteps:
-    """Steps of one parameter set, with the weighted sum of all workers' gradients.
+class Steps(abc.ABC):
+    """The optimizer steps of one round in one learner.
 
     All learners take part in every step, also one whose workers were all dropped: what is decided
     here follows from numbers that all of them have.
@@ -48,12 +49,36 @@ class MergedSteps:
         self._workers = list(workers)
         self._num_workers = num_workers
 
+    @abc.abstractmethod
     def take(self, minibatch: Minibatch) -> WorkerLosses | None:
         """Merges one minibatch; workers whose loss or gradient is not finite are left out.
 
         Returns:
             The losses of the workers that took part; None if the step was skipped.
         """
+
+    @abc.abstractmethod
+    def losses_of_round(self) -> WorkerLosses:
+        """Returns each worker's loss over its whole batch, as it is now."""
+
+    def _of_all(
+        self, own: Sequence[int], local: WorkerLosses | None, workers: Sequence[int]
+    ) -> WorkerLosses:
+        """Returns the losses of some workers, given those of this learner's."""
+        return self._exchange.losses(own, local, workers=workers, num_workers=self._num_workers)
+
+    def _flagged(self, flags: dict[int, bool]) -> set[int]:
+        """Returns the workers that their learner has flagged."""
+        rows = {worker: torch.tensor([float(flag)]) for worker, flag in flags.items()}
+        table = self._exchange.of_workers(rows, num_workers=self._num_workers, width=1)
+        return set(table[:, 0].nonzero().flatten().tolist())
+
+
+class MergedSteps(Steps):
+    """Steps of one parameter set, with the weighted sum of all workers' gradients."""
+
+    def take(self, minibatch: Minibatch) -> WorkerLosses | None:
+        """Moves the parameters once; see `Steps.take`."""
         workers = self._workers
         while workers:
             own = [worker for worker in workers if worker in minibatch.parts]
@@ -76,7 +101,7 @@ class MergedSteps:
         return None
 
     def losses_of_round(self) -> WorkerLosses:
-        """Returns each worker's loss over its whole batch, as it is now."""
+        """See `Steps.losses_of_round`."""
         with torch.no_grad():
             everything = Minibatch(self._batch.rows)
             return self._losses(everything, list(self._batch.rows), self._workers)[1]
@@ -88,8 +113,7 @@ class MergedSteps:
         local = None
         if own:
             local = self._learner.worker_losses(self._module_id, self._batch, minibatch, own)
-        everyone = self._exchange.losses(own, local, workers=workers, num_workers=self._num_workers)
-        return local, everyone
+        return local, self._of_all(own, local, workers)
 
     def _step_if_finite(
         self,
@@ -116,13 +140,13 @@ class MergedSteps:
         self, minibatch: Minibatch, own: list[int], workers: list[int]
     ) -> list[int]:
         learner = self._learner
-        found: dict[int, Tensor] = {}
+        flags = {}
         for worker in own:
             alone = learner.worker_losses(self._module_id, self._batch, minibatch, [worker])
             gradients = learner.loss_gradients(self._module_id, alone.total.sum())
-            found[worker] = torch.tensor([float(not all_finite(gradients))])
-        flags = self._exchange.of_workers(found, num_workers=self._num_workers, width=1)
-        return [worker for worker in workers if flags[worker, 0]]
+            flags[worker] = not all_finite(gradients)
+        bad = self._flagged(flags)
+        return [worker for worker in workers if worker in bad]
 
 
 def positions(some: Sequence[int], workers: Sequence[int]) -> list[int]:
