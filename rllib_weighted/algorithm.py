@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from pyarrow.fs import LocalFileSystem
 from ray.rllib.algorithms.algorithm import Algorithm
-from ray.rllib.algorithms.ppo.ppo import PPO
 from ray.rllib.core import (
     COMPONENT_ENV_RUNNER,
     COMPONENT_ENV_TO_MODULE_CONNECTOR,
@@ -46,6 +45,7 @@ from rllib_weighted.sampling.collect import (
     merge_connector_states,
 )
 from rllib_weighted.seeding import draw_root_seed
+from rllib_weighted.trial import TrialPPO
 
 logger = logging.getLogger(__name__)
 
@@ -53,13 +53,13 @@ _STATE_KEY = "weighted_ppo"
 _HOT_SETTINGS = ("merge_strategy", "min_weight", "merge_options")
 
 
-class WeightedPPO(PPO):
+class WeightedPPO(TrialPPO):
     """PPO that merges its workers' gradients by how high each one's reward or loss is."""
 
     config: WeightedPPOConfig
 
     @classmethod
-    @override(PPO)
+    @override(TrialPPO)
     def get_default_config(cls) -> WeightedPPOConfig:
         return WeightedPPOConfig()
 
@@ -70,7 +70,7 @@ class WeightedPPO(PPO):
         self._tune_trial_id: str | None = getattr(trial_info, "trial_id", None)
         super().__init__(config, *args, **kwargs)
 
-    @override(PPO)
+    @override(TrialPPO)
     def setup(self, config: Any) -> None:
         self._round = 0
         self._last_returns: dict[int, float] = {}
@@ -87,7 +87,7 @@ class WeightedPPO(PPO):
 
     # One round
 
-    @override(PPO)
+    @override(TrialPPO)
     def training_step(self) -> None:
         self._round += 1
         with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
@@ -229,6 +229,9 @@ class WeightedPPO(PPO):
                 key = (names.MERGE, names.WORKERS, worker, name)
                 self.metrics.log_value(key, value, window=1)
         assert self._history is not None
+        if self._round == 1:
+            # A trial that starts anew after a kill finds the rounds of its first life.
+            self._history.truncate(0)
         self._history.append(self._round, self._env_steps, records)
 
     def _history_location(self) -> tuple[Any, str]:
