@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 from typing import Any
 
 import pytest
@@ -50,11 +51,7 @@ def test_a_trial_that_never_fits_is_told_with_the_numbers(
     if message is None:
         assert problem is None
     else:
-        pytest.raises(ValueError, _raise, problem).match(message)
-
-
-def _raise(problem: str | None) -> None:
-    raise ValueError(problem)
+        assert re.search(message, problem or "")
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,7 @@ def test_file_trains_to_its_stop_and_says_where_things_are(tmp_path: Path) -> No
     assert (Path(checkpoint) / "rllib_checkpoint.json").is_file()
     text = printed(console)
     assert "until       training_iteration >= 2" in text
+    assert "trials      1, each 1 CPU, 0 GPUs; Ray has 8 CPUs, 0 GPUs: 1 at once" in text
     assert f"results     {tmp_path}/run" in text
     assert f"checkpoint  {checkpoint}" in text
     assert f"rllib evaluate {checkpoint}" in text
@@ -164,7 +165,7 @@ def test_failed_trial_shows_the_end_of_its_error(tmp_path: Path) -> None:
 
 def test_trial_that_can_never_be_placed_is_refused_with_the_numbers(tmp_path: Path) -> None:
     options = TrainOptions(storage_path=str(tmp_path), settings=("num_env_runners=99",))
-    with pytest.raises(InputError, match=r"a trial takes 100 CPUs and Ray has 8, .*=99"):
+    with pytest.raises(InputError, match=r"takes 100 CPUs and Ray has 8 CPUs.*=99"):
         run_file(write(tmp_path), options, console=quiet())
     assert not list(tmp_path.glob("*/tuner.pkl"))
 
@@ -184,6 +185,7 @@ def test_algorithm_by_name_with_a_grid(tmp_path: Path) -> None:
     result = run_algorithm("WeightedPPO", "CartPole-v1", config, options, console=console)
     assert rounds(result) == [1, 1]
     text = printed(console)
-    assert "merge_strategy=average | round 1" in text
-    assert "merge_strategy=reward_weighted | round 1" in text
+    assert "trials      2, each 1 CPU" in text
+    assert "trial 00000, merge_strategy=average, min_weight=– | round 1" in text
+    assert "trial 00001, merge_strategy=reward_weighted, min_weight=1/N | round 1" in text
     assert "of 2 effective" in text
