@@ -30,7 +30,6 @@ from ray.rllib.utils.metrics import (
     TIMERS,
     WEIGHTS_SEQ_NO,
 )
-from ray.tune.result import TRIAL_INFO
 
 from rllib_weighted.config import WeightedPPOConfig
 from rllib_weighted.learning.orders import MergeOrder, MergeReport
@@ -50,25 +49,18 @@ from rllib_weighted.trial import TrialPPO
 logger = logging.getLogger(__name__)
 
 _STATE_KEY = "weighted_ppo"
-_HOT_SETTINGS = ("merge_strategy", "min_weight", "merge_options")
 
 
 class WeightedPPO(TrialPPO):
     """PPO that merges its workers' gradients by how high each one's reward or loss is."""
 
     config: WeightedPPOConfig
+    settings_of_checkpoint = ("merge_strategy", "min_weight", "merge_options")
 
     @classmethod
     @override(TrialPPO)
     def get_default_config(cls) -> WeightedPPOConfig:
         return WeightedPPOConfig()
-
-    @override(Algorithm)
-    def __init__(self, config: Any = None, *args: Any, **kwargs: Any) -> None:
-        # RLlib drops what Tune says of the trial: its own `trial_id` is always "default".
-        trial_info = config.get(TRIAL_INFO) if isinstance(config, dict) else None
-        self._tune_trial_id: str | None = getattr(trial_info, "trial_id", None)
-        super().__init__(config, *args, **kwargs)
 
     @override(TrialPPO)
     def setup(self, config: Any) -> None:
@@ -288,26 +280,6 @@ class WeightedPPO(TrialPPO):
             # RLlib has just merged the living env runners' filters into the restored ones.
             own = f"{str(path).rstrip('/')}/{COMPONENT_ENV_RUNNER}"
             self.env_runner.restore_from_path(own, filesystem=kwargs.get("filesystem"))
-
-    @override(Algorithm)
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Takes new merge settings without a new actor; False if anything else has changed."""
-        new = self.get_default_config().update_from_dict(new_config)
-        new.env = self.config.env
-        old_settings, new_settings = self.config.to_dict(), new.to_dict()
-        if any(
-            str(old_settings.get(key)) != str(value)
-            for key, value in new_settings.items()
-            if key not in _HOT_SETTINGS
-        ):
-            return False
-        new.validate()
-        config = self.config.copy(copy_frozen=False)
-        for name in _HOT_SETTINGS:
-            setattr(config, name, getattr(new, name))
-        config.freeze()
-        self.config = config
-        return True
 
     @override(Algorithm)
     def cleanup(self) -> None:

@@ -155,11 +155,9 @@ def test_a_trial_that_starts_anew_forgets_the_rounds_of_its_first_life(
 
 
 def test_a_trial_that_never_fits_is_refused_with_the_numbers(monkeypatch: Any) -> None:
-    """In a `tune.Tuner` of one's own too: Tune asks for a trial's resources before it starts one."""
+    """In a `tune.Tuner` of one's own too: it asks for a trial's resources before it starts one."""
     config = small_config().env_runners(num_env_runners=20)
-    with pytest.raises(
-        ValueError, match=r"takes 21 CPUs and Ray has 8 CPUs.*`num_env_runners` \(=20"
-    ):
+    with pytest.raises(ValueError, match=r"takes 21 CPUs and Ray has 8 CPUs.*\(=20\)"):
         tune.Tuner("WeightedPPO", param_space=config).fit()
     request = WeightedPPO.default_resource_request(small_config())
     assert request.required_resources == {"CPU": 1}

@@ -23,8 +23,13 @@ MERGE_SETTINGS = ("merge_strategy", "min_weight")
 
 _ORDER = ("RUNNING", "ERROR", "TERMINATED", "PAUSED", "PENDING")
 _STATUS_NAMES = {"TERMINATED": "done", "ERROR": "failed", "PENDING": "waiting"}
-_HEADERS = {"merge_strategy": "strategy", "min_weight": "min weight"}
-_LEAST_NEEDED = ("trial", "best so far", "steps", "round")
+_HEADERS = {
+    "merge_strategy": "strategy",
+    "min_weight": "min\nweight",
+    "best": "best\nso far",
+    "time left": "time\nleft",
+}
+_LEAST_NEEDED = ("trial", "best", "steps", "round")
 _GAP = 2  # Blanks between columns.
 
 
@@ -48,8 +53,9 @@ def trials_table(trials: Sequence[TrialProgress], *, width: int, max_rows: int) 
     )
     for name in _fitting(rows, width):
         left = name in ("trial", *settings)
-        header = _header(name).replace(" ", "\n")
-        table.add_column(header, justify="left" if left else "right", vertical="bottom")
+        table.add_column(
+            _HEADERS.get(name, name), justify="left" if left else "right", vertical="bottom"
+        )
     for row in rows:
         table.add_row(*(Text(row[name], no_wrap=True) for name in _fitting(rows, width)))
     rest = ordered[max_rows:]
@@ -80,19 +86,14 @@ def _rank(trial: TrialProgress) -> tuple[int, float]:
 
 def _fitting(rows: Sequence[dict[str, str]], width: int) -> list[str]:
     """Returns the columns that fit, of which what is in them is shown whole."""
-    widths = {
-        name: max(*(len(word) for word in _header(name).split()), *(len(row[name]) for row in rows))
-        + _GAP
-        for name in rows[0]
-    }
+    widths = {}
+    for name in rows[0]:
+        texts = [*_HEADERS.get(name, name).splitlines(), *(row[name] for row in rows)]
+        widths[name] = max(map(len, texts)) + _GAP
     for name in _LEAST_NEEDED:
         if sum(widths.values()) - _GAP > width:
             widths.pop(name)
     return list(widths)
-
-
-def _header(name: str) -> str:
-    return _HEADERS.get(name, name)
 
 
 def _row(trial: TrialProgress, settings: Sequence[str]) -> dict[str, str]:
@@ -102,7 +103,7 @@ def _row(trial: TrialProgress, settings: Sequence[str]) -> dict[str, str]:
         "round": format_number(trial.value(ROUND)),
         "steps": format_number(trial.value(STEPS)),
         "return": format_number(trial.mean_return),
-        "best so far": format_number(trial.best_return),
+        "best": format_number(trial.best_return),
         "time left": _time_left(trial),
     }
 

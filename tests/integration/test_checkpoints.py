@@ -170,22 +170,6 @@ def test_a_mutated_learning_rate_and_merge_hold_at_once(
     assert weights == [1.0] * 4
 
 
-def test_reset_config_takes_new_merge_settings_and_refuses_others(
-    stopped: list[WeightedPPO],
-) -> None:
-    algorithm = make_config(min_weight=0.25).build_algo()
-    stopped.append(algorithm)
-    (before,) = train(algorithm, 1)
-    total = sum(worker["weight"] for worker in before["merge"]["workers"].values())
-    assert total == pytest.approx(1 + 4 * 0.25)
-
-    assert algorithm.reset_config({**algorithm.config.to_dict(), "min_weight": 2.0})
-    (after,) = train(algorithm, 1)
-    total = sum(worker["weight"] for worker in after["merge"]["workers"].values())
-    assert total == pytest.approx(1 + 4 * 2.0)
-    assert not algorithm.reset_config({**algorithm.config.to_dict(), "gamma": 0.5})
-
-
 class FailsOnce(WeightedPPO):
     """Raises in its third round, in the first attempt only."""
 
