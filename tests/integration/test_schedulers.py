@@ -146,7 +146,6 @@ def test_a_mutation_survives_the_resumption_of_the_experiment(
 
 
 def test_optuna_searches(tmp_path: Path) -> None:
-    pytest.importorskip("optuna")
     from ray.tune.search.optuna import OptunaSearch
 
     space = settings(

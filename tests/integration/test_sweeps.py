@@ -1,4 +1,4 @@
-"""Sweeps as a user runs them: the examples three ways, killed ones, and every kind of Tune space."""
+"""Sweeps as a user runs them: the examples three ways, killed ones, all kinds of Tune spaces."""
 
 from __future__ import annotations
 
