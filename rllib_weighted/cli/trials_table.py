@@ -36,14 +36,18 @@ _GAP = 2  # Blanks between columns.
 def trials_table(trials: Sequence[TrialProgress], *, width: int, max_rows: int) -> Table:
     """Returns a compact table: running trials first, then finished ones, the best first.
 
+    Trials that wait are only counted.
+
     Args:
         trials: All trials.
         width: Columns of the terminal; what does not fit is left out, the least needed first.
         max_rows: How many trials to show; the rest is counted in the caption.
     """
     ordered = sorted(trials, key=_rank)
+    num_started = sum(trial.status != "PENDING" for trial in trials)
+    num_shown = min(max_rows, max(1, num_started))
     settings = telling_settings(trials)
-    rows = [_row(trial, settings) for trial in ordered[:max_rows]]
+    rows = [_row(trial, settings) for trial in ordered[:num_shown]]
     table = Table(
         box=None,
         pad_edge=False,
@@ -58,7 +62,7 @@ def trials_table(trials: Sequence[TrialProgress], *, width: int, max_rows: int) 
         )
     for row in rows:
         table.add_row(*(Text(row[name], no_wrap=True) for name in _fitting(rows, width)))
-    rest = ordered[max_rows:]
+    rest = ordered[num_shown:]
     if rest:
         table.caption = f"… and {len(rest)} more: {count_statuses(rest)}"
     return table

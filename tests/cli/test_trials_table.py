@@ -64,16 +64,22 @@ def test_running_ones_first_then_the_best_that_are_done() -> None:
         trial(4, "ERROR"),
         trial(5, "TERMINATED", returned=20.0),
     ]
-    rows = lines(trials)[2:]
+    *rows, rest = lines(trials)[2:]
+    assert rest.strip() == "… and 1 more: 1 waiting"
     assert [row.split()[0] for row in rows] == [
         "00003",
         "00004",
         "00002",
         "00005",
         "00001",
-        "00000",
     ]
-    assert [row.split()[-1] for row in rows][1:] == ["failed", "done", "done", "done", "waiting"]
+    assert [row.split()[-1] for row in rows][1:] == ["failed", "done", "done", "done"]
+
+
+def test_before_any_trial_has_started() -> None:
+    shown = lines([trial(0, "PENDING"), trial(1, "PENDING")])
+    assert [line.split()[-1] for line in shown[2:]] == ["waiting", "waiting"]
+    assert shown[-1].strip() == "… and 1 more: 1 waiting"
 
 
 def test_the_rest_is_counted() -> None:
