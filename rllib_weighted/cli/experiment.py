@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 CHECKPOINT_SECONDS = 60.0  # Between two checkpoints of a trial, where no number of rounds is set.
 NUM_TO_KEEP = 3  # Of those; population-based training needs more than two.
 _SNAPSHOT_VARIABLE = "TUNE_GLOBAL_CHECKPOINT_S"
-_SNAPSHOT_SECONDS = "2"
 _MAX_LISTED = 8  # Trials whose paths are listed one by one.
 
 
@@ -111,7 +110,7 @@ class _Run:
             resumed=options.resume,
         )
         try:
-            with session(active), _frequent_snapshots():
+            with session(active), _frequent_snapshots(size.num_trials):
                 results = tuner.fit()
         except KeyboardInterrupt:
             raise Aborted(self._aborted(), active.interrupt.exit_code) from None
@@ -227,14 +226,17 @@ class _Run:
         self.console.print(Text(message), soft_wrap=True)
 
 
-def _frequent_snapshots() -> contextlib.AbstractContextManager[None]:
+def _frequent_snapshots(num_trials: int | None) -> contextlib.AbstractContextManager[None]:
     """Lets Tune record more often than every ten seconds which trial is where.
 
-    What it has not recorded is lost in a kill: a checkpoint, or that a trial has finished.
+    What it has not recorded is lost in a kill: a checkpoint, or that a trial has finished. A
+    record takes some 0.7 ms of CPU time per trial, so this is every two seconds up to 100 trials,
+    and then as seldom as keeps it below 4 percent of a core, up to Tune's ten.
     """
     if _SNAPSHOT_VARIABLE in os.environ:
         return contextlib.nullcontext()
-    return environment_variable(_SNAPSHOT_VARIABLE, _SNAPSHOT_SECONDS)
+    seconds = min(10.0, max(2.0, (num_trials or 0) / 50))
+    return environment_variable(_SNAPSHOT_VARIABLE, f"{seconds:g}")
 
 
 def failure_message(results: ResultGrid, resume_command: str) -> str:

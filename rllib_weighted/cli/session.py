@@ -72,7 +72,9 @@ class TrainSession:
         """Whether it is time for a checkpoint of a trial."""
         last = self._saved_at.setdefault(trial.trial_id, time.monotonic())
         seconds = self._checkpoint_seconds
-        return seconds is not None and time.monotonic() - last >= seconds
+        if seconds is None or trial.checkpoint_freq:
+            return False
+        return time.monotonic() - last >= seconds
 
     def saved(self, trial: Trial) -> None:
         """Notes that a trial has a checkpoint of its last round."""
@@ -83,11 +85,18 @@ class TrainSession:
         """Returns the progress of a trial."""
         if trial.trial_id not in self.trials:
             self.trials[trial.trial_id] = TrialProgress(
-                name=trial.trial_id.rpartition("_")[2], stop=trial.stopping_criterion
+                name=trial.trial_id.rpartition("_")[2],
+                stop=trial.stopping_criterion,
+                settings=trial_settings(trial),
             )
-        progress = self.trials[trial.trial_id]
+        return self.trials[trial.trial_id]
+
+    def take(self, trial: Trial, result: dict[str, Any]) -> None:
+        """Takes in the result of one more round."""
+        progress = self.progress(trial)
         progress.settings = trial_settings(trial)  # Schedulers change those of a living trial.
-        return progress
+        progress.update(result)
+        self.display.round_ended(progress)
 
 
 _current: TrainSession | None = None
@@ -142,8 +151,7 @@ class SessionCallback(Callback):
             if _current.is_due(trial):
                 result[SHOULD_CHECKPOINT] = True
             _current.interrupt.before_result(trial.trial_id, result)
-            _current.progress(trial).update(result)
-            _current.display.round_ended(_current.progress(trial))
+            _current.take(trial, result)
 
     def on_trial_save(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """After a checkpoint of a trial was written."""

@@ -25,6 +25,7 @@ def trial(config: dict[str, Any] | None = None, **more: Any) -> Any:
         "status": "RUNNING",
         "last_result": {},
         "metric_analysis": {},
+        "checkpoint_freq": 0,
         "storage": None,
         "is_finished": lambda: values["status"] == "TERMINATED",
         **more,
@@ -86,8 +87,11 @@ def test_a_trial_is_saved_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_without_seconds_checkpoints_are_left_to_tune() -> None:
-    active = TrainSession(display(), None)
-    assert not active.is_due(trial())
+    assert not TrainSession(display(), None).is_due(trial())
+    # As of an experiment that was started with a number of rounds.
+    by_rounds = trial(checkpoint_freq=5)
+    assert TrainSession(display(), None, checkpoint_seconds=0).is_due(trial())
+    assert not TrainSession(display(), None, checkpoint_seconds=0).is_due(by_rounds)
 
 
 def test_trials_of_an_earlier_process_are_shown_as_they_were() -> None:
