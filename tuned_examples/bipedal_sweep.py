@@ -41,7 +41,11 @@ config = (
         num_cpus_per_env_runner=0.5,
         env_to_module_connector=lambda env, spaces, device: MeanStdFilter(),
     )
-    .learners(num_learners=NUM_LEARNERS, num_gpus_per_learner=NUM_GPUS_PER_LEARNER)
+    .learners(
+        num_learners=NUM_LEARNERS,
+        num_gpus_per_learner=NUM_GPUS_PER_LEARNER,
+        learner_connector=lambda observation_space, action_space: ScaleRewards(0.1),
+    )
     .training(
         **merge_grid(STRATEGIES, MIN_WEIGHTS),
         merge_unit="env",
@@ -57,7 +61,6 @@ config = (
         use_kl_loss=False,
         grad_clip=0.5,
         grad_clip_by="global_norm",
-        learner_connector=lambda observation_space, action_space: ScaleRewards(0.1),
     )
     .rl_module(model_config=DefaultModelConfig(fcnet_hiddens=[64, 64], free_log_std=True))
     .evaluation(
