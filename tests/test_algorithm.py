@@ -10,7 +10,6 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from pyarrow.fs import LocalFileSystem
-from ray import tune
 from ray.rllib.connectors.env_to_module import MeanStdFilter
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.utils.filter import RunningStat
@@ -129,14 +128,6 @@ def test_evaluation_filters_as_training_does(build: Any, num_evaluation_env_runn
     assert evaluated.num_pushes > trained.num_pushes
 
 
-def test_the_first_round_is_evaluated_and_the_rounds_between_are_not(build: Any) -> None:
-    config = small_config().evaluation(evaluation_interval=3, evaluation_duration=2)
-    algorithm = build(config)
-    results = [algorithm.train()["evaluation"]["env_runners"] for _ in range(6)]
-    measured = [not math.isnan(result["episode_return_mean"]) for result in results]
-    assert measured == [True, False, True, False, False, True]
-
-
 def test_a_trial_that_starts_anew_forgets_the_rounds_of_its_first_life(
     build: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,14 +143,3 @@ def test_a_trial_that_starts_anew_forgets_the_rounds_of_its_first_life(
     assert history["round"].to_pylist() == [1] * 3 + [2] * 3
     files = (tmp_path / HISTORY_DIR).glob("*.parquet")
     assert sum(pq.read_metadata(file).num_rows for file in files) == 6
-
-
-def test_a_trial_that_never_fits_is_refused_with_the_numbers(monkeypatch: Any) -> None:
-    """In a `tune.Tuner` of one's own too: it asks for a trial's resources before it starts one."""
-    config = small_config().env_runners(num_env_runners=20)
-    with pytest.raises(ValueError, match=r"takes 21 CPUs and Ray has 8 CPUs.*\(=20\)"):
-        tune.Tuner("WeightedPPO", param_space=config).fit()
-    request = WeightedPPO.default_resource_request(small_config())
-    assert request.required_resources == {"CPU": 1}
-    monkeypatch.setenv("RLLIB_WEIGHTED_CLUSTER_GROWS", "1")
-    assert WeightedPPO.default_resource_request(config).required_resources == {"CPU": 21}
