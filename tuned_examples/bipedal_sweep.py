@@ -12,9 +12,9 @@ the second axis, hardware, is any of the three settings below, in the file or on
 
     rllib train file bipedal_sweep.py --set 'num_env_runners={"grid_search": [0, 2, 4]}'
 
-Two trials at once made 1,100 steps per second each (over 100,000 steps), with Ray 2.60.0, torch 2.13.0
-and Python 3.11 on a 2-core machine that had much other work besides. At that rate the 36 trials of
-three seeds take four and a half hours, those of one seed one and a half: extrapolated.
+Two trials at once made 1,100 steps per second each (over 100,000 steps), with Ray 2.60.0, torch
+2.13.0 and Python 3.11 on a 2-core machine that had much other work besides. At that rate the 36
+trials of three seeds take four and a half hours, those of one seed one and a half: extrapolated.
 """
 
 import os
