@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from rllib_weighted.cli import experiment
 from rllib_weighted.cli.errors import InputError, TrainingError
 from rllib_weighted.cli.options import TrainOptions, TrainResult
 from rllib_weighted.cli.train import resume_by_name, run_algorithm, run_file
@@ -112,6 +113,16 @@ def interrupt_when_trained(experiment: Path) -> None:
             os.kill(os.getpid(), signal.SIGINT)
             return
         time.sleep(0.1)
+
+
+def test_checkpoints_come_by_time_and_the_last_three_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(experiment, "CHECKPOINT_SECONDS", 0.0)
+    file = write(tmp_path, PPO.replace('"training_iteration": 2', '"training_iteration": 6'))
+    run_file(file, TrainOptions(storage_path=str(tmp_path), name="kept"), console=quiet())
+    kept = sorted(path.name for path in tmp_path.glob("kept/*/checkpoint_*"))
+    assert kept == ["checkpoint_000003", "checkpoint_000004", "checkpoint_000005"]
 
 
 OWN_ENV = """
