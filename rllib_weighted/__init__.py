@@ -4,6 +4,7 @@ from ray import tune
 
 from rllib_weighted.algorithm import WeightedPPO
 from rllib_weighted.config import WeightedPPOConfig
+from rllib_weighted.grids import merge_grid
 from rllib_weighted.learning.connectors import ScaleRewards
 from rllib_weighted.merging import (
     ActorAverage,
@@ -30,6 +31,7 @@ __all__ = [
     "WeightedPPO",
     "WeightedPPOConfig",
     "Weighting",
+    "merge_grid",
     "merge_weights",
     "register_strategy",
 ]

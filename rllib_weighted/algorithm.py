@@ -10,10 +10,7 @@ from typing import Any
 import numpy as np
 from pyarrow.fs import LocalFileSystem
 from ray.rllib.algorithms.algorithm import Algorithm
-from ray.rllib.algorithms.ppo.ppo import PPO
-from ray.rllib.core import (
-    COMPONENT_ENV_RUNNER,
-)
+from ray.rllib.core import COMPONENT_ENV_RUNNER, COMPONENT_LEARNER_GROUP
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import (
     ALL_MODULES,
@@ -26,7 +23,6 @@ from ray.rllib.utils.metrics import (
     SYNCH_WORKER_WEIGHTS_TIMER,
     TIMERS,
 )
-from ray.tune.result import TRIAL_INFO
 
 from rllib_weighted.config import WeightedPPOConfig
 from rllib_weighted.learning.learner_group import LearnerFailedError
@@ -44,31 +40,26 @@ from rllib_weighted.sampling.collect import (
     merge_connector_states,
 )
 from rllib_weighted.seeding import draw_root_seed
+from rllib_weighted.trial import TrialPPO
 
 logger = logging.getLogger(__name__)
 
 _STATE_KEY = "weighted_ppo"
-_HOT_SETTINGS = ("merge_strategy", "min_weight", "merge_options")
 
 
-class WeightedPPO(PPO):
+class WeightedPPO(TrialPPO):
     """PPO that merges its workers' gradients by how high each one's reward or loss is."""
 
     config: WeightedPPOConfig
+    learner_group: Any
+    settings_of_checkpoint = ("merge_strategy", "min_weight", "merge_options")
 
     @classmethod
-    @override(PPO)
+    @override(TrialPPO)
     def get_default_config(cls) -> WeightedPPOConfig:
         return WeightedPPOConfig()
 
-    @override(Algorithm)
-    def __init__(self, config: Any = None, *args: Any, **kwargs: Any) -> None:
-        # RLlib drops what Tune says of the trial: its own `trial_id` is always "default".
-        trial_info = config.get(TRIAL_INFO) if isinstance(config, dict) else None
-        self._tune_trial_id: str | None = getattr(trial_info, "trial_id", None)
-        super().__init__(config, *args, **kwargs)
-
-    @override(PPO)
+    @override(TrialPPO)
     def setup(self, config: Any) -> None:
         self._round = 0
         self._last_returns: dict[int, float] = {}
@@ -89,7 +80,7 @@ class WeightedPPO(PPO):
 
     # One round
 
-    @override(PPO)
+    @override(TrialPPO)
     def training_step(self) -> None:
         self._rescue.keep()
         try:
@@ -218,6 +209,9 @@ class WeightedPPO(PPO):
                 key = (names.MERGE, names.WORKERS, worker, name)
                 self.metrics.log_value(key, value, window=1)
         assert self._history is not None
+        if self._round == 1:
+            # A trial that starts anew after a kill finds the rounds of its first life.
+            self._history.truncate(0)
         self._history.append(self._round, self._env_steps, records)
 
     def _trial_folder(self) -> tuple[Any, str]:
@@ -284,32 +278,29 @@ class WeightedPPO(PPO):
     def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
         super().restore_from_path(path, *args, **kwargs)
         self._runner_state = None
-        if kwargs.get("component") is None and self.env_runner is not None:
+        if kwargs.get("component") is not None:
+            return
+        root, filesystem = str(path).rstrip("/"), kwargs.get("filesystem")
+        if self._replace_unfit_learners():
+            own = f"{root}/{COMPONENT_LEARNER_GROUP}"
+            self.learner_group.restore_from_path(own, filesystem=filesystem)
+        if self.env_runner is not None:
             # RLlib has just merged the living env runners' filters into the restored ones.
-            own = f"{str(path).rstrip('/')}/{COMPONENT_ENV_RUNNER}"
-            self.env_runner.restore_from_path(own, filesystem=kwargs.get("filesystem"))
+            own = f"{root}/{COMPONENT_ENV_RUNNER}"
+            self.env_runner.restore_from_path(own, filesystem=filesystem)
 
-    @override(Algorithm)
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Takes new merge settings without a new actor; False if anything else has changed."""
-        new = self.get_default_config().update_from_dict(new_config)
-        new.env = self.config.env
-        old_settings, new_settings = self.config.to_dict(), new.to_dict()
-        if any(
-            str(old_settings.get(key)) != str(value)
-            for key, value in new_settings.items()
-            if key not in _HOT_SETTINGS
-        ):
+    def _replace_unfit_learners(self) -> bool:
+        """Builds new learners if the restored strategy is of the other kind; returns whether.
+
+        A scheduler may have changed the trial's strategy since its start, and its checkpoint
+        brings that back; workers with parameters of their own need other optimizers.
+        """
+        built_for = self.learner_group.config.resolve_merge_strategy()
+        if built_for.own_parameters == self.config.resolve_merge_strategy().own_parameters:
             return False
-        new.validate()
-        before, after = self.config.resolve_merge_strategy(), new.resolve_merge_strategy()
-        if before.own_parameters != after.own_parameters:
-            return False
-        config = self.config.copy(copy_frozen=False)
-        for name in _HOT_SETTINGS:
-            setattr(config, name, getattr(new, name))
-        config.freeze()
-        self.config = config
+        module_spec = self.learner_group.module_spec
+        self.learner_group.shutdown()
+        self.learner_group = self.config.build_learner_group(rl_module_spec=module_spec)
         return True
 
     @override(Algorithm)

@@ -47,6 +47,7 @@ class WeightedPPOConfig(PPOConfig):
         self.merge_strategy: str | Weighting = "reward_weighted"
         self.min_weight: float | list[Any] | None = None
         self.merge_options: dict[str, Any] = {}
+        self.merge_arm: str | None = None
         self.merge_unit: MergeUnit = "env_runner"
         self.advantage_normalization = "worker"
         self.actor_export: ActorExport = "best"
@@ -61,6 +62,7 @@ class WeightedPPOConfig(PPOConfig):
         merge_strategy: Any = NotProvided,
         min_weight: Any = NotProvided,
         merge_options: Any = NotProvided,
+        merge_arm: Any = NotProvided,
         merge_unit: Any = NotProvided,
         advantage_normalization: Any = NotProvided,
         actor_export: Any = NotProvided,
@@ -76,6 +78,8 @@ class WeightedPPOConfig(PPOConfig):
                 (default) is 1 / (number of workers); a number >= 0; or a schedule in RLlib's
                 form, [[env steps, value], …]. `average` and `sum` have none and ignore it.
             merge_options: Options of the strategy, by name: see its fields.
+            merge_arm: A name for the strategy and minimum weight, which `merge_grid` sets; nothing
+                depends on it.
             merge_unit: What a worker is: "env_runner" (default), or "env", a single
                 sub-environment of a vectorised env runner.
             advantage_normalization: Over what advantages are standardised: "worker" (default),
@@ -93,6 +97,7 @@ class WeightedPPOConfig(PPOConfig):
             "merge_strategy": merge_strategy,
             "min_weight": min_weight,
             "merge_options": merge_options,
+            "merge_arm": merge_arm,
             "merge_unit": merge_unit,
             "advantage_normalization": advantage_normalization,
             "actor_export": actor_export,
@@ -113,8 +118,12 @@ class WeightedPPOConfig(PPOConfig):
         Returns:
             This updated config.
         """
+        given = {"env_seeding": env_seeding}
+        if not isinstance(kwargs.get("num_envs_per_env_runner", 0), int):
+            # RLlib compares it with 0 at once, which a Tune space does not stand; `validate` will.
+            given["num_envs_per_env_runner"] = kwargs.pop("num_envs_per_env_runner")
         super().env_runners(**kwargs)
-        self._set_given({"env_seeding": env_seeding})
+        self._set_given(given)
         return self
 
     def _set_given(self, settings: dict[str, Any]) -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
+from pyarrow.fs import LocalFileSystem
 from ray.rllib.connectors.env_to_module import MeanStdFilter
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.utils.filter import RunningStat
 
 from rllib_weighted import WeightedPPO, WeightedPPOConfig
 from rllib_weighted.records import read_history
-from rllib_weighted.records.history import SCHEMA
+from rllib_weighted.records.history import HISTORY_DIR, SCHEMA
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -123,3 +126,20 @@ def test_evaluation_filters_as_training_does(build: Any, num_evaluation_env_runn
     # It has seen training's observations, and then its own.
     assert trained.num_pushes >= 300
     assert evaluated.num_pushes > trained.num_pushes
+
+
+def test_a_trial_that_starts_anew_forgets_the_rounds_of_its_first_life(
+    build: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a kill before the first checkpoint: Tune starts the trial in the same folder."""
+    location = (LocalFileSystem(), str(tmp_path))
+    monkeypatch.setattr(WeightedPPO, "_trial_folder", lambda self: location)
+    for rounds in (3, 2):
+        algorithm = build(small_config())
+        for _ in range(rounds):
+            algorithm.train()
+        algorithm.save_to_path()
+    history = read_history(tmp_path)
+    assert history["round"].to_pylist() == [1] * 3 + [2] * 3
+    files = (tmp_path / HISTORY_DIR).glob("*.parquet")
+    assert sum(pq.read_metadata(file).num_rows for file in files) == 6

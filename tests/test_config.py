@@ -6,6 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
+from ray import tune
 from ray.rllib.algorithms.ppo import PPOConfig
 
 from rllib_weighted import LossWeighted, RewardWeighted, WeightedPPO, WeightedPPOConfig
@@ -17,6 +18,7 @@ OWN = {
     "merge_strategy": "reward_weighted",
     "min_weight": None,
     "merge_options": {},
+    "merge_arm": None,
     "merge_unit": "env_runner",
     "advantage_normalization": "worker",
     "actor_export": "best",
@@ -61,6 +63,7 @@ SETTINGS = {
     "merge_strategy": "loss_weighted",
     "min_weight": 0.25,
     "merge_options": {"direction": "low"},
+    "merge_arm": "loss_weighted 0.5",
     "merge_unit": "env",
     "advantage_normalization": "batch",
     "actor_export": "mean",
@@ -278,3 +281,12 @@ def test_the_same_config_can_be_validated_again():
     state = {key: str(value) for key, value in config.get_state().items()}
     config.validate()
     assert {key: str(value) for key, value in config.get_state().items()} == state
+
+
+def test_tune_spaces_are_taken_where_rllib_compares_at_once():
+    space = tune.sample_from(lambda config: 4)
+    config = WeightedPPOConfig().env_runners(num_envs_per_env_runner=space, num_env_runners=1)
+    assert config.num_envs_per_env_runner is space
+    assert config.num_env_runners == 1
+    with pytest.raises(ValueError, match="`num_envs_per_env_runner` should be a whole number"):
+        cartpole().env_runners(num_envs_per_env_runner="4").validate()

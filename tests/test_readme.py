@@ -35,10 +35,16 @@ def test_the_first_example_trains() -> None:
 @pytest.mark.slow
 def test_the_sweep_sweeps() -> None:
     scope: dict[str, object] = {}
-    exec(block_with("tune.Tuner"), scope)
-    strategies = {r.config["merge_strategy"] for r in scope["results"]}  # type: ignore[attr-defined]
-    assert strategies == {"average", "reward_weighted"}
-    assert not any(result.error for result in scope["results"])  # type: ignore[attr-defined]
+    exec(block_with("merge_grid").replace("100_000", "1_000"), scope)
+    results = list(scope["results"])  # type: ignore[call-overload]
+    assert not any(result.error for result in results)
+    arms = {(r.config["merge_strategy"], r.config["min_weight"], r.config["seed"]) for r in results}
+    assert len(arms) == len(results) == 4 * 2
+    assert ("average", None, 0) in arms
+
+
+def test_the_sweep_is_fifteen_lines() -> None:
+    assert len(block_with("merge_grid").splitlines()) == 15
 
 
 def test_a_strategy_of_ones_own_weighs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Starts or joins Ray, quietly, and says when it is too small for what is asked."""
+"""Starts or joins Ray, quietly."""
 
 from __future__ import annotations
 
@@ -8,13 +8,9 @@ import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rllib_weighted.cli.errors import InputError
-from rllib_weighted.cli.settings import variants
-
-if TYPE_CHECKING:
-    from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 
 def start_ray(
@@ -82,43 +78,6 @@ def _quiet_loggers() -> Iterator[None]:
     finally:
         for name, level in before.items():
             logging.getLogger(name).setLevel(level)
-
-
-def required_resources(config: AlgorithmConfig) -> dict[str, float]:
-    """Returns what one trial of a config takes, e.g. `{"CPU": 3.0}`."""
-    total: dict[str, float] = {}
-    request = config.algo_class.default_resource_request(config)
-    for bundle in request.bundles:
-        for name, amount in bundle.items():
-            total[name] = total.get(name, 0.0) + amount
-    return total
-
-
-def check_resources(config: AlgorithmConfig) -> None:
-    """Refuses a trial that the running Ray can never place (it would wait for ever).
-
-    Raises:
-        InputError: A trial takes more than there is in all.
-    """
-    import ray
-
-    there = ray.cluster_resources()
-    for name, variant in variants(config):
-        short = {
-            resource: amount
-            for resource, amount in required_resources(variant).items()
-            if amount > there.get(resource, 0.0) + 1e-9
-        }
-        if short:
-            needs = ", ".join(f"{amount:g} {resource}s" for resource, amount in short.items())
-            has = ", ".join(f"{there.get(resource, 0.0):g}" for resource in short)
-            raise InputError(
-                f"a trial takes {needs} and Ray has {has}, so it would wait for ever"
-                f"{f' (at {name})' if name else ''}: lower `num_env_runners` "
-                f"(={variant.num_env_runners}), `num_cpus_per_env_runner` "
-                f"(={variant.num_cpus_per_env_runner}) or `num_learners` "
-                f"(={variant.num_learners}), or let a local Ray count more CPUs with --ray-num-cpus"
-            )
 
 
 @contextlib.contextmanager

@@ -12,8 +12,6 @@ from rich.table import Table
 from rich.text import Text
 
 from rllib_weighted.cli.progress import (
-    NOTHING,
-    RETURN,
     ROUND,
     STEPS,
     TrialProgress,
@@ -24,12 +22,11 @@ from rllib_weighted.cli.progress import (
     format_weights,
     plain_line,
 )
+from rllib_weighted.cli.trials_table import count_statuses, telling_settings, trials_table
 
 PLAIN_INTERVAL = 10.0  # Seconds between plain lines of one trial.
-_STATUS_ORDER = ("RUNNING", "PAUSED", "ERROR", "PENDING", "TERMINATED")
-_LEAST_NEEDED = ("steps/s", "weights", "best", "steps", "status")
-_GAP = 2  # Blanks between columns.
-_STATUS_NAMES = {"TERMINATED": "done", "ERROR": "failed"}
+_MARGIN = 2  # Columns that keep what the terminal echoes (^C) from wrapping into the next line.
+_OTHER_LINES = 7  # Those above, in and below the table that hold no trial.
 
 
 class Display:
@@ -85,8 +82,12 @@ class Display:
         last = self._last_line.get(id(trial), -PLAIN_INTERVAL)
         if not self._use_live and now - last >= PLAIN_INTERVAL:
             self._last_line[id(trial)] = now
-            prefix = f"{trial.label} | " if len(self._trials) > 1 else ""
+            prefix = f"{self._label(trial)} | " if len(self._trials) > 1 else ""
             self.note(prefix + plain_line(trial))
+
+    def _label(self, trial: TrialProgress) -> str:
+        settings = [f"{key}={trial.settings.get(key)}" for key in telling_settings(self._trials)]
+        return ", ".join([f"trial {trial.name}", *settings])
 
     def _warn_of_unreported(self, trial: TrialProgress) -> None:
         missing = [] if self._warned else trial.unreported()
@@ -103,16 +104,13 @@ class Display:
         if len(trials) <= 1:
             head = Text(f"{self.title}  {elapsed}", style="bold")
             return Group(head, _single(trials[0] if trials else None))
-        counts = " ".join(
-            f"{count} {_status_name(status)}"
-            for status in _STATUS_ORDER
-            if (count := sum(trial.status == status for trial in trials))
-        )
-        head = Text(f"{self.title}  {elapsed}  ({len(trials)} trials: {counts})", style="bold")
-        # The margin keeps what the terminal echoes (^C) from wrapping into the next line.
+        title = f"{self.title}  {elapsed}  ({len(trials)} trials: {count_statuses(trials)})"
         table = trials_table(
-            trials, width=self.console.width - 4, max_rows=max(3, self.console.height - 8)
+            trials,
+            width=self.console.width - _MARGIN,
+            max_rows=max(3, self.console.height - _OTHER_LINES),
         )
+        head = Text(title, style="bold", no_wrap=True, overflow="ellipsis")
         return Group(head, table)
 
 
@@ -132,53 +130,3 @@ def _single(trial: TrialProgress | None) -> RenderableType:
         table.add_row("  weights", weights)
     table.add_row("  time left", format_time_left(trial))
     return table
-
-
-def trials_table(trials: Sequence[TrialProgress], *, width: int, max_rows: int) -> Table:
-    """Returns a compact table with a row per trial, running ones first.
-
-    Args:
-        trials: All trials.
-        width: Columns of the terminal; what does not fit is left out, the least needed first.
-        max_rows: How many trials to show; the rest is counted in the caption.
-    """
-    ordered = sorted(trials, key=lambda trial: _STATUS_ORDER.index(trial.status))
-    varied = list(dict.fromkeys(key for trial in trials for key in trial.varied))
-    rows = [_row(trial, varied) for trial in ordered[:max_rows]]
-    widths = {name: max(len(name), *(len(row[name]) for row in rows)) + _GAP for name in rows[0]}
-    for name in _LEAST_NEEDED:
-        if sum(widths.values()) > width:
-            widths.pop(name)
-    table = Table(
-        box=None,
-        pad_edge=False,
-        padding=(0, _GAP, 0, 0),
-        header_style="dim",
-        caption_justify="left",
-    )
-    for name in widths:
-        left = name in ("trial", *varied)
-        table.add_column(name, justify="left" if left else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*(Text(row[name]) for name in widths))
-    if len(ordered) > max_rows:
-        table.caption = f"… and {len(ordered) - max_rows} more"
-    return table
-
-
-def _row(trial: TrialProgress, varied: Sequence[str]) -> dict[str, str]:
-    return {
-        **({key: trial.varied.get(key, "") for key in varied} or {"trial": trial.label}),
-        "status": _status_name(trial.status),
-        "round": format_number(trial.value(ROUND)),
-        "steps": format_number(trial.value(STEPS)),
-        "steps/s": format_number(trial.speed(STEPS)),
-        "return": format_number(trial.value(RETURN)),
-        "best": format_number(trial.best_return),
-        "weights": format_weights(trial).split(",")[0] or NOTHING,
-        "time left": format_time_left(trial) if trial.status == "RUNNING" else "",
-    }
-
-
-def _status_name(status: str) -> str:
-    return _STATUS_NAMES.get(status, status.lower())

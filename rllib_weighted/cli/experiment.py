@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from rllib_weighted.cli.cluster import check_resources, quiet_ray, start_ray
+from rllib_weighted.cli.cluster import environment_variable, quiet_ray, start_ray
 from rllib_weighted.cli.display import Display
 from rllib_weighted.cli.errors import Aborted, InputError, TrainingError, root_cause
 from rllib_weighted.cli.files import TrainFile
@@ -24,6 +25,7 @@ from rllib_weighted.cli.plan import (
     tune_config,
 )
 from rllib_weighted.cli.progress import ROUND, STEPS, TIME, format_duration, format_number
+from rllib_weighted.cli.sizing import ExperimentSize, experiment_size
 from rllib_weighted.cli.storage import ExperimentRecord, storage_root, write_record
 
 if TYPE_CHECKING:
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
 
     from rllib_weighted.cli.session import TrainSession
 
+CHECKPOINT_SECONDS = 60.0  # Between two checkpoints of a trial, where no number of rounds is set.
+NUM_TO_KEEP = 3  # Of those; population-based training needs more than two.
+_SNAPSHOT_VARIABLE = "TUNE_GLOBAL_CHECKPOINT_S"
 _MAX_LISTED = 8  # Trials whose paths are listed one by one.
 
 
@@ -58,9 +63,9 @@ def run_experiment(
             verbose=options.verbose or options.local_mode,
             import_folder=asked.path.parent if asked.path else None,
         )
-        check_resources(config)
+        size = experiment_size(config, tune_config(asked, options))
         run = _Run(asked, options, console, config=config, root=root, name=name)
-        return run.fit(stop, record)
+        return run.fit(stop, record, size)
 
 
 class _Run:
@@ -84,7 +89,9 @@ class _Run:
         self.name = name
         self.experiment = f"{root}/{name}"
 
-    def fit(self, stop: dict[str, float], record: ExperimentRecord) -> TrainResult:
+    def fit(
+        self, stop: dict[str, float], record: ExperimentRecord, size: ExperimentSize
+    ) -> TrainResult:
         """Trains until `stop`, a failure or an interrupt."""
         from rllib_weighted.cli.session import TrainSession, session
 
@@ -93,12 +100,17 @@ class _Run:
         if not options.resume:
             write_record(self.experiment, record)
         title = f"{_algo_name(self.config)} on {_env_name(self.config.env)}"
-        self._announce(title, stop)
+        self._announce(title, stop, size)
         display = Display(self.console, title=title, live=False if options.verbose else None)
         replaces_stop = not options.resume or options.stop is not None
-        active = TrainSession(display, stop if replaces_stop else None)
+        active = TrainSession(
+            display,
+            stop if replaces_stop else None,
+            checkpoint_seconds=CHECKPOINT_SECONDS if self._checkpoints_by_time() else None,
+            resumed=options.resume,
+        )
         try:
-            with session(active):
+            with session(active), _frequent_snapshots(size.num_trials):
                 results = tuner.fit()
         except KeyboardInterrupt:
             raise Aborted(self._aborted(), active.interrupt.exit_code) from None
@@ -129,6 +141,7 @@ class _Run:
     def _new_tuner(self, stop: dict[str, float]) -> Tuner:
         from ray.tune import CheckpointConfig, RunConfig, Tuner
 
+        from rllib_weighted.cli.logs import ProgressTable
         from rllib_weighted.cli.session import SessionCallback
 
         frequency = first(self.options.checkpoint_freq, self.asked.checkpoint_freq, 0)
@@ -142,12 +155,17 @@ class _Run:
                 storage_path=self.root,
                 stop=stop,
                 checkpoint_config=CheckpointConfig(
-                    checkpoint_frequency=frequency, checkpoint_at_end=at_end
+                    num_to_keep=NUM_TO_KEEP if self._checkpoints_by_time() else None,
+                    checkpoint_frequency=frequency,
+                    checkpoint_at_end=at_end,
                 ),
-                callbacks=[SessionCallback()],
+                callbacks=[SessionCallback(), ProgressTable()],
                 verbose=0,
             ),
         )
+
+    def _checkpoints_by_time(self) -> bool:
+        return self.options.checkpoint_freq is None and self.asked.checkpoint_freq is None
 
     def _restored_tuner(self) -> Tuner:
         from ray.tune import Tuner
@@ -166,8 +184,9 @@ class _Run:
                 f"settings than the experiment was started with. Ray says: {error}"
             ) from None
 
-    def _announce(self, title: str, stop: dict[str, float]) -> None:
+    def _announce(self, title: str, stop: dict[str, float], size: ExperimentSize) -> None:
         self._say(f"{'Resuming' if self.options.resume else 'Training'} {title}")
+        self._say(f"  trials      {size}")
         self._say(f"  results     {self.experiment}")
         if self.options.resume and self.options.fixed_at_start():
             names = ", ".join(self.options.fixed_at_start())
@@ -205,6 +224,19 @@ class _Run:
 
     def _say(self, message: str) -> None:
         self.console.print(Text(message), soft_wrap=True)
+
+
+def _frequent_snapshots(num_trials: int | None) -> contextlib.AbstractContextManager[None]:
+    """Lets Tune record more often than every ten seconds which trial is where.
+
+    What it has not recorded is lost in a kill: a checkpoint, or that a trial has finished. A
+    record takes some 0.7 ms of CPU time per trial, so this is every two seconds up to 100 trials,
+    and then as seldom as keeps it below 4 percent of a core, up to Tune's ten.
+    """
+    if _SNAPSHOT_VARIABLE in os.environ:
+        return contextlib.nullcontext()
+    seconds = min(10.0, max(2.0, (num_trials or 0) / 50))
+    return environment_variable(_SNAPSHOT_VARIABLE, f"{seconds:g}")
 
 
 def failure_message(results: ResultGrid, resume_command: str) -> str:

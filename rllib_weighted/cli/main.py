@@ -53,7 +53,14 @@ Name = Annotated[
     str | None,
     typer.Option("--name", "--experiment-name", "-n", help="Name of the experiment's folder."),
 ]
-CheckpointFreq = Annotated[int | None, typer.Option(min=0, help="Rounds between checkpoints.")]
+CheckpointFreq = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Rounds between checkpoints, of which all are kept; 0 writes none on the way. "
+        "[default: one a minute, the last three are kept]",
+    ),
+]
 CheckpointAtEnd = Annotated[
     bool | None,
     typer.Option(

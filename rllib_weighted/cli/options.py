@@ -19,7 +19,8 @@ class TrainOptions:
         num_samples: How often each point of the search space is run.
         storage_path: Where results go: a folder or a URI.
         name: The experiment's name; its results lie in `storage_path/name`.
-        checkpoint_freq: Rounds between checkpoints; 0 writes none on the way.
+        checkpoint_freq: Rounds between checkpoints; 0 writes none on the way. None writes one a
+            minute and keeps the last three.
         checkpoint_at_end: Whether a trial that ends writes a checkpoint.
         resume: Continue an experiment instead of starting one.
         ray_address: The Ray cluster to join.

@@ -14,6 +14,7 @@ ROUND = "training_iteration"
 STEPS = "num_env_steps_sampled_lifetime"
 TIME = "time_total_s"
 RETURN = "env_runners/episode_return_mean"
+SMOOTHED_RETURN = f"{metrics.MERGE}/{metrics.EPISODE_RETURN_MEAN}"
 SHARE_MIN = f"{metrics.MERGE}/{metrics.SHARE_MIN}"
 SHARE_MAX = f"{metrics.MERGE}/{metrics.SHARE_MAX}"
 EFFECTIVE_WORKERS = f"{metrics.MERGE}/{metrics.EFFECTIVE_WORKERS}"
@@ -28,14 +29,14 @@ class TrialProgress:
     """Progress of one trial, fed with its results.
 
     Args:
-        label: How the trial is called on the screen.
+        name: A short name, which that of the trial's folder holds too.
         stop: Flat stop criteria.
-        varied: The settings that tell this trial from the others, as text.
+        settings: The settings that tell this trial from the others, as text.
     """
 
-    label: str
+    name: str
     stop: Mapping[str, float]
-    varied: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
     status: str = "PENDING"
     last: dict[str, Any] = field(default_factory=dict)
     best_return: float | None = None
@@ -46,7 +47,7 @@ class TrialProgress:
     def update(self, result: Mapping[str, Any]) -> None:
         """Takes in the result of one more round."""
         self.last = {key: _lookup(result, key) for key in {*_SHOWN, *self.stop}}
-        reached = self.value(RETURN)
+        reached = self.mean_return
         if reached is not None:
             known = -math.inf if self.best_return is None else self.best_return
             self.best_return = max(reached, known)
@@ -54,6 +55,19 @@ class TrialProgress:
             key: self.value(key) for key in {ROUND, STEPS, TIME, *filter(is_counter, self.stop)}
         }
         self._window.append({key: value for key, value in counted.items() if value is not None})
+
+    @property
+    def return_key(self) -> str:
+        """The mean return to show: that of `stop`, else the smoother one if it is reported."""
+        named = [key for key in (SMOOTHED_RETURN, RETURN) if key in self.stop]
+        if named:
+            return named[0]
+        return RETURN if self.value(SMOOTHED_RETURN) is None else SMOOTHED_RETURN
+
+    @property
+    def mean_return(self) -> float | None:
+        """The last mean return; None while there is none."""
+        return self.value(self.return_key)
 
     def value(self, key: str) -> float | None:
         """Returns the last finite value of a metric, or None."""
@@ -132,10 +146,19 @@ def format_duration(seconds: float | None) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def format_brief_duration(seconds: float | None) -> str:
+    """Returns a duration in at most seven characters: `42 s`, `3 min`, `2.1 h`; `-` for None."""
+    if seconds is None or not math.isfinite(seconds):
+        return NOTHING
+    if seconds < 59.5:
+        return f"{max(0.0, seconds):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 99.5 * 60 else f"{seconds / 3600:.1f} h"
+
+
 def format_return(trial: TrialProgress) -> str:
     """Returns the mean return, with its target where `stop` names one: `142.3 of 475`."""
-    text = format_number(trial.value(RETURN))
-    target = trial.stop.get(RETURN)
+    text = format_number(trial.mean_return)
+    target = trial.stop.get(trial.return_key)
     return text if target is None else f"{text} of {format_number(target)}"
 
 
@@ -158,10 +181,12 @@ def format_weights(trial: TrialProgress) -> str:
 def format_time_left(trial: TrialProgress) -> str:
     """Returns the time until a counted criterion ends the trial at the latest, or `-`."""
     seconds = trial.seconds_left()
-    if seconds is None:
-        return NOTHING
-    may_end_sooner = any(not is_counter(key) for key in trial.stop)
-    return ("at most " if may_end_sooner and seconds else "") + format_duration(seconds)
+    return ("at most " if seconds and may_end_sooner(trial) else "") + format_duration(seconds)
+
+
+def may_end_sooner(trial: TrialProgress) -> bool:
+    """Whether something that is not counted can end a trial before its time."""
+    return any(not is_counter(key) for key in trial.stop)
 
 
 def plain_line(trial: TrialProgress) -> str:
@@ -178,7 +203,10 @@ def plain_line(trial: TrialProgress) -> str:
     return " | ".join(part for part in parts if part)
 
 
-_SHOWN = (ROUND, STEPS, TIME, RETURN, SHARE_MIN, SHARE_MAX, EFFECTIVE_WORKERS, NUM_WORKERS)
+_SHOWN = (
+    *(ROUND, STEPS, TIME, RETURN, SMOOTHED_RETURN),
+    *(SHARE_MIN, SHARE_MAX, EFFECTIVE_WORKERS, NUM_WORKERS),
+)
 
 
 def _lookup(result: Mapping[str, Any], key: str) -> Any:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ray.tune import Callback
+from ray.tune.result import SHOULD_CHECKPOINT
 
 from rllib_weighted.cli.display import Display
 from rllib_weighted.cli.interrupt import Interrupt, handling_signals
+from rllib_weighted.cli.logs import forget_rounds_behind_checkpoint
 from rllib_weighted.cli.progress import TrialProgress
+from rllib_weighted.cli.trials_table import MERGE_SETTINGS, count_statuses
+from rllib_weighted.grids import uses_min_weight
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
@@ -23,35 +28,75 @@ class TrainSession:
         display: Where progress is shown.
         stop: Flat stop criteria that replace those of the trials; None keeps theirs (which a
             resumed experiment has saved).
+        checkpoint_seconds: Seconds between two checkpoints of a trial; None leaves them to Tune.
+        resumed: Whether the experiment was started in another process.
     """
 
-    def __init__(self, display: Display, stop: dict[str, float] | None) -> None:
+    def __init__(
+        self,
+        display: Display,
+        stop: dict[str, float] | None,
+        *,
+        checkpoint_seconds: float | None = None,
+        resumed: bool = False,
+    ) -> None:
         self.display = display
         self.interrupt = Interrupt(display.note)
         self.trials: dict[str, TrialProgress] = {}
         self.num_started = 0
         self._stop = stop
-        self._adopted = False
+        self._checkpoint_seconds = checkpoint_seconds
+        self._saved_at: dict[str, float] = {}
+        self._adopted = not resumed
 
     def adopt(self, trials: list[Trial]) -> None:
-        """Puts this session's stop criteria on trials that a resumed experiment brought."""
-        if not self._adopted and trials:
-            self._adopted = True
-            for trial in trials:
-                if self._stop is not None:
-                    trial.stopping_criterion = dict(self._stop)
+        """Takes over the trials that a resumed experiment brought, before they go on."""
+        if self._adopted or not trials:
+            return
+        self._adopted = True
+        for trial in trials:
+            if self._stop is not None:
+                trial.stopping_criterion = dict(self._stop)
+            progress = self.progress(trial)
+            progress.status = trial.status
+            if trial.last_result:
+                progress.update(trial.last_result)
+                known = trial.metric_analysis.get(progress.return_key, {})
+                progress.best_return = known.get("max", progress.best_return)
+            if not trial.is_finished():
+                forget_rounds_behind_checkpoint(trial)
+        if len(trials) > 1:
+            self.display.note(f"  found       {count_statuses(self.trials.values())}")
+
+    def is_due(self, trial: Trial) -> bool:
+        """Whether it is time for a checkpoint of a trial."""
+        last = self._saved_at.setdefault(trial.trial_id, time.monotonic())
+        seconds = self._checkpoint_seconds
+        if seconds is None or trial.checkpoint_freq:
+            return False
+        return time.monotonic() - last >= seconds
+
+    def saved(self, trial: Trial) -> None:
+        """Notes that a trial has a checkpoint of its last round."""
+        self._saved_at[trial.trial_id] = time.monotonic()
+        self.interrupt.after_save(trial.trial_id)
 
     def progress(self, trial: Trial) -> TrialProgress:
         """Returns the progress of a trial."""
         if trial.trial_id not in self.trials:
-            varied = varied_settings(trial)
-            label = ", ".join(f"{key}={value}" for key, value in varied.items())
             self.trials[trial.trial_id] = TrialProgress(
-                label=label or f"trial {len(self.trials) + 1}",
+                name=trial.trial_id.rpartition("_")[2],
                 stop=trial.stopping_criterion,
-                varied=varied,
+                settings=trial_settings(trial),
             )
         return self.trials[trial.trial_id]
+
+    def take(self, trial: Trial, result: dict[str, Any]) -> None:
+        """Takes in the result of one more round."""
+        progress = self.progress(trial)
+        progress.settings = trial_settings(trial)  # Schedulers change those of a living trial.
+        progress.update(result)
+        self.display.round_ended(progress)
 
 
 _current: TrainSession | None = None
@@ -96,25 +141,60 @@ class SessionCallback(Callback):
         """When a trial's process has started."""
         if _current is not None:
             _current.num_started += 1
+            _current.is_due(trial)  # Its time counts from here.
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         """After a round, before Tune decides whether to save the trial."""
         if _current is not None:
+            if _current.is_due(trial):
+                result[SHOULD_CHECKPOINT] = True
             _current.interrupt.before_result(trial.trial_id, result)
-            _current.progress(trial).update(result)
-            _current.display.round_ended(_current.progress(trial))
+            _current.take(trial, result)
 
     def on_trial_save(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """After a checkpoint of a trial was written."""
         if _current is not None:
-            _current.interrupt.after_save(trial.trial_id)
+            _current.saved(trial)
 
 
-def varied_settings(trial: Trial) -> dict[str, str]:
-    """Returns the settings that a search has chosen for a trial, as short texts."""
-    return {
-        key.rsplit("/", 1)[-1]: f"{value:.4g}" if isinstance(value, float) else str(value)
+def trial_settings(trial: Trial) -> dict[str, str]:
+    """Returns the settings of a trial as short texts: those of its merge, and of the search."""
+    config = trial.config
+    searched = {
+        key.rsplit("/", 1)[-1]: _short(_lookup(config, key, value))
         for key, value in (trial.evaluated_params or {}).items()
     }
+    strategy = config.get("merge_strategy")
+    if strategy is None:  # Another algorithm than WeightedPPO.
+        return searched
+    name = strategy if isinstance(strategy, str) else type(strategy).__name__
+    merge = dict(zip(MERGE_SETTINGS, (name, _min_weight(strategy, config)), strict=True))
+    hidden = {*merge, "merge_arm"}
+    return {**merge, **{key: text for key, text in searched.items() if key not in hidden}}
+
+
+def _min_weight(strategy: Any, config: Mapping[str, Any]) -> str:
+    value = config.get("min_weight")
+    try:
+        used = uses_min_weight(strategy, config.get("merge_options"))
+    except ValueError:  # The trial itself will say what is wrong with it.
+        used = True
+    if not used:
+        return "–"
+    return "1/N" if value is None else _short(value)
+
+
+def _lookup(config: Mapping[str, Any], path: str, default: Any) -> Any:
+    """Returns a setting as it is now, which a scheduler may have changed."""
+    found: Any = config
+    for key in path.split("/"):
+        if not isinstance(found, Mapping) or key not in found:
+            return default
+        found = found[key]
+    return found
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import itertools
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +30,6 @@ OLD_SETTINGS = {
 }
 # Names that RLlib translates itself.
 _TRANSLATED = {"lambda", "framework", "callbacks", "input", "model_config", "multiagent"}
-MAX_VARIANTS = 200
 
 
 def algorithm_config(name: str) -> AlgorithmConfig:
@@ -108,17 +106,26 @@ def _setting_names(config: AlgorithmConfig, values: Mapping[str, Any]) -> set[st
 def variants(config: AlgorithmConfig) -> Iterator[tuple[str, AlgorithmConfig]]:
     """Yields the points of a config's search space, each with its name, as unfrozen copies.
 
-    A config without a search space is its only point, and has no name. Of a grid the first
-    `MAX_VARIANTS` are taken; values are drawn for spaces that are not a grid.
+    A config without a search space is its only point, and has no name. Values are drawn for
+    spaces that are not a grid.
     """
+    from ray.tune.impl.placeholder import (
+        create_resolvers_map,
+        inject_placeholders,
+        resolve_placeholders,
+    )
     from ray.tune.search.variant_generator import generate_variants
 
+    # As the Tuner does it: what `sample_from` computes comes last, and sees everything else.
+    resolvers = create_resolvers_map()
+    space = inject_placeholders(copy.deepcopy(config.to_dict()), resolvers)
     # A fixed state, so that drawing here leaves the global generator alone.
-    points = generate_variants(config.to_dict(), random_state=0)
-    for resolved, values in itertools.islice(points, MAX_VARIANTS):
+    for resolved, values in generate_variants(space, random_state=0):
         name = ", ".join(f"{'.'.join(map(str, path))}={v!r}" for path, v in resolved.items())
+        resolve_placeholders(values, resolvers)
         variant = config.copy(copy_frozen=False)
-        variant.update_from_dict({path[0]: values[path[0]] for path in resolved})
+        changed = {path[0] for path in [*resolved, *resolvers]}
+        variant.update_from_dict({key: values[key] for key in changed})
         yield name, variant
 
 

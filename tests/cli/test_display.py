@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from rllib_weighted.cli import display as display_module
-from rllib_weighted.cli.display import Display, trials_table
+from rllib_weighted.cli.display import Display
 from rllib_weighted.cli.progress import TrialProgress
 
 
@@ -24,8 +24,8 @@ def written(on: Console) -> str:
     return on.file.getvalue()
 
 
-def trial(label: str = "PPO", status: str = "RUNNING", **stop: float) -> TrialProgress:
-    return TrialProgress(label, stop or {"training_iteration": 10}, status=status)
+def trial(name: str = "00000", status: str = "RUNNING", **stop: float) -> TrialProgress:
+    return TrialProgress(name, stop or {"training_iteration": 10}, status=status)
 
 
 RESULT: dict[str, Any] = {
@@ -57,33 +57,34 @@ def test_live_panel_before_the_first_round() -> None:
     assert "starting" in written(on)
 
 
-def searched(seed: int, status: str) -> TrialProgress:
-    varied = {"merge_strategy": "reward_weighted", "seed": str(seed)}
-    one = TrialProgress("", {"training_iteration": 10}, varied=varied, status=status)
-    one.update(RESULT)
-    return one
-
-
-@pytest.mark.parametrize("width", [60, 80, 120])
-def test_table_of_trials_fits_and_counts_the_rest(width: int) -> None:
-    on = console(terminal=True, width=width)
-    trials = [searched(k, "TERMINATED") for k in range(30)] + [searched(30, "RUNNING")]
-    on.print(trials_table(trials, width=width, max_rows=5))
+@pytest.mark.parametrize("size", [(80, 24), (160, 50)])
+def test_table_of_a_sweep_fills_the_terminal_and_not_more(size: tuple[int, int]) -> None:
+    width, height = size
+    on = console(terminal=True, width=width, height=height)
+    shown = Display(on, title="WeightedPPO on CartPole-v1")
+    trials = [trial(f"{k:05d}", "TERMINATED") for k in range(60)] + [trial("00060")]
+    for one in trials:
+        one.settings = {"merge_strategy": "reward_weighted", "seed": one.name}
+        one.update(RESULT)
+    shown.refresh(trials)
+    on.print(shown.renderable())
     lines = written(on).splitlines()
-    assert lines[0].split()[:2] == ["merge_strategy", "seed"]
-    assert lines[1].split()[:2] == ["reward_weighted", "30"]  # Running ones first.
-    assert "… and 26 more" in lines[-1]
+    assert height - 4 <= len(lines) < height
+    assert "(61 trials: 1 running, 60 done)" in lines[0]
+    assert lines[3].split()[:3] == ["00060", "reward_weighted", "00060"]
     assert all(len(line.rstrip()) <= width for line in lines)
-    # What is shown is shown whole.
-    assert "21.5" in lines[1]
-    assert "…" not in lines[1].replace("0.100 … 0.200", "")
-    assert ("0.100 … 0.200" in lines[1]) == (width == 120)
 
 
-def test_samples_of_one_setting_are_numbered() -> None:
-    on = console(terminal=True)
-    on.print(trials_table([trial("trial 1"), trial("trial 2")], width=100, max_rows=5))
-    assert "trial 2" in written(on)
+def test_lines_name_the_trial_by_what_differs() -> None:
+    on = console(terminal=False)
+    shown = Display(on, title="PPO")
+    trials = [trial("00000"), trial("00001")]
+    for one, seed in zip(trials, "12", strict=True):
+        one.settings = {"lr": "0.1", "seed": seed}
+        one.update(RESULT)
+    shown.refresh(trials)
+    shown.round_ended(trials[1])
+    assert "trial 00001, seed=2 | round 1 |" in written(on)
 
 
 def test_logs_get_a_line_per_interval_and_not_per_round(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -179,3 +179,21 @@ def test_json_with_two_experiments(tmp_path: Path) -> None:
 def test_bad_yaml(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(InputError, match=f"(?s){message}"):
         load_file(write(tmp_path, text, "bad.yaml"))
+
+
+def test_a_search_that_is_not_installed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray.tune.search.optuna import optuna_search
+
+    monkeypatch.setattr(optuna_search, "ot", None)
+    text = """
+from ray import tune
+from ray.tune.search.optuna import OptunaSearch
+
+tune_config = tune.TuneConfig(search_alg=OptunaSearch())
+"""
+    path = tmp_path / "search.py"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"Optuna must be installed! Run `pip install optuna`"):
+        load_file(path)

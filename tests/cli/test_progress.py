@@ -8,7 +8,9 @@ import pytest
 
 from rllib_weighted.cli.progress import (
     RETURN,
+    SMOOTHED_RETURN,
     TrialProgress,
+    format_brief_duration,
     format_duration,
     format_number,
     format_time_left,
@@ -103,6 +105,25 @@ def test_weights_are_shown_where_there_is_a_merge() -> None:
     trial = trained({}, result(1, steps=1, seconds=1.0, merge=merge))
     assert format_weights(trial) == "0.050 … 0.200, 7.4 of 8 effective"
     assert format_weights(trained({}, result(1, steps=1, seconds=1.0))) == ""
+
+
+def test_the_return_shown_is_that_of_the_stop_or_the_smoother_one() -> None:
+    both = {
+        "env_runners": {"episode_return_mean": 9.0},
+        "merge": {"episode_return_mean": 7.0},
+    }
+    for stop, expected in (({}, 7.0), ({RETURN: 475}, 9.0), ({SMOOTHED_RETURN: 475}, 7.0)):
+        assert trained(stop, result(1, steps=1, seconds=1.0, **both)).mean_return == expected
+    unknown = {**both, "merge": {"episode_return_mean": float("nan")}}
+    assert trained({}, result(1, steps=1, seconds=1.0, **unknown)).mean_return == 9.0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, "-"), (59.4, "59 s"), (59.6, "1 min"), (5900, "98 min"), (7600, "2.1 h")],
+)
+def test_format_brief_duration(seconds: float | None, text: str) -> None:
+    assert format_brief_duration(seconds) == text
 
 
 def test_plain_line() -> None:

@@ -12,6 +12,7 @@ from rllib_weighted.cli.settings import (
     apply_settings,
     config_problems,
     use_single_process,
+    variants,
 )
 
 
@@ -103,6 +104,21 @@ def test_each_point_of_a_grid_is_checked_and_named() -> None:
     assert len(problems) == 2
     assert "(at minibatch_size=60)" in problems[0]
     assert "(at minibatch_size=70)" in problems[1]
+
+
+def test_points_are_those_of_the_tuner() -> None:
+    """`sample_from` sees the drawn values of the others, as it does there."""
+    config = ppo().training(
+        num_epochs=tune.choice([3, 4]),
+        minibatch_size=tune.sample_from(lambda config: 10 * config["num_epochs"]),
+        lr=tune.grid_search([0.1, 0.2]),
+    )
+    points = list(variants(config))
+    assert [point.lr for _, point in points] == [0.1, 0.2]
+    for name, point in points:
+        assert name == f"num_epochs={point.num_epochs}, lr={point.lr}"
+        assert point.minibatch_size == 10 * point.num_epochs
+    assert not isinstance(config.lr, float)
 
 
 def test_single_process_keeps_the_number_of_environments() -> None:

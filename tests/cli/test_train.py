@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from rllib_weighted.cli import experiment
 from rllib_weighted.cli.errors import InputError, TrainingError
 from rllib_weighted.cli.options import TrainOptions, TrainResult
 from rllib_weighted.cli.train import resume_by_name, run_algorithm, run_file
@@ -64,6 +65,7 @@ def test_file_trains_to_its_stop_and_says_where_things_are(tmp_path: Path) -> No
     assert (Path(checkpoint) / "rllib_checkpoint.json").is_file()
     text = printed(console)
     assert "until       training_iteration >= 2" in text
+    assert "trials      1, each 1 CPU, 0 GPUs; Ray has 8 CPUs, 0 GPUs: 1 at once" in text
     assert f"results     {tmp_path}/run" in text
     assert f"checkpoint  {checkpoint}" in text
     assert f"rllib evaluate {checkpoint}" in text
@@ -111,6 +113,16 @@ def interrupt_when_trained(experiment: Path) -> None:
             os.kill(os.getpid(), signal.SIGINT)
             return
         time.sleep(0.1)
+
+
+def test_checkpoints_come_by_time_and_the_last_three_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(experiment, "CHECKPOINT_SECONDS", 0.0)
+    file = write(tmp_path, PPO.replace('"training_iteration": 2', '"training_iteration": 6'))
+    run_file(file, TrainOptions(storage_path=str(tmp_path), name="kept"), console=quiet())
+    kept = sorted(path.name for path in tmp_path.glob("kept/*/checkpoint_*"))
+    assert kept == ["checkpoint_000003", "checkpoint_000004", "checkpoint_000005"]
 
 
 OWN_ENV = """
@@ -164,7 +176,7 @@ def test_failed_trial_shows_the_end_of_its_error(tmp_path: Path) -> None:
 
 def test_trial_that_can_never_be_placed_is_refused_with_the_numbers(tmp_path: Path) -> None:
     options = TrainOptions(storage_path=str(tmp_path), settings=("num_env_runners=99",))
-    with pytest.raises(InputError, match=r"a trial takes 100 CPUs and Ray has 8, .*=99"):
+    with pytest.raises(InputError, match=r"takes 100 CPUs and Ray has 8 CPUs.*=99"):
         run_file(write(tmp_path), options, console=quiet())
     assert not list(tmp_path.glob("*/tuner.pkl"))
 
@@ -184,6 +196,7 @@ def test_algorithm_by_name_with_a_grid(tmp_path: Path) -> None:
     result = run_algorithm("WeightedPPO", "CartPole-v1", config, options, console=console)
     assert rounds(result) == [1, 1]
     text = printed(console)
-    assert "merge_strategy=average | round 1" in text
-    assert "merge_strategy=reward_weighted | round 1" in text
+    assert "trials      2, each 1 CPU" in text
+    assert "trial 00000, merge_strategy=average, min_weight=– | round 1" in text
+    assert "trial 00001, merge_strategy=reward_weighted, min_weight=1/N | round 1" in text
     assert "of 2 effective" in text

@@ -218,23 +218,27 @@ def test_a_checkpoint_goes_on_with_another_kind_of_merge(
     # Restored metrics go on, as NaN where nothing is logged any more.
     assert (result["merge"].get("drift_mean", np.nan) >= 0) == after.startswith("actor")
     assert any((parameters(donor)[n] != v).any() for n, v in parameters(other).items())
-    assert not other.reset_config({**other.config.to_dict(), "merge_strategy": before})
 
 
-def test_reset_config_takes_new_merge_settings_and_refuses_others(
-    stopped: list[WeightedPPO],
+@pytest.mark.parametrize(
+    ("start", "mutated"), [("average", "actor_average"), ("actor_sum", "reward_weighted")]
+)
+def test_a_trial_goes_on_with_the_kind_of_merge_that_a_scheduler_gave_it(
+    tmp_path: Path, stopped: list[WeightedPPO], start: str, mutated: str
 ) -> None:
-    algorithm = make_config(min_weight=0.25).build_algo()
-    stopped.append(algorithm)
-    (before,) = train(algorithm, 1)
-    total = sum(worker["weight"] for worker in before["merge"]["workers"].values())
-    assert total == pytest.approx(1 + 4 * 0.25)
-
-    assert algorithm.reset_config({**algorithm.config.to_dict(), "min_weight": 2.0})
-    (after,) = train(algorithm, 1)
-    total = sum(worker["weight"] for worker in after["merge"]["workers"].values())
-    assert total == pytest.approx(1 + 4 * 2.0)
-    assert not algorithm.reset_config({**algorithm.config.to_dict(), "gamma": 0.5})
+    """A resumed experiment starts its trials with the settings of their start."""
+    donor = make_config(merge_strategy=mutated).env_runners(num_env_runners=0).build_algo()
+    resumed = make_config(merge_strategy=start).env_runners(num_env_runners=0).build_algo()
+    stopped += [donor, resumed]
+    donor._tune_trial_id = resumed._tune_trial_id = "one_trial"
+    train(donor, 2)
+    donor.save_to_path(tmp_path / "checkpoint")
+    resumed.restore_from_path(str(tmp_path / "checkpoint"))
+    assert resumed.config.merge_strategy == mutated
+    for algorithm in (donor, resumed):
+        train(algorithm, 2)
+    assert_same_parameters(donor, resumed)
+    assert_same_actors(donor, resumed, own=mutated.startswith("actor"))
 
 
 class FailsOnce(WeightedPPO):

@@ -1,0 +1,115 @@
+"""What a sweep's trials are called, when they are saved, and how resumed ones are taken over."""
+
+from __future__ import annotations
+
+import io
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from rllib_weighted import LossWeighted
+from rllib_weighted.cli import session as session_module
+from rllib_weighted.cli.display import Display
+from rllib_weighted.cli.session import SessionCallback, TrainSession, session, trial_settings
+
+
+def trial(config: dict[str, Any] | None = None, **more: Any) -> Any:
+    """What a session needs of Tune's trial."""
+    values = {
+        "trial_id": "ab12c_00007",
+        "config": config or {},
+        "evaluated_params": {},
+        "stopping_criterion": {"training_iteration": 9},
+        "status": "RUNNING",
+        "last_result": {},
+        "metric_analysis": {},
+        "checkpoint_freq": 0,
+        "storage": None,
+        "is_finished": lambda: values["status"] == "TERMINATED",
+        **more,
+    }
+    return SimpleNamespace(**values)
+
+
+def display() -> Display:
+    return Display(Console(file=io.StringIO()), title="PPO", live=False)
+
+
+def written(shown: Display) -> str:
+    assert isinstance(shown.console.file, io.StringIO)
+    return shown.console.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("strategy", "min_weight", "expected"),
+    [
+        ("reward_weighted", 0.03125, ("reward_weighted", "0.03125")),
+        ("loss_weighted", None, ("loss_weighted", "1/N")),
+        ("average", 0.5, ("average", "–")),
+        (LossWeighted(direction="low"), 1, ("LossWeighted", "1")),
+        ("none of ours", 0.5, ("none of ours", "0.5")),
+    ],
+)
+def test_strategy_and_minimum_weight(strategy: Any, min_weight: Any, expected: Any) -> None:
+    config = {"merge_strategy": strategy, "min_weight": min_weight, "merge_options": {}}
+    params = {"merge_arm": "some arm", "seed": 3}
+    shown = trial_settings(trial({**config, "seed": 3}, evaluated_params=params))
+    assert tuple(shown.items()) == (
+        *zip(("merge_strategy", "min_weight"), expected, strict=True),
+        ("seed", "3"),
+    )
+
+
+def test_settings_are_those_of_now_and_not_of_the_start() -> None:
+    """Population-based training changes them."""
+    one = trial({"model": {"lr": 0.25}}, evaluated_params={"model/lr": 0.5, "gone": 1})
+    assert trial_settings(one) == {"lr": "0.25", "gone": "1"}
+
+
+def test_a_trial_is_saved_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(session_module.time, "monotonic", lambda: now[0])
+    active = TrainSession(display(), None, checkpoint_seconds=60)
+    callback, one = SessionCallback(), trial()
+    asked = []
+    with session(active):
+        callback.on_trial_start(0, [one], one)
+        for seconds in (30, 59, 60, 100, 119, 121):
+            now[0] = 100.0 + seconds
+            result = {"training_iteration": 1, "should_checkpoint": False}
+            callback.on_trial_result(0, [one], one, result)
+            asked.append(result["should_checkpoint"])
+            if asked[-1]:
+                callback.on_trial_save(0, [one], one)
+    assert asked == [False, False, True, False, False, True]
+
+
+def test_without_seconds_checkpoints_are_left_to_tune() -> None:
+    assert not TrainSession(display(), None).is_due(trial())
+    # As of an experiment that was started with a number of rounds.
+    by_rounds = trial(checkpoint_freq=5)
+    assert TrainSession(display(), None, checkpoint_seconds=0).is_due(trial())
+    assert not TrainSession(display(), None, checkpoint_seconds=0).is_due(by_rounds)
+
+
+def test_trials_of_an_earlier_process_are_shown_as_they_were() -> None:
+    result = {"training_iteration": 4, "env_runners": {"episode_return_mean": 5.0}}
+    best = {"env_runners/episode_return_mean": {"max": 8.0}}
+    done = trial(status="TERMINATED", last_result=result, metric_analysis=best, trial_id="a_0")
+    open_ = trial(status="PENDING", trial_id="a_1")
+    shown = display()
+    active = TrainSession(shown, {"training_iteration": 50}, resumed=True)
+    active.adopt([done, open_])
+    assert active.trials["a_0"].best_return == 8.0
+    assert active.trials["a_0"].mean_return == 5.0
+    assert open_.stopping_criterion == {"training_iteration": 50}
+    assert "found       1 done, 1 waiting" in written(shown)
+
+
+def test_trials_of_this_process_keep_their_own(capsys: pytest.CaptureFixture[str]) -> None:
+    active = TrainSession(display(), {"training_iteration": 50})
+    one = trial()
+    active.adopt([one])
+    assert one.stopping_criterion == {"training_iteration": 9}

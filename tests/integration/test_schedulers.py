@@ -1,0 +1,166 @@
+"""Tune's schedulers and searches on CartPole: early stopping, population-based training, Optuna."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray import tune
+from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
+from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining
+
+from rllib_weighted.records import read_history
+
+pytestmark = [
+    pytest.mark.usefixtures("ray_session"),
+    # Both ways are tested.
+    pytest.mark.filterwarnings("ignore:Consider boosting PBT performance:UserWarning"),
+]
+
+NUM_WORKERS = 2
+METRIC = "merge/episode_return_mean"
+
+
+def settings(**more: Any) -> dict[str, Any]:
+    return {
+        "env": "CartPole-v1",
+        "num_env_runners": 0,
+        "num_envs_per_env_runner": NUM_WORKERS,
+        "merge_unit": "env",
+        "train_batch_size": 256,
+        "minibatch_size": 128,
+        "num_epochs": 1,
+        "seed": 3,
+        "use_kl_loss": False,
+        "_model_config": DefaultModelConfig(fcnet_hiddens=[8]),
+        **more,
+    }
+
+
+def tuner(
+    folder: Path, space: dict[str, Any], rounds: int, *, callbacks: Any = None, **search: Any
+) -> tune.Tuner:
+    return tune.Tuner(
+        "WeightedPPO",
+        param_space=space,
+        tune_config=tune.TuneConfig(**search),
+        run_config=tune.RunConfig(
+            name="run",
+            storage_path=str(folder),
+            stop={"training_iteration": rounds},
+            callbacks=callbacks,
+            verbose=0,
+        ),
+    )
+
+
+def finished(results: tune.ResultGrid) -> list[Any]:
+    assert results.num_errors == 0, results.errors
+    return list(results)
+
+
+def total_weights(trial_folder: str) -> dict[int, float]:
+    """Returns the sum of the workers' weights in each round of a trial's history."""
+    rows = read_history(trial_folder).to_pydict()
+    weights: dict[int, list[float]] = {}
+    for round, weight in zip(rows["round"], rows["weight"], strict=True):
+        weights.setdefault(round, []).append(weight)
+    assert {len(found) for found in weights.values()} == {NUM_WORKERS}
+    return {round: sum(found) for round, found in weights.items()}
+
+
+def test_asha_stops_trials_early(tmp_path: Path) -> None:
+    scheduler = ASHAScheduler(max_t=8, grace_period=2, reduction_factor=2)
+    space = settings(lr=tune.grid_search([0.0, 1e-3, 3e-3, 1e-2]), merge_strategy="reward_weighted")
+    search = {"scheduler": scheduler, "metric": METRIC, "mode": "max"}
+    results = finished(tuner(tmp_path, space, 100, **search).fit())
+    rounds = sorted(result.metrics["training_iteration"] for result in results)
+    assert len(rounds) == 4
+    assert rounds[0] in (2, 4)
+    assert rounds[-1] == 8
+
+
+def population(**more: Any) -> dict[str, Any]:
+    """A population whose best member is known: that whose worker 0 weighs most.
+
+    Whoever is replaced gets the only mutation that there is, and then weighs more still.
+    """
+    scheduler = PopulationBasedTraining(
+        time_attr="training_iteration",
+        perturbation_interval=2,
+        quantile_fraction=0.5,
+        resample_probability=1.0,
+        hyperparam_mutations={"merge_strategy": ["reward_weighted"], "min_weight": [3.0]},
+        **more,
+    )
+    return {"scheduler": scheduler, "metric": "merge/workers/0/weight", "mode": "max"}
+
+
+# sum w: 1 for average, N for sum, 1 + N m for the mutation.
+AVERAGE, SUM, MUTATED = 1.0, float(NUM_WORKERS), 1 + NUM_WORKERS * 3.0
+START = {"merge_strategy": tune.grid_search(["average", "sum"]), "min_weight": 0.0}
+
+
+@pytest.mark.parametrize("reuse_actors", [False, True])
+def test_pbt_mutates_the_merge_of_a_running_trial(tmp_path: Path, reuse_actors: bool) -> None:
+    search = {**population(synch=True), "reuse_actors": reuse_actors}
+    results = finished(tuner(tmp_path, settings(**START), 5, **search).fit())
+    for result, before in zip(results, (AVERAGE, SUM), strict=True):
+        weights = total_weights(result.path)
+        assert list(weights) == [1, 2, 3, 4, 5]
+        assert weights[1] == weights[2] == pytest.approx(before)
+    average, _ = results
+    assert average.config["merge_strategy"] == "reward_weighted"
+    assert average.config["min_weight"] == 3.0
+    # Replaced after round 2, so mutated from the next round on, through its pauses too.
+    weights = total_weights(average.path)
+    assert [weights[k] for k in (3, 4, 5)] == pytest.approx([MUTATED] * 3)
+
+
+class InterruptOnce(tune.Callback):
+    """Ends the experiment in the second round after a mutation, as Ctrl-C would."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+        self.num_mutated = 0
+
+    def on_trial_result(
+        self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        self.num_mutated += result["config"]["min_weight"] == 3.0
+        if self.num_mutated == 2 and not self.marker.exists():
+            self.marker.touch()
+            signal.raise_signal(signal.SIGUSR1)
+
+
+# Tune leaves open what it logs of trials that it has not ended.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_mutation_survives_the_resumption_of_the_experiment(tmp_path: Path) -> None:
+    interrupt = InterruptOnce(tmp_path / "interrupted")
+    tuner(tmp_path, settings(**START), 8, callbacks=[interrupt], **population()).fit()
+    assert interrupt.marker.exists()
+    resumed = tune.Tuner.restore(str(tmp_path / "run"), "WeightedPPO", resume_unfinished=True)
+    average, _ = finished(resumed.fit())
+    weights = total_weights(average.path)
+    assert list(weights) == list(range(1, 9))
+    first = min(round for round, total in weights.items() if total > SUM + 1e-6)
+    assert first < 8
+    assert [weights[k] for k in range(first, 9)] == pytest.approx([MUTATED] * (9 - first))
+
+
+def test_optuna_searches(tmp_path: Path) -> None:
+    from ray.tune.search.optuna import OptunaSearch
+
+    space = settings(
+        merge_strategy=tune.choice(["reward_weighted", "loss_weighted"]),
+        min_weight=tune.uniform(0.0, 4.0),
+    )
+    search = {"search_alg": OptunaSearch(seed=1), "num_samples": 4, "metric": METRIC, "mode": "max"}
+    results = finished(tuner(tmp_path, space, 2, **search).fit())
+    drawn = {(r.config["merge_strategy"], r.config["min_weight"]) for r in results}
+    assert len(drawn) == 4
+    for result in results:
+        expected = 1 + NUM_WORKERS * result.config["min_weight"]
+        assert total_weights(result.path)[2] == pytest.approx(expected)

@@ -1,0 +1,114 @@
+"""PPO as a trial of Tune: its resources, its evaluation, its settings over restarts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray import tune
+from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
+from ray.tune.result import TRIAL_INFO
+
+from rllib_weighted import WeightedPPO, WeightedPPOConfig
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+def small_config() -> WeightedPPOConfig:
+    return (
+        WeightedPPOConfig()
+        .environment("CartPole-v1")
+        .env_runners(num_env_runners=0, num_envs_per_env_runner=2)
+        .training(merge_unit="env", train_batch_size=64, minibatch_size=32, num_epochs=1)
+        .rl_module(model_config=DefaultModelConfig(fcnet_hiddens=[8]))
+        .debugging(seed=1)
+    )
+
+
+@pytest.fixture
+def build() -> Iterator[Any]:
+    """Builds algorithms, in a trial of Tune if it is named."""
+    algorithms = []
+
+    def build_one(config: WeightedPPOConfig, trial_id: str | None = None) -> WeightedPPO:
+        settings = config.to_dict()
+        if trial_id is not None:
+            settings[TRIAL_INFO] = SimpleNamespace(trial_id=trial_id, trial_name=trial_id)
+        algorithms.append(WeightedPPO(settings))
+        return algorithms[-1]
+
+    yield build_one
+    for algorithm in algorithms:
+        algorithm.stop()
+
+
+def test_the_first_round_is_evaluated_and_the_rounds_between_are_not(build: Any) -> None:
+    config = small_config().evaluation(evaluation_interval=3, evaluation_duration=2)
+    algorithm = build(config)
+    results = [algorithm.train()["evaluation"]["env_runners"] for _ in range(6)]
+    measured = [not math.isnan(result["episode_return_mean"]) for result in results]
+    assert measured == [True, False, True, False, False, True]
+
+
+def test_a_trial_that_never_fits_is_refused_with_the_numbers(monkeypatch: Any) -> None:
+    """In a `tune.Tuner` of one's own too: it asks for a trial's resources before it starts one."""
+    config = small_config().training(minibatch_size=None).env_runners(num_env_runners=20)
+    with pytest.raises(ValueError, match=r"takes 21 CPUs and Ray has 8 CPUs.*\(=20\)"):
+        tune.Tuner("WeightedPPO", param_space=config).fit()
+    request = WeightedPPO.default_resource_request(small_config())
+    assert request.required_resources == {"CPU": 1}
+    monkeypatch.setenv("RLLIB_WEIGHTED_CLUSTER_GROWS", "1")
+    assert WeightedPPO.default_resource_request(config).required_resources == {"CPU": 21}
+
+
+def total_weight(result: dict[str, Any]) -> float:
+    return sum(worker["weight"] for worker in result["merge"]["workers"].values())
+
+
+@pytest.mark.parametrize(
+    ("trial_id", "strategy", "total", "saves"),
+    [
+        # Its own checkpoint: what a scheduler has changed before the experiment was resumed.
+        ("one", "reward_weighted", 1 + 2 * 3.0, False),
+        # Another trial's: a clone, with what it was given.
+        ("two", "average", 1.0, True),
+        # No trial at all.
+        (None, "average", 1.0, False),
+    ],
+)
+def test_settings_of_a_restored_trial(
+    build: Any, tmp_path: Path, trial_id: str | None, strategy: str, total: float, saves: bool
+) -> None:
+    mutated = small_config().training(merge_strategy="reward_weighted", min_weight=3.0)
+    saved = build(mutated, "one")
+    saved.train()
+    path = saved.save_to_path(str(tmp_path / "checkpoint"))
+    restored = build(small_config().training(merge_strategy="average"), trial_id)
+    restored.restore_from_path(path)
+    results = [restored.train() for _ in range(2)]
+    assert restored.config.merge_strategy == strategy
+    assert [total_weight(result) for result in results] == pytest.approx([total, total])
+    # A clone saves its new settings with its first round, so that a kill does not undo them.
+    assert [result.get("should_checkpoint", False) for result in results] == [saves, False]
+
+
+def test_a_reused_process_starts_over_with_the_new_config(build: Any) -> None:
+    """As Tune does with `reuse_actors`: nothing of the trial before is left."""
+    fresh = build(small_config().training(merge_strategy="average", gamma=0.5), "two")
+    reused = build(small_config(), "one")
+    reused.train()
+    settings = {
+        **small_config().training(merge_strategy="average", gamma=0.5).to_dict(),
+        TRIAL_INFO: SimpleNamespace(trial_id="two", trial_name="two"),
+    }
+    assert reused.reset(settings)
+    results = [algorithm.train() for algorithm in (fresh, reused)]
+    assert [result["training_iteration"] for result in results] == [1, 1]
+    losses = [result["learners"]["default_policy"]["total_loss"] for result in results]
+    assert losses[0] == losses[1]
+    assert reused.config.gamma == 0.5
+    assert reused._tune_trial_id == "two"
