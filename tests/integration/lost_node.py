@@ -12,9 +12,9 @@ import json
 import os
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from rllib_weighted.records import read_history
 from tests.sampling.envs import ScriptedEnv, written
 
 PATIENCE_S = 120.0
+THREAD = ThreadPoolExecutor(1)  # Trains; Ray's nodes want to be started in the main thread.
 
 
 class PlacedEnv(ScriptedEnv):
@@ -85,7 +86,7 @@ def lose(cluster: Cluster, node: Any, folder: Path, *, gracefully: bool) -> list
     lost = runners_on(node, folder)
     for index in lost:
         (folder / f"block-{index}").touch()
-    time.sleep(1.5)
+    time.sleep(1)
     cluster.remove_node(node, allow_graceful=gracefully)
     for index in lost:
         (folder / f"block-{index}").unlink()
@@ -112,15 +113,9 @@ def lose_some(folder: Path, *, gracefully: bool) -> dict[str, Any]:
     with cluster_of(2, 1) as (cluster, second):
         algorithm = scripted(folder, num_env_runners=3).build_algo()
         before = [watched(algorithm) for _ in range(2)]
-        lost: list[int] = []
-        loser = threading.Thread(
-            target=lambda: lost.extend(lose(cluster, second, folder, gracefully=gracefully))
-        )
-        loser.start()
-        time.sleep(0.5)
-        during = [watched(algorithm)]
-        loser.join()
-        during += [watched(algorithm) for _ in range(5)]
+        halved = THREAD.submit(watched, algorithm)
+        lost = lose(cluster, second, folder, gracefully=gracefully)
+        during = [halved.result(), *(watched(algorithm) for _ in range(5))]
         third = cluster.add_node(num_cpus=1)
         deadline = time.monotonic() + PATIENCE_S
         after = [watched(algorithm)]
@@ -145,13 +140,12 @@ def lose_all(folder: Path) -> dict[str, Any]:
     with cluster_of(0, 2) as (cluster, second):
         algorithm = scripted(folder, num_env_runners=2).build_algo()
         before = watched(algorithm)
-        loser = threading.Thread(target=lambda: lose(cluster, second, folder, gracefully=False))
-        loser.start()
-        time.sleep(0.5)
-        during = watched(algorithm)
-        loser.join()
-        threading.Timer(5, lambda: cluster.add_node(num_cpus=2)).start()
-        after = watched(algorithm)
+        empty = THREAD.submit(watched, algorithm)
+        lose(cluster, second, folder, gracefully=False)
+        during = empty.result()
+        waiting = THREAD.submit(watched, algorithm)
+        cluster.add_node(num_cpus=2)
+        after = waiting.result()
         algorithm.stop()
         return {"before": before, "during": during, "after": after}
 
@@ -165,27 +159,21 @@ def lose_in_a_trial(folder: Path) -> dict[str, Any]:
         return seen["dropped"] and result["merge"]["num_dropped"] == 0
 
     with cluster_of(3, 1) as (cluster, second):
-        nodes: dict[str, list[int]] = {}
-
-        def replace() -> None:
-            wait_until(lambda: len(list(folder.glob("nodes-*-1-*.jsonl"))) == 2)
-            nodes["lost"] = lose(cluster, second, folder, gracefully=False)
-            third = cluster.add_node(num_cpus=1)
-            wait_until(lambda: runners_on(third, folder))
-            nodes["on_third"] = runners_on(third, folder)
-
-        replacer = threading.Thread(target=replace)
-        replacer.start()
-        results = tune.Tuner(
+        tuner = tune.Tuner(
             WeightedPPO,
             param_space=scripted(folder, num_env_runners=2).resources(num_cpus_for_main_process=2),
             run_config=tune.RunConfig(
                 storage_path=str(folder / "results"), stop=is_back, verbose=0
             ),
-        ).fit()
-        replacer.join()
+        )
+        fitted = THREAD.submit(tuner.fit)
+        wait_until(lambda: len(list(folder.glob("seeds-*-1-*.jsonl"))) == 2)
+        lost = lose(cluster, second, folder, gracefully=False)
+        third = cluster.add_node(num_cpus=1)
+        results = fitted.result()
         return {
-            **nodes,
+            "lost": lost,
+            "on_third": runners_on(third, folder),
             "errors": [str(error) for error in results.errors],
             "history": read_history(str(folder / "results")).to_pylist(),
         }
@@ -205,7 +193,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="lost-", ignore_cleanup_errors=True) as scratch:
         os.environ["RAY_TMPDIR"] = scratch
         saw = SCENARIOS[name](Path(folder))
-    print(json.dumps(saw))
+    print(json.dumps(saw, default=float))
 
 
 if __name__ == "__main__":
