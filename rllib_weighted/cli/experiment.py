@@ -24,7 +24,13 @@ from rllib_weighted.cli.plan import (
     tune_config,
 )
 from rllib_weighted.cli.progress import ROUND, STEPS, TIME, format_duration, format_number
-from rllib_weighted.cli.storage import ExperimentRecord, storage_root, write_record
+from rllib_weighted.cli.storage import (
+    ExperimentRecord,
+    child,
+    locate,
+    storage_root,
+    write_record,
+)
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -49,7 +55,7 @@ def run_experiment(
     root = storage_root(options.storage_path or asked.storage_path)
     with quiet_ray(options.verbose):
         name = experiment_name(asked, options, root)
-        record = settled_record(asked, options, f"{root}/{name}")
+        record = settled_record(asked, options, child(root, name))
         config = settled_config(asked, record)
         stop = merge_stop(asked.stop, options.stop)
         start_ray(
@@ -82,7 +88,7 @@ class _Run:
         self.config = config
         self.root = root
         self.name = name
-        self.experiment = f"{root}/{name}"
+        self.experiment = child(root, name)
 
     def fit(self, stop: dict[str, float], record: ExperimentRecord) -> TrainResult:
         """Trains until `stop`, a failure or an interrupt."""
@@ -178,7 +184,8 @@ class _Run:
 
     def _finish(self, results: ResultGrid, active: TrainSession) -> TrainResult:
         trials = [results[index] for index in range(len(results))]
-        checkpoints = [result.checkpoint.path for result in trials if result.checkpoint]
+        saved = [result.checkpoint.path for result in trials if result.checkpoint]
+        checkpoints = [locate(self.root, path) for path in saved]
         code = active.interrupt.exit_code if active.interrupt.requested else 0
         if results.errors and not code:
             raise TrainingError(failure_message(results, self.resume_command()))

@@ -62,12 +62,12 @@ def _take_ready(manager: Any) -> list[int]:
     lost = sorted(set(manager.actor_ids()) - set(manager.healthy_actor_ids()))
     if not lost:
         return []
-    # One open question to each at most; one that fails is asked again in the next call.
+    # The manager bounds the open questions to each; one that fails is asked again in the next call.
     manager.foreach_actor_async(
         lambda env_runner: env_runner.ping(), tag=_TAG, healthy_only=False, remote_actor_ids=lost
     )
     answers = manager.fetch_ready_async_reqs(tags=_TAG, timeout_seconds=0.0, mark_healthy=True)
-    taken = [answer.actor_id for answer in answers if answer.ok]
+    taken = sorted({answer.actor_id for answer in answers if answer.ok})
     if taken:
         logger.warning("Env runner(s) %s are back.", taken)
     return taken
