@@ -16,10 +16,12 @@ SECOND=127.0.0.3
 
 step() { echo "cluster-job: $*"; }
 
-# Everything is started through this: the mark tells our processes from all others.
+# Everything is started through this: the mark tells our processes from all others. Waited for with
+# `wait`, which a signal interrupts, so that the script ends at once when it is told to.
 ours() {
   env -u RAY_ADDRESS -u PYTHONPATH "$MARK" HOME="$SCRATCH/home" PATH="$SCRATCH/python/bin:$PATH" \
-    SPT_NOENV=1 RAY_USAGE_STATS_ENABLED=0 "$@"
+    SPT_NOENV=1 RAY_USAGE_STATS_ENABLED=0 "$@" &
+  wait "$!"
 }
 
 # The marked processes. (A process keeps its environment when Ray renames it, by SPT_NOENV.)
