@@ -188,7 +188,7 @@ class _Run:
         checkpoints = [locate(self.root, path) for path in saved]
         code = active.interrupt.exit_code if active.interrupt.requested else 0
         if results.errors and not code:
-            raise TrainingError(failure_message(results, self.resume_command()))
+            raise TrainingError(failure_message(results, self.resume_command(), self.root))
         if code:
             self._say("Interrupted" + (":" if checkpoints else "; nothing was trained yet:"))
         elif not active.num_started:
@@ -214,16 +214,17 @@ class _Run:
         self.console.print(Text(message), soft_wrap=True)
 
 
-def failure_message(results: ResultGrid, resume_command: str) -> str:
+def failure_message(results: ResultGrid, resume_command: str, root: str) -> str:
     """Returns which trials failed, the end of the first error, and where it lies in full."""
     trials = [results[index] for index in range(len(results))]
     failed = [result for result in trials if result.error is not None]
+    places = [locate(root, result.path) for result in failed[:_MAX_LISTED]]
     lines = [
         f"training failed ({len(failed)} of {len(results)} trials); the first error:",
         "",
         root_cause(str(failed[0].error), 12),
         "",
-        *(f"  in full     {result.path}/error.txt" for result in failed[:_MAX_LISTED]),
+        *(f"  in full     {child(place, 'error.txt')}" for place in places),
         "  logs        the same command with -v shows those of all of Ray's processes",
         f"  try again   {resume_command}",
     ]

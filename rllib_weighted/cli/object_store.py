@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from rllib_weighted.cli.errors import InputError
@@ -37,13 +38,16 @@ def check_store(uri: str, *, writes: bool) -> None:
     options: dict[str, str] = {
         key: query[key] for key in ("endpoint_override", "region", "scheme") if key in query
     }
-    # pyarrow takes the environment's endpoint for a URI only, not for a file system made by hand.
-    if _endpoint(query):
-        options["endpoint_override"] = _endpoint(query)
+    # pyarrow looks for endpoint and region of a URI by itself, not for a file system made by hand.
+    endpoint = _endpoint(query)
+    if endpoint:
+        options["endpoint_override"] = endpoint
     if credentials:
         key, _, secret = credentials.partition(":")
         options |= {"access_key": unquote(key), "secret_key": unquote(secret)}
     try:
+        if not endpoint and "region" not in options:
+            options["region"] = fs.resolve_s3_region(bucket)
         filesystem = fs.S3FileSystem(
             **options,
             connect_timeout=_TIMEOUT_S,
@@ -54,22 +58,24 @@ def check_store(uri: str, *, writes: bool) -> None:
         if exists:
             filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
         if exists and writes:
-            with filesystem.open_output_stream(f"{path}/{_PROBE}") as stream:
+            probe = f"{path}/{_PROBE}_{secrets.token_hex(4)}"
+            with filesystem.open_output_stream(probe) as stream:
                 stream.write(b"can be removed")
-            filesystem.delete_file(f"{path}/{_PROBE}")
+            filesystem.delete_file(probe)
     except OSError as error:
-        raise InputError(_explained(error, bucket, _endpoint(query) or _AMAZON)) from None
+        raise InputError(_explained(error, bucket, endpoint or _AMAZON)) from None
     if not exists:
-        place = _endpoint(query) or _AMAZON
-        raise InputError(
-            f"there is no bucket {bucket!r} at {place}: create it, or name another one"
-        )
+        raise InputError(_missing(bucket, endpoint or _AMAZON))
 
 
 def _endpoint(query: dict[str, str]) -> str:
     names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
     from_environment = next((os.environ[name] for name in names if os.environ.get(name)), "")
     return query.get("endpoint_override") or from_environment
+
+
+def _missing(bucket: str, endpoint: str) -> str:
+    return f"there is no bucket {bucket!r} at {endpoint}: create it, or name another one"
 
 
 def _explained(error: OSError, bucket: str, endpoint: str) -> str:
@@ -80,6 +86,8 @@ def _explained(error: OSError, bucket: str, endpoint: str) -> str:
             "AWS_SECRET_ACCESS_KEY should be those of a user who may list, read and write there. "
             f"It says: {detail}"
         )
+    if re.search(r"[Bb]ucket '.*' not found", detail):
+        return _missing(bucket, endpoint)
     if "NETWORK_CONNECTION" in detail:
         return (
             f"no answer from {endpoint}: AWS_ENDPOINT_URL (or `?endpoint_override=` in the URI) "

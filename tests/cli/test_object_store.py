@@ -51,6 +51,18 @@ def test_refused_credentials(s3_bucket: str, s3_server: S3Server, writes: bool) 
     check_store(f"{s3_bucket}/results", writes=writes)  # Negative control.
 
 
+def test_the_region_of_a_bucket_at_amazon_is_asked_for(
+    s3_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def resolve_s3_region(bucket: str) -> str:
+        raise OSError(f"Bucket '{bucket}' not found")
+
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    monkeypatch.setattr(fs, "resolve_s3_region", resolve_s3_region)
+    with pytest.raises(InputError, match="no bucket 'absent' at Amazon S3: create it"):
+        check_store("s3://absent/results", writes=False)
+
+
 def test_nobody_there(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(InputError, match=r"no answer from http://127\.0\.0\.1:9: AWS_ENDPOINT"):

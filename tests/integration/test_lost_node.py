@@ -66,9 +66,7 @@ def assert_no_replay(report: dict[str, Any], lost: int, folder: Path) -> None:
     assert report["during"][-1]["num_resets"][slot] == used
     assert report["back"][0]["num_resets"][slot] > used
     files = sorted(folder.glob(f"seeds-{lost}-0-*.jsonl"), key=lambda path: path.stat().st_ctime)
-    first, second = (
-        [json.loads(line) for line in path.read_text().splitlines()] for path in files
-    )
+    first, second = ([json.loads(line) for line in path.read_text().splitlines()] for path in files)
     assert len(second) >= 4
     assert not set(first[:used]) & set(second)
 
