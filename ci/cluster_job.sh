@@ -70,21 +70,26 @@ make_python() {
   fi
 }
 
+# Prints $1 free ports, all different, and below those that the kernel hands out by itself.
 free_ports() {
   "$VENV/bin/python" - "$1" <<'PYTHON'
-import socket, sys
+import random, socket, sys
 
-sockets = [socket.create_server(("", 0)) for _ in range(int(sys.argv[1]))]
+sockets = []
+while len(sockets) < int(sys.argv[1]):
+    try:
+        sockets.append(socket.create_server(("", random.randint(20000, 32000))))
+    except OSError:
+        continue
 print(*(each.getsockname()[1] for each in sockets))
 PYTHON
 }
 
-# Starts a node with the given options, its log in $SCRATCH/logs. Each has a folder of its own, as on
+# Starts the node $1 on the ports $2 to $5, with further options. Each has a folder of its own, as on
 # machines of their own: in a common one, the second node would unpack uploads over the first one's.
 start_node() {
-  local node=$1 agent grpc runtime metrics
-  shift
-  read -r agent grpc runtime metrics < <(free_ports 4)
+  local node=$1 agent=$2 grpc=$3 runtime=$4 metrics=$5
+  shift 5
   ours ray start --block --temp-dir="$SCRATCH/$node" --num-cpus=2 --num-gpus=0 \
     --object-store-memory=200000000 --disable-usage-stats --min-worker-port=0 --max-worker-port=0 \
     --dashboard-agent-listen-port="$agent" --dashboard-agent-grpc-port="$grpc" \
@@ -119,12 +124,13 @@ mkdir -p "$SCRATCH/home" "$SCRATCH/logs"
 make_python
 
 step "starting two nodes"
-read -r GCS DASHBOARD_PORT CLIENT < <(free_ports 3)
+read -r -a PORTS < <(free_ports 11)
+read -r GCS DASHBOARD_PORT CLIENT <<<"${PORTS[*]:8}"
 DASHBOARD=http://$HEAD:$DASHBOARD_PORT
-start_node head --head --node-ip-address="$HEAD" --port="$GCS" --ray-client-server-port="$CLIENT" \
+start_node head "${PORTS[@]:0:4}" --head --node-ip-address="$HEAD" --port="$GCS" --ray-client-server-port="$CLIENT" \
   --dashboard-host="$HEAD" --dashboard-port="$DASHBOARD_PORT"
 wait_for 60 ours ray job list --address "$DASHBOARD"
-start_node second --node-ip-address="$SECOND" --address="$HEAD:$GCS"
+start_node second "${PORTS[@]:4:4}" --node-ip-address="$SECOND" --address="$HEAD:$GCS"
 wait_for 60 num_nodes_is 2
 
 step "the package comes out of the uploaded folder, in the job and on both nodes"

@@ -10,7 +10,7 @@ from pyarrow import fs
 
 from rllib_weighted.cli.errors import InputError
 from rllib_weighted.cli.object_store import check_store
-from rllib_weighted.cli.storage import child, locate, make_storage, parent
+from rllib_weighted.cli.storage import child, locate, make_storage
 from tests.s3 import S3Server
 
 
@@ -77,18 +77,3 @@ def test_somebody_there_who_never_answers(s3_bucket: str, monkeypatch: pytest.Mo
         with pytest.raises(InputError, match=f"no answer from {endpoint}"):
             check_store(s3_bucket, writes=False)
     assert time.monotonic() - started < 30
-
-
-@pytest.mark.parametrize(
-    ("location", "below", "above"),
-    [
-        ("/results", "/results/run", "/"),
-        ("/results?x", "/results?x/run", "/"),
-        ("s3://b/results/", "s3://b/results/run", "s3://b"),
-        ("s3://b/results?region=x", "s3://b/results/run?region=x", "s3://b?region=x"),
-    ],
-)
-def test_the_query_of_a_uri_stays_at_its_end(location: str, below: str, above: str) -> None:
-    assert child(location, "run") == below
-    assert parent(below) == location.replace("/?", "?").rstrip("/")
-    assert parent(location).rstrip("/") == above.rstrip("/")
