@@ -2,8 +2,8 @@
 # Trains on a real cluster of two nodes on this machine's loopback, and checks what is left behind.
 #
 # The nodes' Python has what the package needs, but not the package: it reaches them through Ray.
-# Ray picks its ports, keeps its files and its home apart from any other Ray here. However the script
-# ends, every process that it started is gone, and no other one was touched.
+# Its ports, files and home are apart from those of any other Ray here. However the script ends,
+# every process that it started is gone, and no other one was touched.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -127,8 +127,8 @@ step "starting two nodes"
 read -r -a PORTS < <(free_ports 11)
 read -r GCS DASHBOARD_PORT CLIENT <<<"${PORTS[*]:8}"
 DASHBOARD=http://$HEAD:$DASHBOARD_PORT
-start_node head "${PORTS[@]:0:4}" --head --node-ip-address="$HEAD" --port="$GCS" --ray-client-server-port="$CLIENT" \
-  --dashboard-host="$HEAD" --dashboard-port="$DASHBOARD_PORT"
+start_node head "${PORTS[@]:0:4}" --head --node-ip-address="$HEAD" --port="$GCS" \
+  --ray-client-server-port="$CLIENT" --dashboard-host="$HEAD" --dashboard-port="$DASHBOARD_PORT"
 wait_for 60 ours ray job list --address "$DASHBOARD"
 start_node second "${PORTS[@]:4:4}" --node-ip-address="$SECOND" --address="$HEAD:$GCS"
 wait_for 60 num_nodes_is 2
@@ -147,7 +147,7 @@ submit --no-wait --submission-id stopped --working-dir tuned_examples \
                        \"env_vars\": {\"RAY_JOB_STOP_WAIT_TIME_S\": \"60\"}}" \
   -- python -m rllib_weighted train file cartpole.py --name stopped \
   --storage-path "$SCRATCH/results" --stop '{"training_iteration": 1000000}'
-wait_for 90 check rounds "$SCRATCH/results/stopped" 2
+wait_for 180 check rounds "$SCRATCH/results/stopped" 2
 ours ray job stop --address "$DASHBOARD" stopped
 check results "$SCRATCH/results/stopped"
 
