@@ -7,10 +7,10 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-slow check format clean
+.PHONY: help install train test test-slow cluster-job check format clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
 
 install: $(STAMP) ## Create .venv with the versions of ci/constraints.txt
 
@@ -27,6 +27,9 @@ test: $(STAMP) ## Run the fast tests; ARGS goes to pytest
 
 test-slow: $(STAMP) ## Run the slow tests; ARGS goes to pytest
 	$(BIN)/python -m pytest -m slow -o faulthandler_timeout=3600 $(ARGS)
+
+cluster-job: $(STAMP) ## Train on a cluster of two nodes on loopback, by `ray job submit`
+	ci/cluster_job.sh
 
 check: $(STAMP) ## Lint, format, types, and who imports whom
 	$(BIN)/ruff check .

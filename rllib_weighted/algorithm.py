@@ -39,6 +39,7 @@ from rllib_weighted.sampling.collect import (
     kill_unresponsive,
     merge_connector_states,
 )
+from rllib_weighted.sampling.recovery import take_back
 from rllib_weighted.seeding import draw_root_seed
 from rllib_weighted.trial import TrialPPO
 
@@ -122,6 +123,18 @@ class WeightedPPO(TrialPPO):
             self._recent_returns += returns
         del self._recent_returns[: -self.config.metrics_num_episodes_for_smoothing]
         return rollouts
+
+    @override(Algorithm)
+    def restore_env_runners(self, env_runner_group: Any) -> list[int]:
+        """Takes back lost env runners before a round; see `take_back`.
+
+        The next order brings them all that they need.
+        """
+        if env_runner_group is not self.env_runner_group:
+            return list(super().restore_env_runners(env_runner_group))
+        restored = take_back(env_runner_group, self.config)
+        self._counters["total_num_restored_workers"] += len(restored)
+        return restored
 
     def _update(self, rollouts: Rollouts) -> MergeReport | None:
         """Merges the workers' gradients, minibatch by minibatch."""

@@ -32,7 +32,7 @@ def worker_records(
         round: Number of the round.
         root_seed: The run's root seed.
     """
-    drops = _drops(rollouts, report, layout.num_workers)
+    drops = _drops(rollouts, report, layout)
     for reason in dict.fromkeys(drops.values()):
         workers = [worker for worker, why in drops.items() if why == reason]
         logger.warning("Round %d: dropped worker(s) %s: %s", round, workers, reason)
@@ -58,13 +58,13 @@ def worker_records(
     return records
 
 
-def _drops(rollouts: Rollouts, report: MergeReport | None, num_workers: int) -> dict[int, str]:
+def _drops(rollouts: Rollouts, report: MergeReport | None, layout: WorkerLayout) -> dict[int, str]:
     sampled = rollouts.workers
     drops = {}
-    for worker in range(num_workers):
+    for worker in range(layout.num_workers):
         reason = report.drops[worker] if report else None
         if worker not in sampled:
-            reason = "it sent nothing"
+            reason = rollouts.absent.get(layout.env_runner(worker), "it sent nothing")
         if reason is not None:
             drops[worker] = reason
     return drops

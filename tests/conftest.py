@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.s3 import S3Server, serving
+
 _home = tempfile.TemporaryDirectory(prefix="rllib-weighted-tests-", ignore_cleanup_errors=True)
 _user_home = os.path.expanduser("~")
 
@@ -54,3 +56,21 @@ def ray_session() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """One S3-compatible store on loopback for the whole run."""
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture
+def s3_bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URI of a new bucket, for which this process and its children have the credentials.
+
+    The workers of `ray_session` were started before and have not: use a Ray in a subprocess.
+    """
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return s3_server.new_bucket()

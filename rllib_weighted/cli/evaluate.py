@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import re
 import statistics
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +15,14 @@ from typing import TYPE_CHECKING, Any
 from rllib_weighted.cli.cluster import quiet_ray
 from rllib_weighted.cli.errors import InputError
 from rllib_weighted.cli.files import load_experiments
-from rllib_weighted.cli.storage import read_record
+from rllib_weighted.cli.storage import (
+    is_remote,
+    locate,
+    open_storage,
+    parent,
+    reach_storage,
+    read_record,
+)
 from rllib_weighted.cli.video import record_videos
 from rllib_weighted.envs import env_problem
 
@@ -30,14 +39,14 @@ class EvaluationResult:
     """Returns and lengths of the evaluated episodes, in their order.
 
     Args:
-        checkpoint: The evaluated checkpoint.
+        checkpoint: The evaluated checkpoint: a local folder or a URI.
         returns: Undiscounted return of each episode.
         lengths: Steps of each episode.
         explore: Whether actions were drawn (else: the most likely ones).
         videos: The videos written, if any.
     """
 
-    checkpoint: Path
+    checkpoint: str
     returns: list[float]
     lengths: list[int]
     explore: bool
@@ -75,7 +84,7 @@ def evaluate_checkpoint(
 
     Args:
         checkpoint: An algorithm's checkpoint, or the folder of a trial or experiment, of which the
-            newest checkpoint is taken.
+            newest checkpoint is taken. A local path, or a URI such as `s3://bucket/results/name`.
         episodes: How many episodes to play.
         seed: Seeds environments and actions; None takes the config's.
         video: A folder to write an MP4 of each episode into.
@@ -88,12 +97,12 @@ def evaluate_checkpoint(
     """
     if episodes < 1:
         raise InputError(f"--episodes must be at least 1; found {episodes}")
-    found = find_checkpoint(checkpoint)
-    with quiet_ray(verbose):
+    location = find_checkpoint(checkpoint)
+    with quiet_ray(verbose), _local_copy(location) as found:
         if file is not None:
             load_experiments(file)
         config = _evaluation_config(found, seed)
-        _require_env(config, found)
+        _require_env(config, location)
         with record_videos(config, video) as videos, _seeded(seed):
             runner = _restored_runner(config, found)
             try:
@@ -101,7 +110,7 @@ def evaluate_checkpoint(
             finally:
                 runner.stop()
     return EvaluationResult(
-        checkpoint=found,
+        checkpoint=location,
         returns=[float(episode.get_return()) for episode in played],
         lengths=[len(episode) for episode in played],
         explore=bool(config.explore),
@@ -109,24 +118,48 @@ def evaluate_checkpoint(
     )
 
 
-def find_checkpoint(path: str | Path) -> Path:
-    """Returns a checkpoint's folder: the given one, or the newest below it.
+def find_checkpoint(location: str | Path) -> str:
+    """Returns a checkpoint's location: the given one, or the newest below it.
 
     Raises:
         InputError: There is none.
     """
-    folder = Path(path).expanduser().resolve()
-    if not folder.is_dir():
-        raise InputError(f"there is no folder {folder}")
-    if (folder / _MARK).is_file():
-        return folder
-    marks = [*folder.glob(f"checkpoint_*/{_MARK}"), *folder.glob(f"*/checkpoint_*/{_MARK}")]
+    from pyarrow import fs
+
+    text = str(location)
+    text = text.rstrip("/") if is_remote(text) else str(Path(text).expanduser().resolve())
+    reach_storage(text)
+    filesystem, folder = open_storage(text)
+    if filesystem.get_file_info(folder).type != fs.FileType.Directory:
+        raise InputError(f"there is no folder {text}")
+    if filesystem.get_file_info(f"{folder}/{_MARK}").is_file:
+        return text
+    marks = [
+        info
+        for info in filesystem.get_file_info(fs.FileSelector(folder, recursive=True))
+        if re.fullmatch(rf"([^/]+/)?checkpoint_[^/]*/{_MARK}", info.path.removeprefix(f"{folder}/"))
+    ]
     if not marks:
         raise InputError(
-            f"{folder} is no checkpoint and holds none; give the folder of a checkpoint, a trial "
+            f"{text} is no checkpoint and holds none; give the folder of a checkpoint, a trial "
             "or an experiment"
         )
-    return max(marks, key=lambda mark: (mark.stat().st_mtime, str(mark))).parent
+    newest = max(marks, key=lambda info: (info.mtime_ns or 0, info.path))
+    return parent(locate(text, newest.path))
+
+
+@contextmanager
+def _local_copy(checkpoint: str) -> Iterator[Path]:
+    """Gives a checkpoint's folder on this machine; a copy for the time of the block if remote."""
+    from pyarrow.fs import copy_files
+
+    if not is_remote(checkpoint):
+        yield Path(checkpoint)
+        return
+    filesystem, path = open_storage(checkpoint)
+    with tempfile.TemporaryDirectory(prefix="rllib-checkpoint-") as folder:
+        copy_files(path, folder, source_filesystem=filesystem)
+        yield Path(folder)
 
 
 def _evaluation_config(checkpoint: Path, seed: int | None) -> AlgorithmConfig:
@@ -147,9 +180,9 @@ def _evaluation_config(checkpoint: Path, seed: int | None) -> AlgorithmConfig:
     return config
 
 
-def _require_env(config: AlgorithmConfig, checkpoint: Path) -> None:
+def _require_env(config: AlgorithmConfig, checkpoint: str) -> None:
     problem = env_problem(config.env)
-    record = read_record(str(checkpoint.parents[1])) if problem else None
+    record = read_record(parent(parent(checkpoint))) if problem else None
     if record is not None and record.file and Path(record.file).is_file():
         load_experiments(record.file)
         problem = env_problem(config.env)

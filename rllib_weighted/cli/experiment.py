@@ -26,7 +26,13 @@ from rllib_weighted.cli.plan import (
 )
 from rllib_weighted.cli.progress import ROUND, STEPS, TIME, format_duration, format_number
 from rllib_weighted.cli.sizing import ExperimentSize, experiment_size
-from rllib_weighted.cli.storage import ExperimentRecord, storage_root, write_record
+from rllib_weighted.cli.storage import (
+    ExperimentRecord,
+    child,
+    locate,
+    storage_root,
+    write_record,
+)
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -54,7 +60,7 @@ def run_experiment(
     root = storage_root(options.storage_path or asked.storage_path)
     with quiet_ray(options.verbose):
         name = experiment_name(asked, options, root)
-        record = settled_record(asked, options, f"{root}/{name}")
+        record = settled_record(asked, options, child(root, name))
         config = settled_config(asked, record)
         stop = merge_stop(asked.stop, options.stop)
         start_ray(
@@ -87,7 +93,7 @@ class _Run:
         self.config = config
         self.root = root
         self.name = name
-        self.experiment = f"{root}/{name}"
+        self.experiment = child(root, name)
 
     def fit(
         self, stop: dict[str, float], record: ExperimentRecord, size: ExperimentSize
@@ -197,10 +203,11 @@ class _Run:
 
     def _finish(self, results: ResultGrid, active: TrainSession) -> TrainResult:
         trials = [results[index] for index in range(len(results))]
-        checkpoints = [result.checkpoint.path for result in trials if result.checkpoint]
+        saved = [result.checkpoint.path for result in trials if result.checkpoint]
+        checkpoints = [locate(self.root, path) for path in saved]
         code = active.interrupt.exit_code if active.interrupt.requested else 0
         if results.errors and not code:
-            raise TrainingError(failure_message(results, self.resume_command()))
+            raise TrainingError(failure_message(results, self.resume_command(), self.root))
         if code:
             self._say("Interrupted" + (":" if checkpoints else "; nothing was trained yet:"))
         elif not active.num_started:
@@ -239,16 +246,17 @@ def _frequent_snapshots(num_trials: int | None) -> contextlib.AbstractContextMan
     return environment_variable(_SNAPSHOT_VARIABLE, f"{seconds:g}")
 
 
-def failure_message(results: ResultGrid, resume_command: str) -> str:
+def failure_message(results: ResultGrid, resume_command: str, root: str) -> str:
     """Returns which trials failed, the end of the first error, and where it lies in full."""
     trials = [results[index] for index in range(len(results))]
     failed = [result for result in trials if result.error is not None]
+    places = [locate(root, result.path) for result in failed[:_MAX_LISTED]]
     lines = [
         f"training failed ({len(failed)} of {len(results)} trials); the first error:",
         "",
         root_cause(str(failed[0].error), 12),
         "",
-        *(f"  in full     {result.path}/error.txt" for result in failed[:_MAX_LISTED]),
+        *(f"  in full     {child(place, 'error.txt')}" for place in places),
         "  logs        the same command with -v shows those of all of Ray's processes",
         f"  try again   {resume_command}",
     ]

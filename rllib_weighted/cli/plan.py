@@ -16,6 +16,7 @@ from rllib_weighted.cli.storage import (
     experiment_to_resume,
     make_storage,
     new_name,
+    reach_storage,
     read_record,
     refuse_existing,
 )
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 def experiment_name(asked: TrainFile, options: TrainOptions, root: str) -> str:
     """Returns the name of the experiment to start, or to resume."""
     if options.resume:
+        reach_storage(root)
         return experiment_to_resume(root, asked.name, options.name)
     make_storage(root)
     if options.name:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rllib_weighted.cli.errors import InputError, nearest
+from rllib_weighted.cli.object_store import check_store
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -42,7 +43,31 @@ class ExperimentRecord:
 def storage_root(storage_path: str | None) -> str:
     """Returns a storage path as an absolute local path, or as the URI that it is."""
     path = storage_path or os.environ.get("RAY_AIR_LOCAL_CACHE_DIR") or DEFAULT_STORAGE
-    return path.rstrip("/") if "://" in path else str(Path(path).expanduser().resolve())
+    return path.rstrip("/") if is_remote(path) else str(Path(path).expanduser().resolve())
+
+
+def is_remote(location: str) -> bool:
+    """Whether a location is a URI, and not a local path."""
+    return "://" in location
+
+
+def child(location: str, *names: str) -> str:
+    """Returns a location below another one; the query of a URI stays at its end."""
+    path, mark, query = location.partition("?") if is_remote(location) else (location, "", "")
+    return "/".join([path.rstrip("/"), *names]) + mark + query
+
+
+def parent(location: str) -> str:
+    """Returns the location above another one."""
+    path, mark, query = location.partition("?") if is_remote(location) else (location, "", "")
+    return path.rstrip("/").rpartition("/")[0] + mark + query
+
+
+def locate(root: str, path: str) -> str:
+    """Returns the location of a path in the file system of a storage, as Tune names its results."""
+    _, own = open_storage(root)
+    below = path.removeprefix(own).strip("/")
+    return child(root, below) if is_remote(root) else path
 
 
 def open_storage(path: str) -> tuple[FileSystem, str]:
@@ -53,12 +78,22 @@ def open_storage(path: str) -> tuple[FileSystem, str]:
     """
     from pyarrow import ArrowException, fs
 
-    if "://" not in path:
+    if not is_remote(path):
         return fs.LocalFileSystem(), path
     try:
         return fs.FileSystem.from_uri(path)
     except (ArrowException, OSError) as error:
         raise InputError(f"cannot open the storage {path}: {error}") from None
+
+
+def reach_storage(root: str, *, writes: bool = False) -> None:
+    """Asks a remote storage whether it can be read, or written to.
+
+    Raises:
+        InputError: It cannot, and why.
+    """
+    if root.startswith("s3://"):
+        check_store(root, writes=writes)
 
 
 def make_storage(root: str) -> None:
@@ -67,6 +102,7 @@ def make_storage(root: str) -> None:
     Raises:
         InputError: It cannot be written to.
     """
+    reach_storage(root, writes=True)
     filesystem, path = open_storage(root)
     try:
         filesystem.create_dir(path, recursive=True)

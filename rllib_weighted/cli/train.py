@@ -16,7 +16,7 @@ from rllib_weighted.cli.files import TrainFile, load_experiments, load_file
 from rllib_weighted.cli.options import TrainOptions, TrainResult
 from rllib_weighted.cli.parsing import parse_json_object
 from rllib_weighted.cli.settings import algorithm_config, apply_settings
-from rllib_weighted.cli.storage import read_record, storage_root
+from rllib_weighted.cli.storage import child, reach_storage, read_record, storage_root
 
 
 def run_file(
@@ -92,10 +92,12 @@ def resume_by_name(options: TrainOptions, *, console: Console | None = None) -> 
     """
     if not options.name:
         raise InputError("--resume needs --name, or the training file: rllib train file FILE")
-    record = read_record(f"{storage_root(options.storage_path)}/{options.name}")
+    root = storage_root(options.storage_path)
+    reach_storage(root)
+    record = read_record(child(root, options.name))
     if record is None:
         raise InputError(
-            f"nothing to resume: {storage_root(options.storage_path)} holds no experiment "
+            f"nothing to resume: {root} holds no experiment "
             f"{options.name!r} that the `rllib` command started"
         )
     if record.arguments:

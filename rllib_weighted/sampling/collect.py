@@ -25,7 +25,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Rollouts:
-    """What all env runners sampled in one round; see `RoundRollouts`."""
+    """What all env runners sampled in one round; see `RoundRollouts`.
+
+    Args:
+        absent: Env runner -> why nothing came from it.
+    """
 
     episodes: list[SingleAgentEpisode] = field(default_factory=list)
     metrics: list[Any] = field(default_factory=list)
@@ -33,6 +37,7 @@ class Rollouts:
     num_resets: dict[int, int] = field(default_factory=dict)
     returns: dict[int, list[float]] = field(default_factory=dict)
     faults: dict[int, str] = field(default_factory=dict)
+    absent: dict[int, str] = field(default_factory=dict)
 
     @property
     def workers(self) -> set[int]:
@@ -82,7 +87,21 @@ def collect_rollouts(
             local_env_runner=False,
             timeout_seconds=timeout,
         )
-    return _joined(results, config)
+    joined = _joined(results, config)
+    joined.absent |= _absent(env_runner_group, results, config)
+    return joined
+
+
+def _absent(env_runner_group: Any, results: list[RoundRollouts], config: Any) -> dict[int, str]:
+    """Returns env runner -> why it gave no result."""
+    silent = set(range(1, env_runner_group.num_remote_workers() + 1))
+    silent -= {result.env_runner for result in results}
+    alive = set(env_runner_group.healthy_env_runner_ids()) if silent else set()
+    slow = f"was slower than `sample_timeout_s`={config.sample_timeout_s}"
+    return {
+        index: f"env runner {index} {slow if index in alive else 'is lost'}"
+        for index in sorted(silent)
+    }
 
 
 def _joined(results: list[RoundRollouts], config: Any) -> Rollouts:
@@ -104,6 +123,8 @@ def _joined(results: list[RoundRollouts], config: Any) -> Rollouts:
             joined.num_resets |= result.num_resets
             joined.returns |= result.returns
             joined.faults |= result.faults
+        else:
+            joined.absent[result.env_runner] = f"env runner {result.env_runner} raised"
     return joined
 
 

@@ -88,9 +88,9 @@ def test_filter_of_the_checkpoint_is_used(
 
 def test_newest_checkpoint_of_a_trial_is_found(trained: tuple[Path, float]) -> None:
     checkpoint, _ = trained
-    assert find_checkpoint(checkpoint) == checkpoint
-    assert find_checkpoint(checkpoint.parent) == checkpoint
-    assert find_checkpoint(checkpoint.parent.parent) == checkpoint
+    assert find_checkpoint(checkpoint) == str(checkpoint)
+    assert find_checkpoint(checkpoint.parent) == str(checkpoint)
+    assert find_checkpoint(checkpoint.parent.parent) == str(checkpoint)
 
 
 def test_video_needs_moviepy(

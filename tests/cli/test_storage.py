@@ -11,9 +11,11 @@ from rllib_weighted.cli.errors import InputError
 from rllib_weighted.cli.storage import (
     RECORD_FILE,
     ExperimentRecord,
+    child,
     experiment_to_resume,
     new_name,
     open_storage,
+    parent,
     read_record,
     refuse_existing,
     storage_root,
@@ -89,3 +91,18 @@ def test_damaged_or_foreign_record_is_none(tmp_path: Path, text: str) -> None:
 def test_unknown_file_system() -> None:
     with pytest.raises(InputError, match="cannot open the storage nothing://x"):
         open_storage("nothing://x/y")
+
+
+@pytest.mark.parametrize(
+    ("location", "below", "above"),
+    [
+        ("/results", "/results/run", "/"),
+        ("/results?x", "/results?x/run", "/"),
+        ("s3://b/results/", "s3://b/results/run", "s3://b"),
+        ("s3://b/results?region=x", "s3://b/results/run?region=x", "s3://b?region=x"),
+    ],
+)
+def test_the_query_of_a_uri_stays_at_its_end(location: str, below: str, above: str) -> None:
+    assert child(location, "run") == below
+    assert parent(below) == location.replace("/?", "?").rstrip("/")
+    assert parent(location).rstrip("/") == above.rstrip("/")

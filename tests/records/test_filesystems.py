@@ -1,7 +1,8 @@
-"""The same history on a disk, in a subtree, in pyarrow's mock store and behind fsspec."""
+"""The same history on a disk, in a subtree, in pyarrow's mock store, behind fsspec and on S3."""
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import pytest
 from pyarrow import fs
 
 from rllib_weighted.records import HISTORY_DIR, read_history
+from rllib_weighted.records.history import open_history
 from tests.records.helpers import append_rounds, history_on, rounds_of
 
-STORES = ["disk", "subtree", "mock", "fsspec memory", "fsspec disk"]
+STORES = ["disk", "subtree", "mock", "fsspec memory", "fsspec disk", "s3"]
 
 
 @pytest.fixture(params=STORES)
@@ -24,6 +26,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[fs.FileSystem
         "mock": lambda: (fs._MockFileSystem(), "bucket/x"),
         "fsspec memory": lambda: (through_fsspec("memory"), f"/{uuid.uuid4()}"),
         "fsspec disk": lambda: (through_fsspec("file"), f"{tmp_path}/x"),
+        "s3": lambda: fs.FileSystem.from_uri(f"{request.getfixturevalue('s3_bucket')}/x"),
     }
     return filesystems[request.param]()
 
@@ -55,6 +58,14 @@ def test_write_resume_and_read(store: tuple[fs.FileSystem, str]) -> None:
     assert rounds_of(read_history(root, filesystem)) == [1, 2, 3, 4, 5, 6]
     infos = filesystem.get_file_info(fs.FileSelector(folder))
     assert sorted(info.base_name.partition("-")[0] for info in infos) == ["rounds"] * 3
+
+
+def test_a_uri_is_enough(s3_bucket: str) -> None:
+    with contextlib.closing(open_history(f"{s3_bucket}/run/trial", trial_id="a")) as history:
+        append_rounds(history, [1, 2])
+    assert rounds_of(read_history(s3_bucket)) == [1, 2]
+    assert rounds_of(read_history(f"{s3_bucket}/run/trial")) == [1, 2]
+    assert read_history(f"{s3_bucket}/other").num_rows == 0
 
 
 def test_a_torn_file_is_named(store: tuple[fs.FileSystem, str]) -> None:

@@ -35,6 +35,9 @@ class _RemoteGroup:
     def num_remote_workers(self) -> int:
         return 3
 
+    def healthy_env_runner_ids(self) -> list[int]:
+        return [1, 2]
+
     def foreach_env_runner(
         self, func: Any, *, local_env_runner: bool, timeout_seconds: float | None
     ) -> list[RoundRollouts]:
@@ -103,11 +106,14 @@ def test_results_are_joined_in_the_order_of_the_env_runners() -> None:
     assert rollouts.num_resets == {0: 11, 2: 13}
     assert rollouts.returns == {0: [1.0], 2: [3.0]}
     assert rollouts.faults == {0: "reward nan"}
+    assert rollouts.absent == {2: "env runner 2 was slower than `sample_timeout_s`=5.0"}
 
 
 @pytest.mark.usefixtures("ray_session")
 def test_no_result_at_all_is_an_empty_round() -> None:
-    assert _collect(_RemoteGroup([])) == Rollouts()
+    slow = "was slower than `sample_timeout_s`=5.0"
+    absent = {1: f"env runner 1 {slow}", 2: f"env runner 2 {slow}", 3: "env runner 3 is lost"}
+    assert _collect(_RemoteGroup([])) == Rollouts(absent=absent)
 
 
 @pytest.mark.usefixtures("ray_session")
@@ -117,6 +123,7 @@ def test_an_env_runner_that_failed_is_left_out_and_logged(
 ) -> None:
     rollouts = _collect(_RemoteGroup([_failed(1), _result(2)]), _config(**tolerant))
     assert rollouts.workers == {1}
+    assert rollouts.absent == {1: "env runner 1 raised", 3: "env runner 3 is lost"}
     assert "Env runner 1 failed:\nTraceback of 1: KeyError" in caplog.text
 
 
