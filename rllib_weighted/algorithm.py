@@ -314,6 +314,3 @@ class WeightedPPO(PPO):
         if group is not None and group.num_remote_workers():
             kill_unresponsive(group)
         super().cleanup()
-
-
-WeightedPPOConfig.default_algo_class = WeightedPPO
