@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from rllib_weighted.report.arms import baseline_of, choose_baseline
 from rllib_weighted.report.convergence import HOLD, convergence_runs, encoded
@@ -243,4 +242,4 @@ def fewest_runs_claim(num_runs: int, num_baseline: int, num_pairs: int) -> bool:
     """Whether so few runs could show any difference at all in a permutation test at 5 %."""
     if num_pairs:
         return num_pairs >= FEWEST_PAIRS
-    return 2 / stats.comb(num_runs + num_baseline, num_runs) <= 0.05
+    return 2 / math.comb(num_runs + num_baseline, num_runs) <= 0.05

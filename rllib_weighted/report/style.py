@@ -114,6 +114,8 @@ def canvas(width: float = WIDTH, height: float = HEIGHT) -> Iterator[tuple[Figur
 def pictures(figure: Figure) -> tuple[bytes, bytes]:
     """Returns a figure as PNG and as SVG, the same bytes for the same figure."""
     png, svg = io.BytesIO(), io.BytesIO()
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # It is laid out: not once more for each file.
     figure.savefig(png, format="png", dpi=DPI, metadata={"Software": None})
     figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
     return png.getvalue(), svg.getvalue()
