@@ -69,10 +69,10 @@ class Scene:
         found = []
         for strategy in dict.fromkeys(strategies[arms]):
             own = [arm for arm in arms if strategies[arm] == strategy and arm not in beside]
-            for start in range(0, len(own), MOST_LINES - len(beside)):
-                part = own[start : start + MOST_LINES - len(beside)]
-                label = strategy if start == 0 else f"{strategy} ({start // len(part) + 1})"
-                found.append((label, [*beside, *part]))
+            size = MOST_LINES - len(beside)
+            for number, start in enumerate(range(0, len(own), size), start=1):
+                label = strategy if len(own) <= size else f"{strategy} ({number})"
+                found.append((label, [*beside, *own[start : start + size]]))
         return found
 
     def drawing(

@@ -53,7 +53,7 @@ def render(tables: Tables, drawings: Sequence[Drawing]) -> str:
         title=f"Report on {envs[0] if len(envs) == 1 else f'{len(envs)} environments'}",
         generator=GENERATOR,
         created=time.strftime("%Y-%m-%d %H:%M %Z"),
-        num_runs=f"{counting:,} runs in {len(tables.arms):,} arms",
+        num_runs=f"{_counted(counting, 'run')} in {_counted(len(tables.arms), 'arm')}",
         metric=tables.metric,
         baseline=tables.baseline,
         problems=tables.problems,
@@ -65,6 +65,10 @@ def render(tables: Tables, drawings: Sequence[Drawing]) -> str:
         versions=versions_view(),
         runs=runs_view(tables),
     )
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _environment(

@@ -111,7 +111,7 @@ def _read_csv(trial: Trial, metrics: Sequence[str]) -> tuple[Progress | None, li
         left_out.append(f"{len(invalid)} lines with too few or too many values")
     data = {name: table[name].to_numpy() for name in numbers}
     facts = {name: str(table[name][-1]) for name in texts} if table.num_rows else {}
-    return _progress(data, facts, columns, PROGRESS), left_out
+    return _progress(data, metrics, facts, columns, PROGRESS), left_out
 
 
 def _read_json(trial: Trial, metrics: Sequence[str]) -> tuple[Progress | None, list[str]]:
@@ -131,16 +131,20 @@ def _read_json(trial: Trial, metrics: Sequence[str]) -> tuple[Progress | None, l
         for name in (ROUND, ENV_STEPS, TIME, *present)
     }
     facts = {name: str(results[-1].get(name, "")) for name in _TEXTS}
-    return _progress(data, facts, list(flatten(results[-1])), RESULT), left_out
+    return _progress(data, metrics, facts, list(flatten(results[-1])), RESULT), left_out
 
 
 def _progress(
-    data: dict[str, np.ndarray], facts: dict[str, str], columns: Sequence[str], source: str
+    data: dict[str, np.ndarray],
+    metrics: Sequence[str],
+    facts: dict[str, str],
+    columns: Sequence[str],
+    source: str,
 ) -> Progress | None:
     """Returns the progress; of a round that was logged twice (around a restore), the last row."""
     valid = np.isfinite(data[ROUND]) & np.isfinite(data[ENV_STEPS])
     data = {name: values[valid] for name, values in data.items()}
-    rounds = data.pop(ROUND).astype(np.int64)
+    rounds = data[ROUND].astype(np.int64)
     if rounds.size == 0:
         return None
     if (np.diff(rounds) <= 0).any():
@@ -150,9 +154,9 @@ def _progress(
     finished = facts.pop("done", "").lower() == "true"
     return Progress(
         rounds=rounds,
-        env_steps=data.pop(ENV_STEPS).astype(np.int64),
-        time_s=data.pop(TIME, np.full(rounds.size, math.nan)),
-        values=data,
+        env_steps=data[ENV_STEPS].astype(np.int64),
+        time_s=data.get(TIME, np.full(rounds.size, math.nan)),
+        values={name: data[name] for name in metrics if name in data},
         columns=columns,
         finished=finished,
         facts=facts,
