@@ -146,7 +146,9 @@ def read_file(
         table = file.read(columns=names, use_threads=False)
     schema = _schema_of(names)
     table = table.select(names)
-    return table if table.schema.equals(schema, check_metadata=True) else table.cast(schema)
+    if table.schema.equals(schema):
+        return table.replace_schema_metadata(schema.metadata)
+    return table.cast(schema)
 
 
 def _check_schema(schema: pa.Schema) -> None:

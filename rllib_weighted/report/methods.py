@@ -11,7 +11,7 @@ from rllib_weighted.report.tables import Tables
 
 def methods(tables: Tables) -> list[tuple[str, str]]:
     """Returns terms and their definitions."""
-    level = f"{tables.confidence:.0%}"
+    level = f"{100 * tables.confidence:g} %"
     return [
         (
             "Arm",

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from pyarrow import fs
 
+from rllib_weighted.records.origin import read_origin
 from rllib_weighted.records.reading import Locations
 from rllib_weighted.report.arms import assign_arms
 from rllib_weighted.report.errors import ReportError, unknown
@@ -41,6 +42,8 @@ class Results:
         weights: A row per (run, range of rounds); see `summarize_weights`.
         shares: A row per (arm, range of rounds, worker): env, arm, run, seed, round, worker,
             share: of the run of each arm that has the lowest seed.
+        origins: A row per arm with a merge history: env, arm, run, and what that run was
+            recorded with (versions, system), as its history says; the runs are those of `shares`.
         metric: The metric that `value` is.
         problems: A sentence on everything that was left out, or taken otherwise than expected.
     """
@@ -50,6 +53,7 @@ class Results:
     progress: pd.DataFrame
     weights: pd.DataFrame
     shares: pd.DataFrame
+    origins: pd.DataFrame
     metric: str
     problems: list[str] = field(default_factory=list)
 
@@ -90,8 +94,10 @@ def load_results(
         arms = arms[arms["arm"].isin(table["arm"])].reset_index(drop=True)
         progress = _progress_table(runs, chosen)
         weights, shares = _weights_tables(pool, runs, table, problems)
+        origins = _origins_table(runs, table)
     table["has_weights"] = table["run"].isin(weights["run"].unique())
-    return Results(table, arms, progress, weights, shares, chosen, list(dict.fromkeys(problems)))
+    problems = list(dict.fromkeys(problems))
+    return Results(table, arms, progress, weights, shares, origins, chosen, problems)
 
 
 def _without_copies(runs: Iterable[Run], problems: list[str]) -> list[Run]:
@@ -202,6 +208,17 @@ def _weights_tables(
         pd.DataFrame({name: _joined([part[name] for part in weights]) for name in names}),
         pd.concat(shares, ignore_index=True) if shares else pd.DataFrame({"arm": []}),
     )
+
+
+def _origins_table(runs: Sequence[Run], table: pd.DataFrame) -> pd.DataFrame:
+    rows = []
+    for index in sorted(_examples(runs, table)):
+        history = runs[index].trial.history
+        found = read_origin(history) if history is not None else {}
+        if found:
+            row = table.iloc[index]
+            rows.append({**{name: row[name] for name in ("env", "arm", "run")}, **found})
+    return pd.DataFrame(rows, columns=None if rows else ["env", "arm", "run"])
 
 
 def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:

@@ -56,6 +56,7 @@ class Tables:
     weight_curves: pd.DataFrame
     shares: pd.DataFrame
     drops: pd.DataFrame
+    origins: pd.DataFrame
 
     def baseline_arms(self, env: str) -> list[str]:
         """Returns the arms of an environment that are the baseline's."""
@@ -110,6 +111,7 @@ def compute(
         weight_curves=weight_curves(results),
         shares=results.shares,
         drops=drops(results),
+        origins=results.origins,
     )
 
 

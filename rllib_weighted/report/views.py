@@ -99,7 +99,7 @@ def headline(tables: Tables, env: str) -> View:
     ]
     own = set(tables.baseline_arms(env))
     marked = {number for number, row in enumerate(rows) if row[0] in own}
-    level = f"{tables.confidence:.0%}"
+    level = f"{100 * tables.confidence:g} %"
     note = f"In brackets: {level} intervals. Bold: the baseline. {ABSENT}: cannot be said."
     return View("At a glance", header, rows, note, marked=marked)
 
@@ -229,6 +229,18 @@ def arms_view(tables: Tables, env: str) -> View:
     return View("Arms", header, rows, num_texts=7)
 
 
+def origins_view(tables: Tables, env: str) -> View | None:
+    """Returns with which versions and on which system the runs were recorded."""
+    table = _of(tables.origins, env)
+    if table.empty:
+        return None
+    what = [name for name in table.columns if name not in ("env", "arm", "run")]
+    groups = table.fillna("").groupby(what, sort=False)["arm"]
+    rows = [[", ".join(arms), *map(str, values)] for values, arms in groups]
+    note = "As the merge history of one run of each arm says: the one of the lowest seed."
+    return View("Recorded with", ["arms", *what], rows, note, num_texts=len(what) + 1)
+
+
 def _some(values: Iterable[str]) -> str:
     every = list(dict.fromkeys(value for value in values if value))
     more = f" and {len(every) - MOST_SEEDS} more" if len(every) > MOST_SEEDS else ""
@@ -304,4 +316,5 @@ def _of(table: pd.DataFrame, env: str) -> pd.DataFrame:
 
 def sections(tables: Tables, env: str) -> Sequence[View]:
     """Returns the tables behind an environment's figures."""
-    return [arms_view(tables, env), settings_view(tables, env)]
+    views = [arms_view(tables, env), origins_view(tables, env), settings_view(tables, env)]
+    return [view for view in views if view is not None]

@@ -41,6 +41,7 @@ _NAMES = (
     "weight_curves",
     "shares",
     "drops",
+    "origins",
 )
 
 

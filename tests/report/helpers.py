@@ -227,6 +227,5 @@ def make_results(
     table.insert(2, "arm", labels)
     table["seed"] = table["seed"].astype("Int64")
     empty = pd.DataFrame({"run": []})
-    return Results(
-        table, arm_table, pd.concat(progress), empty, pd.DataFrame({"arm": []}), METRIC, []
-    )
+    nothing = pd.DataFrame({"env": [], "arm": []})
+    return Results(table, arm_table, pd.concat(progress), empty, nothing, nothing, METRIC, [])

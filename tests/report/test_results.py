@@ -12,6 +12,7 @@ import pytest
 from pyarrow import fs
 
 from rllib_weighted.records import HISTORY_DIR
+from rllib_weighted.records.origin import origin
 from rllib_weighted.report import ReportError, load_results
 from tests.report.helpers import HELD_OUT, METRIC, STEPS, STOCK, write_sweep, write_trial
 
@@ -204,3 +205,13 @@ def test_params_of_another_tool(tmp_path: Path) -> None:
     (tmp_path / "params.json").write_text(json.dumps({"learning_rate": 1}))
     with pytest.raises(ReportError, match="none of the trials has results yet"):
         load_results(tmp_path)
+
+
+def test_what_runs_were_recorded_with(tmp_path: Path) -> None:
+    write_trial(tmp_path / "t1", seed=2)
+    write_trial(tmp_path / "t2", seed=1)
+    write_trial(tmp_path / "t3", stock=True)
+    (row,) = load_results(tmp_path).origins.to_dict("records")
+    assert row["arm"] == "average"
+    assert row["run"] == 1
+    assert row["ray"] == origin()["ray"]
