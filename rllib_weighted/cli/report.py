@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -52,9 +51,7 @@ def report_results(
     try:
         check_folder(folder)
         loaded = load_results(list(results), metric=metric)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)
-            report = write_report(loaded, folder, baseline=baseline, threshold=limits, **given)
+        report = write_report(loaded, folder, baseline=baseline, threshold=limits, **given)
     except ReportError as error:
         raise InputError(str(error)) from None
     except OSError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -155,10 +154,3 @@ def drops(results: Results) -> pd.DataFrame:
     ).reset_index()
     table["dropped_fraction"] = table["num_dropped"] / table.pop("all")
     return table
-
-
-def named(parts: Sequence[str]) -> str:
-    """Returns words as an enumeration: "a", "a and b", "a, b and c"."""
-    if len(parts) < 2:
-        return "".join(parts)
-    return f"{', '.join(parts[:-1])} and {parts[-1]}"

@@ -24,8 +24,12 @@ from rllib_weighted.report.views import (
     runs_view,
     sections,
 )
+from rllib_weighted.report.wording import Sentence
 
 GENERATOR = "rllib report"
+MOST_ARMS_DRAWN = 36
+MOST_SENTENCES = 100
+MOST_ROWS = 300
 _TEMPLATE = "report.html.jinja"
 _SECTIONS = ("curves", "reached", "faster", "finals", "sensitivity", "effective", "shares")
 
@@ -50,6 +54,7 @@ def render(tables: Tables, drawings: Sequence[Drawing]) -> str:
     envs = list(tables.thresholds)
     counting = int(tables.runs["counts"].sum())
     return environment.get_template(_TEMPLATE).render(
+        most_rows=MOST_ROWS,
         title=f"Report on {envs[0] if len(envs) == 1 else f'{len(envs)} environments'}",
         generator=GENERATOR,
         created=time.strftime("%Y-%m-%d %H:%M %Z"),
@@ -77,7 +82,9 @@ def _environment(
     by_section: dict[str, list[Drawing]] = defaultdict(list)
     for drawing in drawings:
         by_section[drawing.section].append(drawing)
-    said = [sentence for sentence in tables.sentences if sentence.env == env]
+    every = [sentence for sentence in tables.sentences if sentence.env == env]
+    said = sorted(every, key=lambda sentence: not sentence.claim)
+    num_arms = int((tables.arms["env"] == env).sum())
     limit = tables.thresholds[env]
     value = f"{format_number(limit.value)}, " if limit.exists else ""
     shares = tables.shares
@@ -86,9 +93,10 @@ def _environment(
         "env": env,
         "threshold": f"{value}{limit.origin}{_reached(tables, env)}",
         "headline": headline(tables, env),
-        "speed": [each for each in said if each.measure == "env steps to threshold"],
-        "wall_time": [each for each in said if each.measure == "wall time to threshold"],
-        "returns": [each for each in said if "threshold" not in each.measure],
+        "not_drawn": max(0, num_arms - MOST_ARMS_DRAWN),
+        "speed": _about(said, "env steps to threshold"),
+        "wall_time": _about(said, "wall time to threshold"),
+        "returns": _about(said, "final return", "held-out return", "training minus held-out"),
         "convergence": convergence_view(tables, env),
         "finals": finals_view(tables, env),
         "drops": drops_view(tables, env),
@@ -96,6 +104,10 @@ def _environment(
         "drawings": {name: by_section[name] for name in _SECTIONS},
         "num_shares": int(shares.loc[shares["env"] == env, "arm"].nunique()) if len(shares) else 0,
     }
+
+
+def _about(said: Sequence[Sentence], *measures: str) -> list[Sentence]:
+    return [sentence for sentence in said if sentence.measure in measures][:MOST_SENTENCES]
 
 
 def _reached(tables: Tables, env: str) -> str:

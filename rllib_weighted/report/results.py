@@ -90,7 +90,7 @@ def load_results(
         runs = [run for run in runs if run.progress is not None and chosen in run.progress.values]
         labels, arms = assign_arms([run.settings for run in runs])
         table = _runs_table(runs, labels, chosen)
-        problems += _repeated(table)
+        problems += _repeated(table) + _unfinished(table)
         arms = arms[arms["arm"].isin(table["arm"])].reset_index(drop=True)
         progress = _progress_table(runs, chosen)
         weights, shares = _weights_tables(pool, runs, table, problems)
@@ -158,6 +158,14 @@ def _repeated(table: pd.DataFrame) -> list[str]:
     return [
         f"{env}, {arm}: left out {count} runs that repeat a seed; the longest run of a seed counts"
         for (env, arm), count in groups.items()
+    ]
+
+
+def _unfinished(table: pd.DataFrame) -> list[str]:
+    groups = table[table["counts"] & ~table["finished"]].groupby("env", sort=False).size()
+    return [
+        f"{env}: {count} runs are still going, or were cut off: they count as far as they came"
+        for env, count in groups.items()
     ]
 
 

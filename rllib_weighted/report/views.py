@@ -12,7 +12,6 @@ import pandas as pd
 from rllib_weighted.report.arms import ABSENT, format_number
 from rllib_weighted.report.tables import Tables
 
-MOST_RUNS = 300
 MOST_SEEDS = 12
 
 
@@ -285,8 +284,9 @@ def runs_view(tables: Tables) -> View:
         "source": str,
         "path": str,
     }
-    shown = tables.runs.head(MOST_RUNS)
-    rows = [[form(row[name]) for name, form in formats.items()] for _, row in shown.iterrows()]
+    rows = [
+        [form(row[name]) for name, form in formats.items()] for _, row in tables.runs.iterrows()
+    ]
     header = [
         "environment",
         "arm",
@@ -301,13 +301,7 @@ def runs_view(tables: Tables) -> View:
         "read from",
         "folder",
     ]
-    more = len(tables.runs) - len(shown)
-    note = (
-        f"The first {MOST_RUNS} of {len(tables.runs):,}; all are in tables/runs.csv."
-        if more
-        else ""
-    )
-    return View("Runs", header, rows, note, num_texts=2)
+    return View("Runs", header, rows, num_texts=2)
 
 
 def _of(table: pd.DataFrame, env: str) -> pd.DataFrame:

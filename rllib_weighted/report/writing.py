@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -21,7 +22,7 @@ from rllib_weighted.report.figures import (
 )
 from rllib_weighted.report.figures_rows import draw_faster, draw_finals, draw_sensitivity
 from rllib_weighted.report.intervals import CONFIDENCE, SEED
-from rllib_weighted.report.page import GENERATOR, render
+from rllib_weighted.report.page import GENERATOR, MOST_ARMS_DRAWN, render
 from rllib_weighted.report.results import Results
 from rllib_weighted.report.style import Drawing, looks
 from rllib_weighted.report.tables import Tables, compute
@@ -97,7 +98,7 @@ def write_report(
         confidence=confidence,
         seed=seed,
     )
-    drawings = list(_drawings(tables))
+    drawings = _with_names_of_their_own(_drawings(tables))
     _clear(folder)
     for drawing in drawings:
         (folder / FIGURES / f"{drawing.name}.png").write_bytes(drawing.png)
@@ -146,11 +147,24 @@ def _flat(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**texts)
 
 
+def _with_names_of_their_own(drawings: Iterable[Drawing]) -> list[Drawing]:
+    """Returns figures whose files do not overwrite each other: long or odd labels are cut alike."""
+    taken: dict[str, int] = defaultdict(int)
+    found = []
+    for drawing in drawings:
+        taken[drawing.name] += 1
+        count = taken[drawing.name]
+        found.append(drawing if count == 1 else replace(drawing, name=f"{drawing.name}_{count}"))
+    return found
+
+
 def _drawings(tables: Tables) -> Iterator[Drawing]:
     for number, env in enumerate(tables.thresholds, start=1):
         baseline = tables.baseline_arms(env)
         arms = list(tables.arms.loc[tables.arms["env"] == env, "arm"])
-        scene = Scene(number, env, tables, looks(arms, baseline), baseline)
+        drawn = [*baseline, *(arm for arm in arms if arm not in baseline)][:MOST_ARMS_DRAWN]
+        order = [arm for arm in arms if arm in drawn]
+        scene = Scene(number, env, tables, looks(order, baseline), baseline)
         for draw in (
             draw_curves,
             draw_reached,

@@ -249,3 +249,32 @@ def test_other_hardware_is_another_arm(tmp_path: Path) -> None:
         ["sum, num_learners=0", "average, num_learners=0"],
         ["sum, num_learners=2", "average, num_learners=2"],
     ]
+
+
+def test_a_random_search_is_cut_to_what_can_be_read(tmp_path: Path) -> None:
+    arms = [("average", None), *(("reward_weighted", m / 100) for m in range(50))]
+    write_sweep(tmp_path / "results", arms, seeds=(1,))
+    page = report(tmp_path / "results", tmp_path / "out", threshold=80.0)
+    assert "15 arms more are not drawn; they are in the tables." in page.text
+    assert len(pd.read_csv(tmp_path / "out" / "tables" / "final_returns.csv")) == 51
+
+
+def test_labels_that_are_cut_alike_have_files_of_their_own(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        for end in "ab":
+            write_trial(
+                tmp_path / "results" / f"W_{seed}_{end}",
+                curve(50.0 + seed),
+                seed=seed,
+                env_config={"x" * 60: end},
+            )
+    page = report(tmp_path / "results", tmp_path / "out")
+    shares = list((tmp_path / "out" / "figures").glob("shares*.svg"))
+    assert len(shares) == 2
+    assert len(page.images) == len(list((tmp_path / "out" / "figures").glob("*.svg")))
+
+
+def test_runs_that_go_on_are_named(tmp_path: Path) -> None:
+    write_sweep(tmp_path / "results", finished=False)
+    page = report(tmp_path / "results", tmp_path / "out")
+    assert "CartPole-v1: 9 runs are still going, or were cut off" in page.text
