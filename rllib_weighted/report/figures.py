@@ -152,8 +152,7 @@ def draw_reached(scene: Scene) -> Iterator[Drawing]:
                 _reached(axes, runs[runs["arm"] == arm], scene.looks[arm])
             step_axis(axes)
             axes.set_ylim(-0.03, 1.03)
-            limit = format_number(scene.tables.thresholds[scene.env].value)
-            axes.set_ylabel(f"runs that have held {limit} (fraction)")
+            axes.set_ylabel("runs at the threshold (fraction)")
             legend_below(figure, scene.looks, arms)
             yield scene.drawing(
                 figure,
@@ -241,6 +240,7 @@ def draw_shares(scene: Scene) -> Iterator[Drawing]:
                 cmap="cividis",
                 interpolation="nearest",
                 vmin=0,
+                vmax=max(2 / len(cells), part["share"].max()),  # Equal shares: half way.
                 extent=(0, float(cells.columns[-1]), len(cells) - 0.5, -0.5),
             )
             axes.grid(visible=False)

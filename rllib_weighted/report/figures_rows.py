@@ -13,7 +13,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from rllib_weighted.report.figures import Scene, metric_label
-from rllib_weighted.report.style import ROW, WIDTH, Drawing, canvas, legend_below, plain
+from rllib_weighted.report.style import (
+    ROW,
+    WIDTH,
+    Drawing,
+    Look,
+    canvas,
+    legend_below,
+    looks,
+    plain,
+)
 
 MOST_ROWS = 24
 
@@ -140,13 +149,15 @@ def draw_sensitivity(scene: Scene) -> Iterator[Drawing]:
         known = table[table[column].notna()]
         if known["min_weight"].nunique() < 2:
             continue
+        line_looks = _line_looks(scene, known)
         with canvas() as (figure, axes):
-            named = _sensitivity_lines(axes, scene, known, (column, low, high))
+            _weight_axis(axes, known["min_weight"].dropna())
+            for line, look in line_looks.items():
+                _sensitivity_line(axes, known[known["line"] == line], look, (column, low, high))
             if column == "mean_env_steps":
                 axes.yaxis.set_major_formatter(EngFormatter(sep=""))
-            axes.set_xlabel("minimum weight m (1)")
             axes.set_ylabel(label)
-            legend_below(figure, {line: scene.looks[arm] for line, arm in named.items()}, [*named])
+            legend_below(figure, line_looks, list(line_looks))
             yield scene.drawing(
                 figure,
                 "sensitivity",
@@ -157,36 +168,41 @@ def draw_sensitivity(scene: Scene) -> Iterator[Drawing]:
             )
 
 
-def _sensitivity_lines(
-    axes: Axes, scene: Scene, table: pd.DataFrame, columns: tuple[str, str, str]
-) -> dict[str, str]:
-    """Draws a line per strategy; returns the arm whose look each line has."""
-    column, low, high = columns
-    weights = table["min_weight"].dropna()
-    if (weights > 0).all() and weights.max() > 4 * weights.min():
+def _line_looks(scene: Scene, table: pd.DataFrame) -> dict[str, Look]:
+    """Returns the look of each line; there are less of them than arms, so colours go further."""
+    baseline = table.loc[table["arm"].isin(scene.baseline), "line"]
+    return looks(list(dict.fromkeys(table["line"])), list(baseline))
+
+
+def _weight_axis(axes: Axes, weights: pd.Series) -> None:
+    """Spreads minimum weights that are far apart: a logarithmic axis, linear around 0."""
+    axes.set_xlabel("minimum weight m (1)")
+    positive = weights[weights > 0]
+    if positive.empty or weights.max() <= 4 * positive.min():
+        return
+    if (weights > 0).all():
         axes.set_xscale("log", base=2)
-        axes.set_xticks(sorted(weights.unique()), [f"{w:.3g}" for w in sorted(weights.unique())])
-        axes.minorticks_off()
-    lines = list(dict.fromkeys(table["line"]))
-    looks = _line_looks(scene, table, lines)
-    for line in lines:
-        part = table[table["line"] == line]
-        look = scene.looks[looks[line]]
-        style: dict[str, Any] = {"color": look.color, "linestyle": look.line}
-        if part["min_weight"].isna().any():
-            row = part.iloc[0]
-            axes.axhline(row[column], linewidth=1.5, **style)
-            if np.isfinite(row[low]):
-                axes.axhspan(row[low], row[high], color=look.color, alpha=0.08, linewidth=0)
-            axes.plot([weights.min(), weights.max()], [row[column]] * 2, look.marker, **style)
-        else:
-            axes.plot(part["min_weight"], part[column], marker=look.marker, **style)
-            for _, row in part.iterrows():
-                ends = [row[low], row[high]]
-                axes.plot([row["min_weight"]] * 2, ends, color=look.color, linewidth=0.9)
-    return looks
+    else:
+        axes.set_xscale("symlog", base=2, linthresh=positive.min(), linscale=1)
+    ticks = sorted(weights.unique())
+    axes.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks], fontsize=7)
+    axes.minorticks_off()
 
 
-def _line_looks(scene: Scene, table: pd.DataFrame, lines: Sequence[str]) -> dict[str, str]:
-    """Returns an arm of each line, whose look the line gets: the first one."""
-    return {line: str(table.loc[table["line"] == line, "arm"].iloc[0]) for line in lines}
+def _sensitivity_line(
+    axes: Axes, part: pd.DataFrame, look: Look, columns: tuple[str, str, str]
+) -> None:
+    """Draws a strategy's values with their intervals; level if it has no minimum weight."""
+    column, low, high = columns
+    style: dict[str, Any] = {"color": look.color, "linestyle": look.line, "marker": look.marker}
+    if part["min_weight"].isna().any():
+        row = part.iloc[0]
+        across = axes.get_yaxis_transform()
+        axes.plot([0.02, 0.98], [row[column]] * 2, transform=across, **style)
+        if np.isfinite(row[low]):
+            axes.axhspan(row[low], row[high], color=look.color, alpha=0.08, linewidth=0)
+        return
+    axes.plot(part["min_weight"], part[column], **style)
+    for _, row in part.iterrows():
+        ends = [row[low], row[high]]
+        axes.plot([row["min_weight"]] * 2, ends, color=look.color, linewidth=0.9)

@@ -104,6 +104,8 @@ def headline(tables: Tables, env: str) -> View:
 
 
 def _mean(time: Any, clock: str) -> str:
+    if time["num_reached"] == 0 and math.isfinite(time[f"mean_{clock}"]):
+        return f"> {format_number(time[f'mean_{clock}'])}"
     return with_interval(time[f"mean_{clock}"], time[f"low_{clock}"], time[f"high_{clock}"])
 
 
