@@ -24,9 +24,6 @@ from rllib_weighted.report.intervals import (
 from rllib_weighted.report.results import Results, runs_of
 from rllib_weighted.report.survival import common_horizon, restricted_mean
 
-FEWEST_PAIRS = 6
-"""With fewer pairs even arms that differ in all of them have p = 2 / 2^n > 0.05."""
-
 
 class Measure(NamedTuple):
     """What two arms are compared by.
@@ -92,7 +89,8 @@ def comparisons(
           count half; of the gap, that it is larger); NaN if unpaired
         - p: of the permutation test; p_holm: corrected for the number of comparisons by the same
           measure
-        - claim: whether a difference can be claimed: the interval excludes 0 and p <= 0.05
+        - claim: whether a difference can be claimed: the interval excludes 0, and p is at most
+          1 - confidence
 
         Empty without a baseline.
 
@@ -238,8 +236,18 @@ def _probability(wins: np.ndarray | None, confidence: float) -> dict[str, float]
     return dict(zip(names, found, strict=True))
 
 
-def fewest_runs_claim(num_runs: int, num_baseline: int, num_pairs: int) -> bool:
-    """Whether so few runs could show any difference at all in a permutation test at 5 %."""
+def fewest_pairs(confidence: float = CONFIDENCE) -> int:
+    """Returns how many pairs a claim needs at least.
+
+    Of n pairs that all favour the same arm, the permutation test's p is 2 / 2^n.
+    """
+    return math.ceil(math.log2(2 / (1 - confidence)))
+
+
+def can_claim(
+    num_runs: int, num_baseline: int, num_pairs: int, confidence: float = CONFIDENCE
+) -> bool:
+    """Whether so few runs could show a difference at all, however large it is."""
     if num_pairs:
-        return num_pairs >= FEWEST_PAIRS
-    return 2 / math.comb(num_runs + num_baseline, num_runs) <= 0.05
+        return num_pairs >= fewest_pairs(confidence)
+    return 2 / math.comb(num_runs + num_baseline, num_runs) <= 1 - confidence

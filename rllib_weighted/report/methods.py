@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rllib_weighted.report.comparisons import FEWEST_PAIRS
+from rllib_weighted.report.comparisons import fewest_pairs
 from rllib_weighted.report.finals import LEAST_LENGTH
 from rllib_weighted.report.intervals import FEWEST_RESAMPLES, NUM_RESAMPLES
 from rllib_weighted.report.reading import FINAL_FRACTION
@@ -67,9 +67,9 @@ def methods(tables: Tables) -> list[tuple[str, str]]:
         (
             "Claims",
             f"A difference is claimed only if the {level} interval excludes none and a permutation "
-            "test (which swaps the two arms within pairs) has p <= 0.05. From fewer than "
-            f"{FEWEST_PAIRS} pairs that cannot be. Where several arms are compared, Holm's "
-            "correction for their number is given: without it, one in twenty comparisons of equal "
-            "arms claims a difference.",
+            "test (which swaps the two arms within pairs) has p <= "
+            f"{1 - tables.confidence:.2g}. From fewer than {fewest_pairs(tables.confidence)} pairs "
+            "that cannot be. Where several arms are compared, Holm's correction for their number is "
+            "given: without it, some comparisons of equal arms claim a difference by chance.",
         ),
     ]

@@ -18,6 +18,7 @@ from rllib_weighted.report.settings import Settings, read_settings
 
 METRIC = f"{names.MERGE}/{names.EPISODE_RETURN_MEAN}"
 STOCK_METRIC = "env_runners/episode_return_mean"
+_NO_ID = "default"  # What RLlib calls every trial outside of Tune.
 FINAL_FRACTION = 0.1
 """The part of a run's environment steps, at its end, that its final return is the mean over."""
 
@@ -63,7 +64,8 @@ def read_run(trial: Trial, metrics: Sequence[str]) -> Run:
         elif progress is None:
             run.problems.append(f"{trial.path} has no results yet")
     if run.progress is not None:
-        run.trial_id = run.trial_id or run.progress.facts.get("trial_id", "")
+        logged = run.progress.facts.get("trial_id", "")
+        run.trial_id = run.trial_id or ("" if logged == _NO_ID else logged)
         run.held_out = _held_out(run)
     return run
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from rllib_weighted.report.arms import format_number
-from rllib_weighted.report.comparisons import FEWEST_PAIRS, MEASURES, fewest_runs_claim
+from rllib_weighted.report.comparisons import MEASURES, can_claim, fewest_pairs
 from rllib_weighted.report.convergence import Threshold
 
 _IS_TIME = {measure.name: measure.is_time for measure in MEASURES}
@@ -56,7 +56,8 @@ def sentences(
     found = []
     for _, row in comparisons.iterrows():
         limit = thresholds[row["env"]].value
-        text = _sentence(row, limit, confidence) + _correction(row, int(counts[row["measure"]]))
+        text = _sentence(row, limit, confidence)
+        text += _correction(row, int(counts[row["measure"]]), confidence)
         if row["differs_in"]:
             text += f" The two also differ in {row['differs_in']}."
         found.append(Sentence(row["env"], row["arm"], row["measure"], bool(row["claim"]), text))
@@ -76,7 +77,7 @@ def _sentence(row: pd.Series, threshold: float, confidence: float) -> str:
     what = _what(row, threshold)
     if not row["claim"]:
         text = f"No difference in {what} between {names} can be claimed from {_basis(row)}"
-        return f"{text}: {evidence}.{_too_few(row)}"
+        return f"{text}: {evidence}.{_too_few(row, confidence)}"
     if is_time:
         clock, _ = _CLOCKS[row["measure"]]
         pace = "sooner" if row["effect"] > 0 else "later"
@@ -134,16 +135,18 @@ def _basis(row: pd.Series) -> str:
     return f"{row['num_runs']} and {row['num_baseline']} runs without common seeds"
 
 
-def _too_few(row: pd.Series) -> str:
-    if fewest_runs_claim(row["num_runs"], row["num_baseline"], row["num_pairs"]):
+def _too_few(row: pd.Series, confidence: float) -> str:
+    if can_claim(row["num_runs"], row["num_baseline"], row["num_pairs"], confidence):
         return ""
     if row["num_pairs"]:
-        return f" From fewer than {FEWEST_PAIRS} pairs none could be, however large it is."
+        return (
+            f" From fewer than {fewest_pairs(confidence)} pairs none could be, however large it is."
+        )
     return " From so few runs none could be, however large it is."
 
 
-def _correction(row: pd.Series, num_comparisons: int) -> str:
+def _correction(row: pd.Series, num_comparisons: int, confidence: float) -> str:
     if not row["claim"] or num_comparisons < 2:
         return ""
-    verdict = "it stands" if row["p_holm"] <= 0.05 else "it no longer stands"
+    verdict = "it stands" if row["p_holm"] <= 1 - confidence else "it no longer stands"
     return f" Corrected for {num_comparisons} comparisons {format_p(row['p_holm'])}: {verdict}."

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from rllib_weighted.cli.errors import InputError
-from rllib_weighted.cli.report import parse_thresholds
+from rllib_weighted.cli.report import DEFAULT_OUT, parse_thresholds
+from rllib_weighted.report.convergence import HOLD
 from tests.cli.test_main import failed, rllib
 from tests.report.helpers import write_sweep, write_trial
 
@@ -90,3 +91,9 @@ def test_thresholds(texts: list[str], expected: object) -> None:
 def test_a_threshold_for_all_comes_alone() -> None:
     with pytest.raises(InputError, match="--threshold 3 is for all environments: give it alone"):
         parse_thresholds(["CartPole-v1=475", "3"])
+
+
+def test_help_names_the_defaults() -> None:
+    text = rllib("report", "--help").output
+    assert f"[default: ({HOLD})]" in text
+    assert f"[default: (./{DEFAULT_OUT})]" in text

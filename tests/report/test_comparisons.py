@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rllib_weighted.report import ReportError, Results, comparisons
-from rllib_weighted.report.comparisons import fewest_runs_claim
+from rllib_weighted.report.comparisons import can_claim, fewest_pairs
 from tests.report.helpers import SECONDS, STEPS, make_results
 
 STEPS_TO = "env steps to threshold"
@@ -183,7 +183,13 @@ def test_p_values_are_corrected_within_each_measure() -> None:
     [((5, 5, 5), False), ((6, 6, 6), True), ((3, 3, 0), False), ((4, 4, 0), True)],
 )
 def test_fewest_runs(counts: tuple[int, int, int], expected: bool) -> None:
-    assert fewest_runs_claim(*counts) == expected
+    assert can_claim(*counts) == expected
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.8, 0.9, 0.95, 0.99])
+def test_fewest_pairs(confidence: float) -> None:
+    fewest = fewest_pairs(confidence)
+    assert 2 / 2**fewest <= 1 - confidence < 2 / 2 ** (fewest - 1)
 
 
 def simulated(rng: np.random.Generator, num_seeds: int, ratio: float) -> Results:

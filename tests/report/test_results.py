@@ -215,3 +215,21 @@ def test_what_runs_were_recorded_with(tmp_path: Path) -> None:
     assert row["arm"] == "average"
     assert row["run"] == 1
     assert row["ray"] == origin()["ray"]
+
+
+def test_a_history_without_settings(tmp_path: Path) -> None:
+    write_trial(tmp_path / "t1")
+    for name in ("params.json", "progress.csv", "result.json"):
+        (tmp_path / "t1" / name).unlink()
+    results = load_results(tmp_path)
+    assert results.runs["env"].item() == "unknown"
+    assert results.runs["arm"].item() == "unknown"
+    assert f"{tmp_path}/t1 has no params.json: its settings are unknown" in results.problems
+
+
+def test_trials_outside_of_tune_are_no_copies_of_each_other(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        write_trial(tmp_path / f"t{seed}", seed=seed)
+        file = tmp_path / f"t{seed}" / "progress.csv"
+        file.write_text(file.read_text().replace(f"t{seed}", "default"))
+    assert len(load_results(tmp_path).runs) == 2
