@@ -69,7 +69,7 @@ def methods(tables: Tables) -> list[tuple[str, str]]:
             f"A difference is claimed only if the {level} interval excludes none and a permutation "
             "test (which swaps the two arms within pairs) has p <= "
             f"{1 - tables.confidence:.2g}. From fewer than {fewest_pairs(tables.confidence)} pairs "
-            "that cannot be. Where several arms are compared, Holm's correction for their number is "
-            "given: without it, some comparisons of equal arms claim a difference by chance.",
+            "that cannot be. Where several arms are compared, Holm's correction for their number "
+            "is given: without it, some comparisons of equal arms claim a difference by chance.",
         ),
     ]
