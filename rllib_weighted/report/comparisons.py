@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -101,32 +101,42 @@ def comparisons(
     if name is None:
         return pd.DataFrame(columns=COLUMNS)
     times = convergence_runs(results, threshold=threshold, hold=hold, baseline=baseline)
-    rows = []
-    for env in results.arms["env"].unique():
-        finals = {arm: _final_rows(runs) for arm, runs in runs_of(results, env)}
-        for _, arm in results.arms[results.arms["env"] == env].iterrows():
-            other, differs_in = baseline_of(arm, results.arms, name)
-            if other is None:
-                continue
-            facts = {"env": env, "arm": arm["arm"], "baseline": other}
-            for measure in MEASURES:
-                if measure.is_time:
-                    here = times[times["env"] == env]
-                    first, second = (here[here["arm"] == label] for label in (arm["arm"], other))
-                else:
-                    first, second = finals[arm["arm"]], finals[other]
-                found = _compare(measure, first, second, confidence)
-                if found is not None:
-                    rows.append({**facts, "measure": measure.name, **found})
-                    rows[-1]["differs_in"] = ", ".join(differs_in)
-    table = pd.DataFrame(rows, columns=[name for name in COLUMNS if name not in _LATE])
+    rows = [
+        row
+        for env in results.arms["env"].unique()
+        for row in _in_environment(results, env, times[times["env"] == env], name, confidence)
+    ]
+    table = pd.DataFrame(rows, columns=COLUMNS)
     table["p_holm"] = table.groupby("measure")["p"].transform(lambda p: holm(p.to_numpy()))
     excludes_zero = (table["low"] > 0) | (table["high"] < 0)
     table["claim"] = excludes_zero & (table["p"] <= 1 - confidence)
     return table
 
 
-_LATE = ("p_holm", "claim")
+def _in_environment(
+    results: Results, env: str, times: pd.DataFrame, baseline: str, confidence: float
+) -> Iterator[dict[str, Any]]:
+    """Yields the comparisons of an environment's arms, without what needs all of them."""
+    finals = {arm: _final_rows(runs) for arm, runs in runs_of(results, env)}
+    for _, arm in results.arms[results.arms["env"] == env].iterrows():
+        other, differs_in = baseline_of(arm, results.arms, baseline)
+        if other is None:
+            continue
+        for measure in MEASURES:
+            if measure.is_time:
+                first, second = (times[times["arm"] == label] for label in (arm["arm"], other))
+            else:
+                first, second = finals[arm["arm"]], finals[other]
+            found = _compare(measure, first, second, confidence)
+            if found is not None:
+                yield {
+                    "env": env,
+                    "arm": arm["arm"],
+                    "baseline": other,
+                    "measure": measure.name,
+                    "differs_in": ", ".join(differs_in),
+                    **found,
+                }
 
 
 def _final_rows(runs: pd.DataFrame) -> pd.DataFrame:
