@@ -12,17 +12,15 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from rllib_weighted.report.arms import format_number
+from rllib_weighted.report.behind import runs_view, sections, versions_view
 from rllib_weighted.report.methods import methods
 from rllib_weighted.report.style import Drawing
 from rllib_weighted.report.tables import Tables
-from rllib_weighted.report.versions import versions_view
 from rllib_weighted.report.views import (
     convergence_view,
     drops_view,
     finals_view,
     headline,
-    runs_view,
-    sections,
 )
 from rllib_weighted.report.wording import Sentence
 
