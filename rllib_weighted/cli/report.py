@@ -17,6 +17,7 @@ from rllib_weighted.report.writing import check_folder
 
 DEFAULT_OUT = "report"
 _COLUMNS = ("arm", "seeds", "final return", "reached", "steps to it", "faster [95 %]")
+_SHOWN = ("env steps to threshold", "final return")
 _MOST_PROBLEMS = 5
 _MOST_ARMS = 20
 
@@ -107,9 +108,10 @@ def _print(report: Report, console: Console) -> None:
             console.print(Text(f"Threshold {limit.origin}.", style="dim"))
         if len(view.rows) > _MOST_ARMS:
             console.print(f"and {len(view.rows) - _MOST_ARMS} arms more; see the report")
-    claims = [sentence.text for sentence in tables.sentences if sentence.claim]
-    for text in claims[:_MOST_ARMS]:
-        console.print(Text(text))
+    claims = [sentence for sentence in tables.sentences if sentence.claim]
+    for sentence in claims[:_MOST_ARMS]:
+        if sentence.measure in _SHOWN:
+            console.print(Text(sentence.text))
     if tables.sentences and not claims:
         console.print("No difference to the baseline can be claimed; the report says why.")
     console.print(Text(f"Report: {report.page}"), soft_wrap=True)

@@ -1,4 +1,4 @@
-"""What a report cannot go on from."""
+"""What a report cannot go on from, and the words for it."""
 
 from __future__ import annotations
 
@@ -18,6 +18,11 @@ def listed(names: Iterable[str]) -> str:
     shown = ", ".join(every[:MOST_LISTED])
     more = len(every) - MOST_LISTED
     return f"{shown} and {more} more" if more > 0 else shown
+
+
+def counted(number: int, noun: str) -> str:
+    """Returns a number and its noun: "1 run", "2 runs"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> ReportError:

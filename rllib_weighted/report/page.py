@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from rllib_weighted.report.arms import format_number
 from rllib_weighted.report.behind import runs_view, sections, versions_view
+from rllib_weighted.report.errors import counted
 from rllib_weighted.report.methods import methods
 from rllib_weighted.report.style import Drawing
 from rllib_weighted.report.tables import Tables
@@ -56,7 +57,7 @@ def render(tables: Tables, drawings: Sequence[Drawing]) -> str:
         title=f"Report on {envs[0] if len(envs) == 1 else f'{len(envs)} environments'}",
         generator=GENERATOR,
         created=time.strftime("%Y-%m-%d %H:%M %Z"),
-        num_runs=f"{_counted(counting, 'run')} in {_counted(len(tables.arms), 'arm')}",
+        num_runs=f"{counted(counting, 'run')} in {counted(len(tables.arms), 'arm')}",
         metric=tables.metric,
         baseline=tables.baseline,
         problems=tables.problems,
@@ -68,10 +69,6 @@ def render(tables: Tables, drawings: Sequence[Drawing]) -> str:
         versions=versions_view(),
         runs=runs_view(tables),
     )
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _environment(

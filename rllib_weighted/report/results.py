@@ -14,7 +14,7 @@ from pyarrow import fs
 from rllib_weighted.records.origin import read_origin
 from rllib_weighted.records.reading import Locations
 from rllib_weighted.report.arms import assign_arms
-from rllib_weighted.report.errors import ReportError, unknown
+from rllib_weighted.report.errors import ReportError, counted, unknown
 from rllib_weighted.report.histories import read_worker_rounds, summarize_weights, worker_shares
 from rllib_weighted.report.locate import find_trials
 from rllib_weighted.report.progress import HELD_OUT
@@ -133,10 +133,10 @@ def _choose_metric(runs: Sequence[Run], metric: str | None, problems: list[str])
         ranked = sorted(known, key=lambda name: (not name.startswith(("merge/", "env_r")), name))
         raise unknown("metric", chosen, [name for name in ranked if "return" in name] + ranked)
     if lacking := len(runs) - having[chosen]:
-        problems.append(f"left out {lacking} runs without the metric {chosen}")
+        problems.append(f"left out {counted(lacking, 'run')} without the metric {chosen}")
     if metric is None and chosen == STOCK_METRIC:
         problems.append(
-            f"compared by {STOCK_METRIC}, because {len(runs) - having[METRIC]} runs have no "
+            f"compared by {STOCK_METRIC}: {counted(len(runs) - having[METRIC], 'run')} without "
             f"{METRIC}; it is the mean over the episodes of a round, not over the last 100"
         )
     return chosen
@@ -156,7 +156,8 @@ def _runs_table(runs: Sequence[Run], labels: Sequence[str], metric: str) -> pd.D
 def _repeated(table: pd.DataFrame) -> list[str]:
     groups = table[~table["counts"]].groupby(["env", "arm"], sort=False).size()
     return [
-        f"{env}, {arm}: left out {count} runs that repeat a seed; the longest run of a seed counts"
+        f"{env}, {arm}: left out {counted(count, 'run')} with a seed that another run has; the "
+        "longest run of a seed counts"
         for (env, arm), count in groups.items()
     ]
 
@@ -164,7 +165,7 @@ def _repeated(table: pd.DataFrame) -> list[str]:
 def _unfinished(table: pd.DataFrame) -> list[str]:
     groups = table[table["counts"] & ~table["finished"]].groupby("env", sort=False).size()
     return [
-        f"{env}: {count} runs are still going, or were cut off: they count as far as they came"
+        f"{env}: {counted(count, 'run')} still going or cut off: counted as far as they came"
         for env, count in groups.items()
     ]
 

@@ -77,7 +77,8 @@ def _sentence(row: pd.Series, threshold: float, confidence: float) -> str:
     what = _what(row, threshold)
     if not row["claim"]:
         text = f"No difference in {what} between {names} can be claimed from {_basis(row)}"
-        return f"{text}: {evidence}.{_too_few(row, confidence)}"
+        numbers = ", ".join(part for part in (_effect(row), evidence) if part)
+        return f"{text}: {numbers}.{_too_few(row, confidence)}"
     if is_time:
         clock, _ = _CLOCKS[row["measure"]]
         pace = "sooner" if row["effect"] > 0 else "later"
@@ -99,16 +100,19 @@ def _what(row: pd.Series, threshold: float) -> str:
     return _NOUNS[row["measure"]]
 
 
-def _evidence(row: pd.Series, confidence: float) -> str:
+def _effect(row: pd.Series) -> str:
     if _IS_TIME[row["measure"]]:
-        effect = _pace(row["effect"])
-        interval = f"{_pace(row['low'])} to {_pace(row['high'])}"
-    else:
-        effect = f"difference {format_number(row['effect'])}"
-        interval = f"{format_number(row['low'])} to {format_number(row['high'])}"
-    parts = [effect]
+        return _pace(row["effect"])
+    return f"difference {format_number(row['effect'])}"
+
+
+def _evidence(row: pd.Series, confidence: float) -> str:
+    """Returns interval, probability and p value, as far as they are known."""
+    parts = []
     if math.isfinite(row["low"]):
-        parts.append(f"{100 * confidence:g} % interval {interval}")
+        ends = [row["low"], row["high"]]
+        texts = map(_pace if _IS_TIME[row["measure"]] else format_number, ends)
+        parts.append(f"{100 * confidence:g} % interval {' to '.join(texts)}")
     if math.isfinite(row["probability"]):
         verb = "of a larger gap" if row["measure"] == MEASURES[-1].name else "of improvement"
         low, high = row["probability_low"], row["probability_high"]

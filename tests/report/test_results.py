@@ -73,7 +73,7 @@ def test_stock_ppo_is_compared_by_what_both_have(tmp_path: Path) -> None:
     assert list(results.arms["arm"]) == ["PPO", "average"]
     assert not results.runs.set_index("arm").loc["PPO", "has_weights"]
     (problem,) = results.problems
-    assert problem.startswith(f"compared by {STOCK}, because 1 runs have no {METRIC}")
+    assert problem.startswith(f"compared by {STOCK}: 1 run without {METRIC}")
 
 
 def test_a_metric_of_ones_own(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_a_repeated_seed_counts_once_and_the_longest_run_of_it(tmp_path: Path) -
         "t3": True,
     }
     (problem,) = results.problems
-    assert "CartPole-v1, sum: left out 1 runs that repeat a seed" in problem
+    assert "CartPole-v1, sum: left out 1 run with a seed that another run has" in problem
 
 
 def test_runs_without_a_seed_are_no_repetitions(tmp_path: Path) -> None:

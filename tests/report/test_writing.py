@@ -281,4 +281,4 @@ def test_labels_that_are_cut_alike_have_files_of_their_own(tmp_path: Path) -> No
 def test_runs_that_go_on_are_named(tmp_path: Path) -> None:
     write_sweep(tmp_path / "results", finished=False)
     page = report(tmp_path / "results", tmp_path / "out")
-    assert "CartPole-v1: 9 runs are still going, or were cut off" in page.text
+    assert "CartPole-v1: 9 runs still going or cut off" in page.text
