@@ -52,6 +52,9 @@ def report_results(
     try:
         check_folder(folder)
         loaded = load_results(list(results), metric=metric)
+    except (ReportError, OSError) as error:
+        raise InputError(str(error)) from None
+    try:
         report = write_report(loaded, folder, baseline=baseline, threshold=limits, **given)
     except ReportError as error:
         raise InputError(str(error)) from None

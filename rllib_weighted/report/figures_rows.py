@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -48,13 +48,14 @@ def draw_faster(scene: Scene) -> Iterator[Drawing]:
     times = table[table["measure"].isin(kinds) & table["effect"].notna()]
     if times.empty:
         return
-    times = times.rename(columns={"effect": "effect", "low": "effect_low", "high": "effect_high"})
+    times = times.rename(columns={"low": "effect_low", "high": "effect_high"})
     times["measure"] = times["measure"].map(kinds)
     wide = times.pivot(
         index="arm", columns="measure", values=["effect", "effect_low", "effect_high"]
     )
     wide.columns = [f"{kind}{value.removeprefix('effect')}" for value, kind in wide.columns]
     order = [arm for arm in scene.looks if arm in wide.index]
+    level = f"{100 * scene.tables.confidence:g} %"
     points = [Points(kind, kind, kind == "env steps") for kind in kinds.values() if kind in wide]
     with _rows(scene, wide.loc[order].reset_index(), points, "faster than baseline (%)") as (
         figure,
@@ -67,15 +68,15 @@ def draw_faster(scene: Scene) -> Iterator[Drawing]:
             figure,
             "faster",
             "Time to the threshold against the baseline",
-            f"Percent faster than {', '.join(scene.baseline)}, and 95 % interval; right of 0 is "
-            "faster. Intervals are cut off at -150 %.",
+            f"Percent faster than {', '.join(scene.baseline)}, and {level} interval; right of 0 is "
+            f"faster. Intervals are cut off at -150 %.{_cut(order)}",
         )
 
 
 def draw_finals(scene: Scene) -> Iterator[Drawing]:
     """Draws the final returns, on training and on held-out seeds."""
     table = scene.rows(scene.tables.final_returns)
-    table = table[table["final"].notna()]
+    table = table[table["final"].notna() & table["arm"].isin(scene.looks)]
     if table.empty:
         return
     points = [Points("final", "training seeds")]
@@ -86,8 +87,12 @@ def draw_finals(scene: Scene) -> Iterator[Drawing]:
             figure,
             "finals",
             "Final return",
-            "Interquartile mean over runs, and bootstrap interval.",
+            f"Interquartile mean over runs, and bootstrap interval.{_cut(table)}",
         )
+
+
+def _cut(arms: Sized) -> str:
+    return f" The first {MOST_ROWS} of {len(arms)} arms." if len(arms) > MOST_ROWS else ""
 
 
 @contextmanager

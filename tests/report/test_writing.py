@@ -256,9 +256,10 @@ def test_other_hardware_is_another_arm(tmp_path: Path) -> None:
 
 
 def test_a_random_search_is_cut_to_what_can_be_read(tmp_path: Path) -> None:
-    arms = [("average", None), *(("reward_weighted", m / 100) for m in range(50))]
+    arms = [("zero", 1.0), *(("reward_weighted", m / 100) for m in range(50))]
     write_sweep(tmp_path / "results", arms, seeds=(1,))
-    page = report(tmp_path / "results", tmp_path / "out", threshold=80.0)
+    page = report(tmp_path / "results", tmp_path / "out", threshold=80.0, baseline="zero")
+    assert "The first 24 of" in page.text
     assert "15 arms more are not drawn; they are in the tables." in page.text
     assert len(pd.read_csv(tmp_path / "out" / "tables" / "final_returns.csv")) == 51
 
