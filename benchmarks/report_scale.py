@@ -1,6 +1,6 @@
 """Time and memory of `rllib report` on many generated trials.
 
-    python benchmarks/report_scale.py --folder /tmp/scale [--trials 10000] [--rounds 1000] [--keep]
+    python benchmarks/report_scale.py --folder NEW [--trials 10000] [--rounds 1000] [--keep]
 
 Each trial has what Tune and the merge history write: `params.json`, a `progress.csv` with as many
 columns as a real run's, and a merge history in several files. Twenty arms: two strategies with
