@@ -324,6 +324,3 @@ class WeightedPPO(TrialPPO):
         if group is not None and group.num_remote_workers():
             kill_unresponsive(group)
         super().cleanup()
-
-
-WeightedPPOConfig.default_algo_class = WeightedPPO

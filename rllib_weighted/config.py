@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
@@ -13,6 +13,7 @@ from ray.rllib.utils.annotations import override
 from ray.rllib.utils.schedules.scheduler import Scheduler
 from typing_extensions import Self
 
+import rllib_weighted
 from rllib_weighted.learning.actor_parameters import ActorExport
 from rllib_weighted.learning.learner import WeightedPPOLearner
 from rllib_weighted.learning.learner_group import WeightedLearnerGroup
@@ -39,11 +40,9 @@ class WeightedPPOConfig(PPOConfig):
         ... )
     """
 
-    default_algo_class: ClassVar[type | None] = None
-
     def __init__(self, algo_class: type | None = None) -> None:
         """Initializes a WeightedPPOConfig with RLlib's PPO defaults and the merge's."""
-        super().__init__(algo_class=algo_class or self.default_algo_class)
+        super().__init__(algo_class=algo_class or rllib_weighted.WeightedPPO)
         self.merge_strategy: str | Weighting = "reward_weighted"
         self.min_weight: float | list[Any] | None = None
         self.merge_options: dict[str, Any] = {}

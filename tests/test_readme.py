@@ -12,6 +12,7 @@ import torch
 
 from rllib_weighted.merging import merge_weights, unregister_strategy
 from rllib_weighted.records.metrics import metrics_table
+from tests.report.helpers import write_sweep
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
@@ -61,8 +62,19 @@ def test_the_pure_functions_line() -> None:
     assert merge_weights([1.0, 3.0]).tolist() == [0.75, 1.25]
 
 
+def test_the_report_in_a_notebook(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_sweep(tmp_path / "ray_results" / "my_sweep")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    exec(block_with("rllib_weighted.report"), {})
+    assert "env steps to threshold" in capsys.readouterr().out
+    assert (tmp_path / "report" / "report.html").is_file()
+
+
 def test_every_block_is_run() -> None:
-    assert len(BLOCKS) == 3
+    assert len(BLOCKS) == 4
 
 
 def test_the_metrics_table_is_the_codes() -> None:

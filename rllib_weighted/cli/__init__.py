@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rllib_weighted.cli.examples import Example, find_example, list_examples
     from rllib_weighted.cli.files import TrainFile, load_experiments, load_file
     from rllib_weighted.cli.options import TrainOptions, TrainResult
+    from rllib_weighted.cli.report import report_results
     from rllib_weighted.cli.train import run_algorithm, run_file, train_file_main
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "list_examples",
     "load_experiments",
     "load_file",
+    "report_results",
     "run_algorithm",
     "run_file",
     "train_file_main",
@@ -47,6 +49,7 @@ _MODULES = {
     "load_file": "files",
     "TrainOptions": "options",
     "TrainResult": "options",
+    "report_results": "report",
     "run_algorithm": "train",
     "run_file": "train",
     "train_file_main": "train",

@@ -195,6 +195,47 @@ def evaluate(
         typer.echo(f"video        {path}")
 
 
+@app.command()
+@reported
+def report(
+    results: Annotated[
+        list[str], typer.Argument(metavar="RESULTS...", help="Folders of experiments or trials.")
+    ],
+    baseline: Annotated[
+        str | None,
+        typer.Option(help="Strategy (or arm) to compare with.", show_default="average"),
+    ] = None,
+    threshold: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="X",
+            help="What counts as learned; ENV=X for one environment, may be repeated.",
+            show_default="90 % of the baseline's improvement",
+        ),
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="Metric to compare.", show_default="the mean return")
+    ] = None,
+    hold: Annotated[
+        int | None, typer.Option(min=1, help="Rounds that X has to be held.", show_default="5")
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Where to write.", show_default="./report")
+    ] = None,
+) -> None:
+    """Compare strategies: a page with curves, convergence, final returns and weights."""
+    from rllib_weighted.cli.report import report_results
+
+    report_results(
+        results,
+        baseline=baseline,
+        thresholds=threshold or (),
+        metric=metric,
+        hold=hold,
+        out=out,
+    )
+
+
 @example_app.command("list")
 @reported
 def example_list() -> None:

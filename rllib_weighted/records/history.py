@@ -9,6 +9,7 @@ as well as a disk. Shortening works by the same move onto an existing name (see
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import math
 import os
@@ -21,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from rllib_weighted.records.origin import ORIGIN_KEY, origin
 from rllib_weighted.records.reading import UNREADABLE, iter_history, read_file, read_history
 from rllib_weighted.records.schema import (
     HISTORY_DIR,
@@ -200,6 +202,9 @@ class MergeHistory:
     def _write(self, name: str, table: pa.Table, *, is_new: bool) -> None:
         """Write a file of the folder so that it appears, or is replaced, whole."""
         sink = pa.BufferOutputStream()
+        table = table.replace_schema_metadata(
+            {**(SCHEMA.metadata or {}), ORIGIN_KEY: json.dumps(origin())}
+        )
         pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
         final = posixpath.join(self._folder, name)
         temporary = posixpath.join(self._folder, TEMPORARY_PREFIX + name)

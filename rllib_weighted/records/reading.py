@@ -28,7 +28,15 @@ from rllib_weighted.records.schema import (
     resolve,
 )
 
-__all__ = ["UNREADABLE", "Locations", "iter_history", "read_file", "read_history"]
+__all__ = [
+    "UNREADABLE",
+    "HistoryFolder",
+    "Locations",
+    "iter_history",
+    "read_file",
+    "read_folder",
+    "read_history",
+]
 
 Locations = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -39,12 +47,17 @@ _NUM_THREADS = 8  # of which most wait for a remote store
 _NUM_AHEAD = 16  # folders read before they are asked for: bounds the memory
 
 
-class _Folder(NamedTuple):
+class HistoryFolder(NamedTuple):
     """A folder with merge history files, these in the order of writing."""
 
     filesystem: fs.FileSystem
     path: str
     files: list[str]
+
+    @classmethod
+    def of(cls, filesystem: fs.FileSystem, path: str, files: Sequence[str]) -> HistoryFolder:
+        """Return the folder with its files brought into the order of writing."""
+        return cls(filesystem, path, sorted(files, key=_writing_order))
 
 
 def read_history(
@@ -139,7 +152,9 @@ def read_file(
             )
     schema = _schema_of(names)
     table = table.select(names)
-    return table if table.schema.equals(schema, check_metadata=True) else table.cast(schema)
+    if table.schema.equals(schema):
+        return table.replace_schema_metadata(schema.metadata)
+    return table.cast(schema)
 
 
 def _check_schema(schema: pa.Schema) -> None:
@@ -182,7 +197,7 @@ def _claim(seen: dict[str, list[_Span]], table: pa.Table, path: str) -> str | No
     return None
 
 
-def _find(locations: Locations, filesystem: fs.FileSystem | None) -> Iterator[_Folder]:
+def _find(locations: Locations, filesystem: fs.FileSystem | None) -> Iterator[HistoryFolder]:
     """Yield the merge histories under the locations, each once."""
     if isinstance(locations, (str, os.PathLike)):
         locations = [locations]
@@ -204,7 +219,7 @@ def _find(locations: Locations, filesystem: fs.FileSystem | None) -> Iterator[_F
                 yield folder
 
 
-def _list(filesystem: fs.FileSystem, path: str) -> list[_Folder]:
+def _list(filesystem: fs.FileSystem, path: str) -> list[HistoryFolder]:
     selector = fs.FileSelector(path, allow_not_found=True, recursive=True)
     folders: dict[str, list[str]] = {}
     for info in filesystem.get_file_info(selector):
@@ -215,8 +230,7 @@ def _list(filesystem: fs.FileSystem, path: str) -> list[_Folder]:
         if posixpath.basename(folder) == HISTORY_DIR or renamed:
             folders.setdefault(folder, []).append(info.path)
     return [
-        _Folder(filesystem, folder, sorted(files, key=_writing_order))
-        for folder, files in sorted(folders.items())
+        HistoryFolder.of(filesystem, folder, files) for folder, files in sorted(folders.items())
     ]
 
 
@@ -228,12 +242,14 @@ def _writing_order(path: str) -> tuple[str, str]:
 _Read = tuple[list[pa.Table], list[str]]
 
 
-def _read_ahead(folders: Iterator[_Folder], columns: list[str]) -> Iterator[tuple[_Folder, _Read]]:
+def _read_ahead(
+    folders: Iterator[HistoryFolder], columns: list[str]
+) -> Iterator[tuple[HistoryFolder, _Read]]:
     """Read folders in a few threads, a bounded number of them ahead of the consumer."""
-    pending: deque[tuple[_Folder, Future[_Read]]] = deque()
+    pending: deque[tuple[HistoryFolder, Future[_Read]]] = deque()
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
         for folder in folders:
-            pending.append((folder, pool.submit(_read_folder, folder, columns)))
+            pending.append((folder, pool.submit(read_folder, folder, columns)))
             if len(pending) > _NUM_AHEAD:
                 first, future = pending.popleft()
                 yield first, future.result()
@@ -242,8 +258,16 @@ def _read_ahead(folders: Iterator[_Folder], columns: list[str]) -> Iterator[tupl
             yield first, future.result()
 
 
-def _read_folder(folder: _Folder, columns: list[str]) -> _Read:
-    """Return the tables of a folder, one per trial, and why files were left out."""
+def read_folder(folder: HistoryFolder, columns: list[str]) -> _Read:
+    """Read a folder; see `iter_history` for what is left out.
+
+    Args:
+        folder: The folder.
+        columns: Columns of `SCHEMA`; all of `KEY_COLUMNS` are among them.
+
+    Returns:
+        The tables, one per trial, and a sentence on each file that is left out.
+    """
     tables: list[pa.Table] = []
     problems: list[str] = []
     for path in folder.files:

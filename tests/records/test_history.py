@@ -54,7 +54,8 @@ def test_a_file_is_plain_parquet_with_the_schema(tmp_path: Path) -> None:
     history.flush()
     (path,) = tmp_path.iterdir()
     table = pq.read_table(path)
-    assert table.schema.equals(SCHEMA, check_metadata=True)
+    assert table.schema.equals(SCHEMA)
+    assert {**table.schema.metadata, **SCHEMA.metadata} == table.schema.metadata
     assert pq.ParquetFile(path).metadata.row_group(0).column(0).compression == "ZSTD"
 
 

@@ -1,0 +1,120 @@
+"""The verb `report`: a report on results, and its headline on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from rllib_weighted.cli.errors import InputError
+from rllib_weighted.report import Report, ReportError, load_results, write_report
+from rllib_weighted.report.views import headline
+from rllib_weighted.report.writing import check_folder
+
+DEFAULT_OUT = "report"
+_COLUMNS = ("arm", "seeds", "final return", "reached", "steps to it", "faster [95 %]")
+_SHOWN = ("env steps to threshold", "final return")
+_MOST_PROBLEMS = 5
+_MOST_ARMS = 20
+
+
+def report_results(
+    results: Sequence[str],
+    *,
+    baseline: str | None = None,
+    thresholds: Sequence[str] = (),
+    metric: str | None = None,
+    hold: int | None = None,
+    out: str | None = None,
+    console: Console | None = None,
+) -> Report:
+    """Writes a report on results, and prints its headline.
+
+    Args:
+        results: Folders or URIs of trials or experiments.
+        baseline: A strategy or arm; None takes "average", if it is there.
+        thresholds: Texts `X`, or `ENV=X` for a single environment.
+        metric: The metric to compare; None takes the mean return.
+        hold: Rounds that the threshold has to be held; None takes the default.
+        out: The folder to write to; None takes `DEFAULT_OUT` in the current one.
+        console: Where to print; None takes the standard output.
+
+    Raises:
+        InputError: There are no results, a name is unknown, or `out` holds something else.
+    """
+    folder = Path(out or DEFAULT_OUT)
+    limits = parse_thresholds(thresholds)
+    given = {} if hold is None else {"hold": hold}
+    try:
+        check_folder(folder)
+        loaded = load_results(list(results), metric=metric)
+    except (ReportError, OSError) as error:
+        raise InputError(str(error)) from None
+    try:
+        report = write_report(loaded, folder, baseline=baseline, threshold=limits, **given)
+    except ReportError as error:
+        raise InputError(str(error)) from None
+    except OSError as error:
+        raise InputError(f"cannot write the report to {folder}: {error}") from None
+    _print(report, console or Console())
+    return report
+
+
+def parse_thresholds(texts: Sequence[str]) -> float | dict[str, float] | None:
+    """Returns the thresholds in texts: one for all, or one by environment's name.
+
+    Raises:
+        InputError: A text is neither `X` nor `ENV=X`, or one for all comes with others.
+    """
+    named: dict[str, float] = {}
+    for text in texts:
+        env, _, number = text.rpartition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            raise InputError(
+                f"--threshold should be a number, or ENVIRONMENT=NUMBER, found {text!r}"
+            ) from None
+        if not env and len(texts) > 1:
+            raise InputError(
+                f"--threshold {text} is for all environments: give it alone, or write "
+                "ENVIRONMENT=NUMBER for each"
+            )
+        if not env:
+            return value
+        named[env] = value
+    return named or None
+
+
+def _print(report: Report, console: Console) -> None:
+    tables = report.tables
+    for problem in tables.problems[:_MOST_PROBLEMS]:
+        console.print(Text(problem, style="yellow"))
+    if (more := len(tables.problems) - _MOST_PROBLEMS) > 0:
+        console.print(Text(f"and {more} more; see the report", style="yellow"))
+    for env, limit in tables.thresholds.items():
+        view = headline(tables, env)
+        title = f"{env}, threshold {limit.value:g}" if limit.exists else f"{env}, no threshold"
+        table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD)
+        for name in _COLUMNS:
+            is_arm = name == "arm"
+            table.add_column(name, justify="left" if is_arm else "right", no_wrap=is_arm)
+        for number, row in enumerate(view.rows[:_MOST_ARMS]):
+            style = "bold" if number in view.marked else ""
+            table.add_row(*(Text(cell) for cell in row[: len(_COLUMNS)]), style=style)
+        console.print(table)
+        if limit.origin != "given":
+            console.print(Text(f"Threshold {limit.origin}.", style="dim"))
+        if len(view.rows) > _MOST_ARMS:
+            console.print(f"and {len(view.rows) - _MOST_ARMS} arms more; see the report")
+    claims = [sentence for sentence in tables.sentences if sentence.claim]
+    for sentence in claims[:_MOST_ARMS]:
+        if sentence.measure in _SHOWN:
+            console.print(Text(sentence.text))
+    if tables.sentences and not claims:
+        console.print("No difference to the baseline can be claimed; the report says why.")
+    console.print(Text(f"Report: {report.page}"), soft_wrap=True)

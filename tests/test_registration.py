@@ -1,0 +1,50 @@
+"""The package loads nothing heavy, and Tune knows the algorithm whichever is imported first."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import rllib_weighted
+
+LIGHT = """
+import sys
+import rllib_weighted, rllib_weighted.records, rllib_weighted.report, rllib_weighted.cli.main
+import rllib_weighted.cli.report
+heavy = {"ray", "torch", "gymnasium"} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+PACKAGE_FIRST = "import rllib_weighted\nfrom ray import tune"
+TUNE_FIRST = "from ray import tune\nimport rllib_weighted"
+RLLIB_LATER = "import rllib_weighted\nfrom ray.rllib.algorithms.ppo import PPO"
+KNOWN = """
+from ray.tune.registry import get_trainable_cls
+assert get_trainable_cls("WeightedPPO") is rllib_weighted.WeightedPPO
+"""
+CONFIG_ALONE = """
+from rllib_weighted.config import WeightedPPOConfig
+import rllib_weighted
+assert WeightedPPOConfig().algo_class is rllib_weighted.WeightedPPO
+"""
+
+
+@pytest.mark.parametrize(
+    "code",
+    [LIGHT, PACKAGE_FIRST + KNOWN, TUNE_FIRST + KNOWN, RLLIB_LATER + KNOWN, CONFIG_ALONE],
+    ids=["light", "package first", "tune first", "rllib later", "config alone"],
+)
+def test_imports(code: str) -> None:
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+
+
+def test_every_public_name_loads() -> None:
+    for name in rllib_weighted.__all__:
+        assert getattr(rllib_weighted, name).__name__ == name
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'WeigtedPPO'"):
+        _ = rllib_weighted.WeigtedPPO
