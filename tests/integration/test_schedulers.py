@@ -139,9 +139,12 @@ class InterruptOnce(tune.Callback):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_mutation_survives_the_resumption_of_the_experiment(tmp_path: Path) -> None:
     interrupt = InterruptOnce(tmp_path / "interrupted")
-    tuner(tmp_path, settings(**START), 8, callbacks=[interrupt], **population()).fit()
+    tuner(tmp_path, settings(**START), 8, callbacks=[interrupt], **population(synch=True)).fit()
     assert interrupt.marker.exists()
-    resumed = tune.Tuner.restore(str(tmp_path / "run"), "WeightedPPO", resume_unfinished=True)
+    # With a `param_space`, as the command resumes, Tune by itself would forget the mutation.
+    resumed = tune.Tuner.restore(
+        str(tmp_path / "run"), "WeightedPPO", param_space=settings(**START), resume_unfinished=True
+    )
     average, _ = finished(resumed.fit())
     weights = total_weights(average.path)
     assert list(weights) == list(range(1, 9))
