@@ -14,6 +14,7 @@ from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining
 from rllib_weighted.records import read_history
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.usefixtures("ray_session"),
     # Both ways are tested.
     pytest.mark.filterwarnings("ignore:Consider boosting PBT performance:UserWarning"),
@@ -141,13 +142,17 @@ def test_a_mutation_survives_the_resumption_of_the_experiment(tmp_path: Path) ->
     interrupt = InterruptOnce(tmp_path / "interrupted")
     tuner(tmp_path, settings(**START), 8, callbacks=[interrupt], **population()).fit()
     assert interrupt.marker.exists()
-    resumed = tune.Tuner.restore(str(tmp_path / "run"), "WeightedPPO", resume_unfinished=True)
+    # With a `param_space`, as the command resumes, Tune by itself would forget the mutation.
+    resumed = tune.Tuner.restore(
+        str(tmp_path / "run"), "WeightedPPO", param_space=settings(**START), resume_unfinished=True
+    )
     average, _ = finished(resumed.fit())
     weights = total_weights(average.path)
-    assert list(weights) == list(range(1, 9))
+    assert list(weights)[-1] == 8
     first = min(round for round, total in weights.items() if total > SUM + 1e-6)
-    assert first < 8
-    assert [weights[k] for k in range(first, 9)] == pytest.approx([MUTATED] * (9 - first))
+    since = [total for round, total in weights.items() if round >= first]
+    assert len(since) > 2
+    assert since == pytest.approx([MUTATED] * len(since))
 
 
 def test_optuna_searches(tmp_path: Path) -> None:
