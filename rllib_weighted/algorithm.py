@@ -31,7 +31,7 @@ from rllib_weighted.records import metrics as names
 from rllib_weighted.records.history import HISTORY_DIR, MergeHistory
 from rllib_weighted.records.summary import summarize, worker_metrics
 from rllib_weighted.rescue import Rescue
-from rllib_weighted.round_records import worker_records
+from rllib_weighted.round_records import log_drops, worker_drops, worker_records
 from rllib_weighted.runner_state import collect_runner_state, connector_states, pipelines
 from rllib_weighted.sampling.collect import (
     Rollouts,
@@ -66,6 +66,7 @@ class WeightedPPO(TrialPPO):
         self._last_returns: dict[int, float] = {}
         self._recent_returns: list[float] = []
         self._num_resets: dict[int, int] = {}
+        self._drops_before: dict[int, str] = {}
         self._lineage = ""
         self._runner_state: dict[str, Any] | None = None
         self._actor_parameters: dict[str, np.ndarray] | None = None
@@ -206,13 +207,11 @@ class WeightedPPO(TrialPPO):
 
     def _record(self, rollouts: Rollouts, report: MergeReport | None) -> None:
         """Writes metrics and the merge history."""
-        records = worker_records(
-            rollouts,
-            report,
-            layout=self.config.worker_layout,
-            round=self._round,
-            root_seed=self._root_seed,
-        )
+        layout = self.config.worker_layout
+        drops = worker_drops(rollouts, report, layout)
+        log_drops(self._round, drops, self._drops_before)
+        self._drops_before = drops
+        records = worker_records(rollouts, report, drops, layout=layout, root_seed=self._root_seed)
         skipped = report.num_skipped_steps if report else 0
         summary = summarize(records, num_skipped_steps=skipped, recent_returns=self._recent_returns)
         for name, value in summary.items():

@@ -18,24 +18,20 @@ logger = logging.getLogger(__name__)
 def worker_records(
     rollouts: Rollouts,
     report: MergeReport | None,
+    drops: dict[int, str],
     *,
     layout: WorkerLayout,
-    round: int,
     root_seed: int,
 ) -> list[WorkerRecord]:
-    """Returns a record per configured worker, and logs who was dropped and why.
+    """Returns a record per configured worker.
 
     Args:
         rollouts: What the env runners sampled.
         report: What the merges did; None if there was nothing to learn from.
+        drops: The workers that were dropped; see `worker_drops`.
         layout: Numbering of the workers.
-        round: Number of the round.
         root_seed: The run's root seed.
     """
-    drops = _drops(rollouts, report, layout)
-    for reason in dict.fromkeys(drops.values()):
-        workers = [worker for worker, why in drops.items() if why == reason]
-        logger.warning("Round %d: dropped worker(s) %s: %s", round, workers, reason)
     records = []
     for worker in range(layout.num_workers):
         returns = rollouts.returns.get(worker, [])
@@ -58,7 +54,10 @@ def worker_records(
     return records
 
 
-def _drops(rollouts: Rollouts, report: MergeReport | None, layout: WorkerLayout) -> dict[int, str]:
+def worker_drops(
+    rollouts: Rollouts, report: MergeReport | None, layout: WorkerLayout
+) -> dict[int, str]:
+    """Returns the workers that were left out of a merge of the round, and why."""
     sampled = rollouts.workers
     drops = {}
     for worker in range(layout.num_workers):
@@ -68,6 +67,22 @@ def _drops(rollouts: Rollouts, report: MergeReport | None, layout: WorkerLayout)
         if reason is not None:
             drops[worker] = reason
     return drops
+
+
+def log_drops(round: int, drops: dict[int, str], before: dict[int, str]) -> None:
+    """Says who is dropped and why; once, for as long as it stays so.
+
+    Args:
+        round: Number of the round.
+        drops: Who is dropped in this round.
+        before: Who was in the round before.
+    """
+    news = {worker: why for worker, why in drops.items() if before.get(worker) != why}
+    for reason in dict.fromkeys(news.values()):
+        workers = [worker for worker, why in news.items() if why == reason]
+        logger.warning("Round %d: dropped worker(s) %s: %s", round, workers, reason)
+    if back := sorted(before.keys() - drops.keys()):
+        logger.warning("Round %d: worker(s) %s take part again", round, back)
 
 
 def _first_seed(worker: int, layout: WorkerLayout, root_seed: int) -> int:

@@ -104,6 +104,7 @@ AVERAGE, SUM, MUTATED = 1.0, float(NUM_WORKERS), 1 + NUM_WORKERS * 3.0
 START = {"merge_strategy": tune.grid_search(["average", "sum"]), "min_weight": 0.0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reuse_actors", [False, True])
 def test_pbt_mutates_the_merge_of_a_running_trial(tmp_path: Path, reuse_actors: bool) -> None:
     search = {**population(synch=True), "reuse_actors": reuse_actors}
@@ -136,6 +137,7 @@ class InterruptOnce(tune.Callback):
             signal.raise_signal(signal.SIGUSR1)
 
 
+@pytest.mark.slow
 # Tune leaves open what it logs of trials that it has not ended.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_mutation_survives_the_resumption_of_the_experiment(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -298,7 +299,10 @@ def test_a_killed_env_runner_comes_back_as_itself_and_does_not_replay(tmp_path: 
     with running(scripted(tmp_path)) as algorithm:
         algorithm.train()
         actor = algorithm.env_runner_group._worker_manager.actors()[1]
+        pid = ray.get(actor.apply.remote(lambda env_runner: os.getpid()))
         ray.kill(actor, no_restart=False)
+        while os.path.exists(f"/proc/{pid}"):  # Until it is dead, it begins another round.
+            time.sleep(0.05)
         results = [algorithm.train()]
         deadline = time.monotonic() + 120
         while results[-1]["merge"]["num_dropped"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -39,7 +40,11 @@ def config(**changes: Any) -> SimpleNamespace:
 
 
 def lose(group: Any, index: int, *, for_good: bool = False) -> None:
-    ray.kill(group._worker_manager.actors()[index], no_restart=for_good)
+    actor = group._worker_manager.actors()[index]
+    pid = ray.get(actor.apply.remote(lambda runner: os.getpid()))
+    ray.kill(actor, no_restart=for_good)
+    while os.path.exists(f"/proc/{pid}"):  # Until it is dead, it answers.
+        time.sleep(0.05)
     group._worker_manager.set_actor_state(index, healthy=False)
 
 
