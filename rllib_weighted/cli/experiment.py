@@ -215,10 +215,15 @@ class _Run:
         else:
             self._say(f"Done{_outcome(active)}:")
         self._say(f"  results     {self.experiment}")
-        for checkpoint in checkpoints[:_MAX_LISTED]:
-            self._say(f"  checkpoint  {checkpoint}")
+        if len(trials) == 1:
+            for checkpoint in checkpoints:
+                self._say(f"  checkpoint  {checkpoint}")
+        elif checkpoints:
+            self._say(f"  checkpoints in the folders of {len(checkpoints)} trials")
         if code:
             self._say(f"  resume      {self.resume_command()}")
+        elif len(trials) > 1:
+            self._say(f"  report      rllib report {shlex.quote(self.experiment)}")
         elif checkpoints:
             self._say(f"  evaluate    rllib evaluate {shlex.quote(checkpoints[0])}")
         return TrainResult(results, self.experiment, code, checkpoints)

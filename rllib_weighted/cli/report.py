@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from rich import box
@@ -90,6 +90,19 @@ def parse_thresholds(texts: Sequence[str]) -> float | dict[str, float] | None:
     return named or None
 
 
+def _table(title: str, rows: Sequence[Sequence[str]], marked: Collection[int]) -> Table:
+    """Returns the arms as a table; long cells are folded between words, none is cut off."""
+    table = Table(
+        title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    for column, name in enumerate(_COLUMNS):
+        table.add_column(name, justify="right" if column else "left", overflow="fold")
+    for number, row in enumerate(rows[:_MOST_ARMS]):
+        style = "bold" if number in marked else ""
+        table.add_row(*map(Text, row), style=style)
+    return table
+
+
 def _print(report: Report, console: Console) -> None:
     tables = report.tables
     for problem in tables.problems[:_MOST_PROBLEMS]:
@@ -99,14 +112,7 @@ def _print(report: Report, console: Console) -> None:
     for env, limit in tables.thresholds.items():
         view = headline(tables, env)
         title = f"{env}, threshold {limit.value:g}" if limit.exists else f"{env}, no threshold"
-        table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD)
-        for name in _COLUMNS:
-            is_arm = name == "arm"
-            table.add_column(name, justify="left" if is_arm else "right", no_wrap=is_arm)
-        for number, row in enumerate(view.rows[:_MOST_ARMS]):
-            style = "bold" if number in view.marked else ""
-            table.add_row(*(Text(cell) for cell in row[: len(_COLUMNS)]), style=style)
-        console.print(table)
+        console.print(_table(title, [row[: len(_COLUMNS)] for row in view.rows], view.marked))
         if limit.origin != "given":
             console.print(Text(f"Threshold {limit.origin}.", style="dim"))
         if len(view.rows) > _MOST_ARMS:

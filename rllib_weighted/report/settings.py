@@ -17,7 +17,7 @@ WITHOUT_MIN_WEIGHT = frozenset({"average", "sum", "actor_average", "actor_sum"})
 UNKNOWN = "unknown"
 
 _IGNORED = re.compile(
-    r"""seed | env | merge_strategy | min_weight | merge_options
+    r"""seed | env | merge_strategy | min_weight | merge_options | merge_arm
     | _(?!model_config$|train_batch_size_per_learner$|torch_lr_scheduler_classes$) .*
     | (evaluation|offline|input|output|callbacks|log|custom_resources|checkpoint|extra_python
        |local|tf|validate|ignore|max_num|num_cpus|keep|policy_map|prelearner|materialize
