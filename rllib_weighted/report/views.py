@@ -166,7 +166,10 @@ def finals_view(tables: Tables, env: str) -> View:
         "held-out seeds (reward)",
         "training minus held-out (reward)",
     ]
-    note = "Without evaluation in the config there is no held-out return."
+    note = (
+        "A run without evaluation in its config, or that ended before its first `evaluation_interval`"
+        " was over, has no held-out return."
+    )
     return View("Final return", header, rows, "" if table["num_held_out"].all() else note)
 
 
