@@ -167,8 +167,8 @@ def finals_view(tables: Tables, env: str) -> View:
         "training minus held-out (reward)",
     ]
     note = (
-        "A run without evaluation in its config, or that ended before its first `evaluation_interval`"
-        " was over, has no held-out return."
+        "A run without evaluation in its config, or that ended before its first "
+        "`evaluation_interval` was over, has no held-out return."
     )
     return View("Final return", header, rows, "" if table["num_held_out"].all() else note)
 

@@ -48,7 +48,7 @@ def test_finals_say_what_is_left_out() -> None:
     runs = {1: [5.0] * 20, 2: [7.0] * 19, 3: [0.0]}
     view = finals_view(compute(make_results({"average": runs}, finished=False)), "Env")
     assert view.rows[0][:3] == ["average", "2 (+1 unfinished)", "6 [5, 7]"]
-    assert "Without evaluation" in view.note
+    assert "A run without evaluation" in view.note
 
 
 def test_without_a_merge_history_there_are_no_drops() -> None:
