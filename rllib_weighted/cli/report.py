@@ -20,6 +20,7 @@ _COLUMNS = ("arm", "seeds", "final return", "reached", "steps to it", "faster [9
 _SHOWN = ("env steps to threshold", "final return")
 _MOST_PROBLEMS = 5
 _MOST_ARMS = 20
+_WIDEST_WORD = 20
 
 
 def report_results(
@@ -95,8 +96,10 @@ def _table(title: str, rows: Sequence[Sequence[str]], marked: Collection[int]) -
     table = Table(
         title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
     )
-    for column, name in enumerate(_COLUMNS):
-        table.add_column(name, justify="right" if column else "left", overflow="fold")
+    longest = max((len(word) for row in rows for word in row[0].split()), default=1)
+    table.add_column(_COLUMNS[0], overflow="fold", min_width=min(longest, _WIDEST_WORD))
+    for name in _COLUMNS[1:]:
+        table.add_column(name, justify="right", overflow="fold")
     for number, row in enumerate(rows[:_MOST_ARMS]):
         style = "bold" if number in marked else ""
         table.add_row(*map(Text, row), style=style)

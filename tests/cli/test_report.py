@@ -22,7 +22,6 @@ def test_it_prints_the_headline_and_where_the_report_is(sweep: Path, tmp_path: P
     result = rllib("report", sweep, "--threshold", "80", "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
     assert "CartPole-v1, threshold 80" in result.stdout
-    assert max(map(len, result.stdout.splitlines())) <= 80 or str(tmp_path) in result.stdout
     for part in ("average", "reward_weighted,", "m=0.5", "m=1"):  # Folded between words.
         assert part in result.stdout
     assert "3 of 3" in result.stdout
