@@ -12,6 +12,7 @@ GPU it says so and ends with 0. `--cpu` runs the same checks with learner proces
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import platform
 import statistics
@@ -164,6 +165,7 @@ def main() -> int:
     }
     if args.cpu or num_gpus > 1:
         placements[f"2 on {kind}s"] = {"num_learners": 2, **unit}
+    logging.getLogger("ray").setLevel(logging.ERROR)
     ray.init(num_cpus=8, num_gpus=num_gpus, include_dashboard=False, log_to_driver=False)
     fine = check_invariance(placements, args.rounds)
     print_times(placements)

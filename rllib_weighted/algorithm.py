@@ -83,14 +83,20 @@ class WeightedPPO(TrialPPO):
     # One round
 
     @override(TrialPPO)
-    def training_step(self) -> None:
-        self._rescue.keep()
+    def step(self) -> dict[str, Any]:
+        """One round, and its evaluation; see `Algorithm.step`.
+
+        Raises:
+            LearnerFailedError: A learner has failed. It says where the state before is saved.
+        """
         try:
-            self._train_round()
+            return super().step()
         except LearnerFailedError as error:
             raise self._rescue.save(error) from error
 
-    def _train_round(self) -> None:
+    @override(TrialPPO)
+    def training_step(self) -> None:
+        self._rescue.keep()
         self._round += 1
         with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
             rollouts = self._sample()

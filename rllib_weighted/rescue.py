@@ -70,7 +70,8 @@ class Rescue:
         """Puts a learner of this process in the place of the dead ones, and saves it."""
         algorithm = self._algorithm
         failed = algorithm.learner_group
-        config = algorithm.config.copy(copy_frozen=False).learners(num_learners=0)
+        config = algorithm.config.copy(copy_frozen=False)
+        config.learners(num_learners=0, num_gpus_per_learner=0)  # Here, there may be no GPU.
         algorithm.learner_group = config.build_learner_group(rl_module_spec=failed.module_spec)
         algorithm.learner_group.set_state({COMPONENT_LEARNER: learner_state})
         failed.shutdown()

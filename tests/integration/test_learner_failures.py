@@ -108,7 +108,7 @@ def test_an_exception_in_one_of_two_learners_is_shown_and_hangs_nobody():
 def kill_after_round_2(algorithm: WeightedPPO, *, marker: Path, **kwargs: Any) -> None:
     if algorithm.rounds_done == 2 and not marker.exists():
         marker.touch()
-        kill_learner(algorithm, 1)
+        kill_learner(algorithm, -1)
 
 
 def test_tune_resumes_a_trial_whose_learner_died(tmp_path):
