@@ -7,7 +7,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-slow cluster-job check format clean
+.PHONY: help install train test test-slow cluster-job gpu-check check format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -30,6 +30,9 @@ test-slow: $(STAMP) ## Run the slow tests; ARGS goes to pytest
 
 cluster-job: $(STAMP) ## Train on a cluster of two nodes on loopback, by `ray job submit`
 	ci/cluster_job.sh
+
+gpu-check: $(STAMP) ## Check on a GPU that the learners' device and number do not matter; skips without
+	$(BIN)/python ci/gpu_check.py $(ARGS)
 
 check: $(STAMP) ## Lint, format, types, and who imports whom
 	$(BIN)/ruff check .
