@@ -51,6 +51,8 @@ def tuner(
             name="run",
             storage_path=str(folder),
             stop={"training_iteration": rounds},
+            # Tune kills a process that has not stopped in ten seconds: the last rounds are safe.
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=True),
             callbacks=callbacks,
             verbose=0,
         ),
