@@ -111,6 +111,7 @@ def write_history(
         "episode_return": signals.ravel(),
         "num_episodes": rng.integers(0, 5, rounds.size).astype(np.int32),
         "dropped": rng.random(rounds.size) < 1e-4,
+        "drift": pa.nulls(rounds.size),
     }
     table = pa.table({name: columns[name] for name in SCHEMA.names}).cast(SCHEMA)
     for part in np.array_split(np.arange(1, num_rounds + 1), FILES_PER_TRIAL):
