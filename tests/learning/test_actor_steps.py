@@ -20,7 +20,7 @@ from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.utils.torch_utils import clip_gradients
 
 from rllib_weighted.learning.actor_steps import padding
-from rllib_weighted.learning.minibatches import minibatches, num_minibatches
+from rllib_weighted.learning.minibatches import Minibatch, minibatches, num_minibatches
 from rllib_weighted.learning.round_update import RoundUpdate
 from rllib_weighted.learning.worker_data import WorkerTrainingData, group_by_worker
 from rllib_weighted.merging import Weighting
@@ -106,9 +106,9 @@ def episodes_for(group: Any, round: int = 1, action_space: Any = None) -> list[A
 class Oracle:
     """N modules and N optimizers; a twin of the learner under test makes the batches."""
 
-    def __init__(self, group: Any, weight: float) -> None:
+    def __init__(self, group: Any, weight: float | dict[int, float]) -> None:
         self.twin = learner_of(group)
-        self.weight = weight  # Of each worker's gradient in the merged one.
+        self.weight = weight  # Of each worker's gradient in the merged one, or of all of them.
         module = module_of(group)
         self.modules = [copy.deepcopy(module) for _ in range(3)]
         self.optimizers = [torch.optim.Adam(m.parameters(), lr=LR) for m in self.modules]
@@ -144,7 +144,13 @@ class Oracle:
         for worker, rows in minibatch.parts.items():
             columns = batch.take(rows)
             gradients[worker] = self.gradient(module_id, self.modules[worker], columns)
-        merged = [self.weight * sum(gs) for gs in zip(*gradients.values(), strict=True)]
+        weights = (
+            self.weight if isinstance(self.weight, dict) else dict.fromkeys(gradients, self.weight)
+        )
+        columns_of = zip(*gradients.values(), strict=True)
+        merged = [
+            sum(weights[w] * g for w, g in zip(gradients, own, strict=True)) for own in columns_of
+        ]
         for worker, own in gradients.items():
             parameters = list(self.modules[worker].parameters())
             total = {p: g + m for p, g, m in zip(parameters, own, merged, strict=True)}
@@ -315,29 +321,35 @@ class Tilted(Weighting):
 
 
 def test_a_users_weights_decide_what_is_merged():
-    group = make_group(Tilted())
+    group, twin = make_group(Tilted()), make_group(Tilted())
+    module_of(twin).load_state_dict(module_of(group).state_dict())
+    oracle = Oracle(twin, weight={0: 1.0, 1: 0.0, 2: 0.0})
+    order = make_order(3, Tilted())
+    settings = {"num_epochs": 2, "minibatch_size": 11, "shuffle_batch_per_epoch": True}
     start = actor_rows(group)
-    learner = learner_of(group)
-    made = [episodes_for(group) for _ in range(2)]
-    data = WorkerTrainingData.from_workers(group_by_worker(made[1], num_workers=3))
-    run_update(group, made[0], make_order(3, Tilted()), num_epochs=1)
-    module_id, batch = learner._round_batch(data)
-    assert set(batch.rows) == {0, 1, 2}
-    # Adam's first step is lr in every direction in which the gradient is not 0.
-    moved = actor_rows(group) - start
-    assert (moved.abs() <= LR * 1.001).all()
-    assert (moved[0] != 0).any()
-    assert module_id == DEFAULT_MODULE_ID
+    report = run_update(group, episodes_for(group), order, **settings)
+    oracle.update(episodes_for(twin), order)
+    torch.testing.assert_close(actor_rows(group), oracle.parameters, rtol=0, atol=1e-10)
+    assert report.weights == [1.0, 0.0, 0.0]
+    assert ((actor_rows(group) - start).abs().amax(dim=1) > 1e-2).all()
 
 
 def test_losses_of_the_round_are_each_workers_own():
     group = make_group()
     learner = learner_of(group)
+    for worker in range(3):
+        for stack in learner.actors.stacks.values():
+            stack.data[worker] += 0.1 * worker
     data = WorkerTrainingData.from_workers(group_by_worker(episodes_for(group), num_workers=3))
-    update = RoundUpdate(learner, make_order(3, "actor_sum"), *learner._round_batch(data))
-    losses = update._steps().losses_of_round()
-    assert losses.total.shape == (3,)
-    assert not losses.total.requires_grad
+    module_id, batch = learner._round_batch(data)
+    losses = RoundUpdate(learner, make_order(3, "actor_sum"), module_id, batch)._steps()
+    found = losses.losses_of_round()
+    assert not found.total.requires_grad
+    assert found.total.unique().numel() == 3
+    for worker in range(3):
+        with learner.actors.held(worker), torch.no_grad():
+            alone = learner.worker_losses(module_id, batch, Minibatch(batch.rows), [worker])
+        torch.testing.assert_close(found.total[worker], alone.total[0], rtol=0, atol=1e-12)
 
 
 # Sizes 2, 3, 1: rows 0 1 | 2 3 4 | 5. The rectangle repeats each worker's first row.
