@@ -51,6 +51,7 @@ class WeightedPPOConfig(PPOConfig):
         self.advantage_normalization = "worker"
         self.actor_export: ActorExport = "best"
         self.env_seeding = "stream"
+        self.fast_learner = True
         # A round's order carries all state to the env runners; RLlib's own broadcast may lag.
         self._dont_auto_sync_env_runner_states = True
 
@@ -123,6 +124,23 @@ class WeightedPPOConfig(PPOConfig):
             given["num_envs_per_env_runner"] = kwargs.pop("num_envs_per_env_runner")
         super().env_runners(**kwargs)
         self._set_given(given)
+        return self
+
+    @override(PPOConfig)
+    def learners(self, *, fast_learner: Any = NotProvided, **kwargs: Any) -> Self:
+        """Sets the learners' configuration.
+
+        Args:
+            fast_learner: Whether optimizer steps are taken without autograd where that is known to
+                give the same (default True): RLlib's default module with dense layers on a CPU,
+                PPO's own loss and Adam. False: always with autograd.
+            kwargs: Everything that `AlgorithmConfig.learners` takes.
+
+        Returns:
+            This updated config.
+        """
+        super().learners(**kwargs)
+        self._set_given({"fast_learner": fast_learner})
         return self
 
     def _set_given(self, settings: dict[str, Any]) -> None:

@@ -71,6 +71,8 @@ class ActorParameters:
         workers = list(workers)
         if workers == list(range(self.num_workers)):
             return slice(None)
+        if not workers:
+            return torch.empty(0, dtype=torch.int64)
         stride = workers[1] - workers[0] if len(workers) > 1 else 1
         regular = slice(workers[0], workers[-1] + 1, stride)
         if workers == list(range(self.num_workers))[regular]:

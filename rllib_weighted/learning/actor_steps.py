@@ -27,8 +27,8 @@ class ActorSteps(Steps):
     without it, and its parameters and optimizer state stay as they are.
     """
 
-    def __init__(self, learner: Any, module_id: str, *args: Any, **kwargs: Any) -> None:
-        super().__init__(learner, module_id, *args, **kwargs)
+    def __init__(self, learner: Any, module_id: str, **kwargs: Any) -> None:
+        super().__init__(learner, module_id, **kwargs)
         self._actors = learner.actors
         self._module = learner.module[module_id].unwrapped()
         self._own = [worker for worker in self._workers if worker in self._batch.rows]
@@ -59,7 +59,7 @@ class ActorSteps(Steps):
         local = None
         with torch.no_grad():
             if self._own:
-                local = self._losses(Minibatch(self._batch.rows), self._actors.leaves(self._own))
+                local = self._losses(Minibatch.of(self._batch.rows), self._actors.leaves(self._own))
             return self._of_all(self._own, local, self._workers)
 
     # Losses and gradients of this learner's workers

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +24,8 @@ from torch import Tensor
 from rllib_weighted.learning.actor_parameters import ActorParameters
 from rllib_weighted.learning.advantages import EpisodeAdvantages
 from rllib_weighted.learning.exchange import Exchange
+from rllib_weighted.learning.fast.choice import SlowStepsError, fast_networks
+from rllib_weighted.learning.fast.networks import Networks
 from rllib_weighted.learning.learner_state import (
     own_state,
     set_own_state,
@@ -34,6 +38,7 @@ from rllib_weighted.learning.losses import (
 )
 from rllib_weighted.learning.minibatches import Minibatch
 from rllib_weighted.learning.orders import MergeOrder, MergeReport
+from rllib_weighted.learning.overrides import definer
 from rllib_weighted.learning.round_batch import (
     RoundBatch,
     make_round_batch,
@@ -41,6 +46,8 @@ from rllib_weighted.learning.round_batch import (
 )
 from rllib_weighted.learning.round_update import RoundUpdate
 from rllib_weighted.learning.worker_data import WorkerTrainingData
+
+logger = logging.getLogger(__name__)
 
 
 class WeightedPPOLearner(PPOTorchLearner):
@@ -204,6 +211,31 @@ class WeightedPPOLearner(PPOTorchLearner):
 
     # What the round's steps use
 
+    @functools.cached_property
+    def fast_networks(self) -> Networks | None:
+        """The module's layers, if steps can be taken without autograd; else None."""
+        (module_id,) = self.module.keys()
+        try:
+            networks = fast_networks(self, module_id)
+        except SlowStepsError as reason:
+            logger.info("The learner takes its steps with autograd: %s.", reason)
+            return None
+        logger.info("The learner takes its steps without autograd.")
+        return networks
+
+    def entropy_coeff(self, module_id: str) -> float:
+        """The entropy coefficient of this round."""
+        return float(self.entropy_coeff_schedulers_per_module[module_id].get_current_value())
+
+    def kl_coeff(self, module_id: str) -> float:
+        """The KL coefficient of this round."""
+        return float(self.curr_kl_coeffs_per_module[module_id])
+
+    @property
+    def device(self) -> Any:
+        """Where the learner computes."""
+        return self._device
+
     @property
     def weights_version(self) -> int:
         """Version of the weights; it counts the rounds."""
@@ -260,8 +292,8 @@ class WeightedPPOLearner(PPOTorchLearner):
             batch=columns,
             fwd_out=fwd_out,
             sizes=sizes,
-            entropy_coeff=self.entropy_coeff_schedulers_per_module[module_id].get_current_value(),
-            kl_coeff=self.curr_kl_coeffs_per_module[module_id],
+            entropy_coeff=self.entropy_coeff(module_id),
+            kl_coeff=self.kl_coeff(module_id),
         )
 
     def predicts_values(self, module_id: str) -> bool:
@@ -280,8 +312,8 @@ class WeightedPPOLearner(PPOTorchLearner):
         """Whether PPO's loss can be computed for all workers at once, whatever made the outputs."""
         module = self.module[module_id].unwrapped()
         return (
-            _definer(type(self), "compute_loss_for_module") is PPOTorchLearner
-            and _definer(type(self), "compute_losses") is Learner
+            definer(type(self), "compute_loss_for_module") is PPOTorchLearner
+            and definer(type(self), "compute_losses") is Learner
             and not module.is_stateful()
             and not isinstance(module, SelfSupervisedLossAPI)
         )
@@ -305,13 +337,3 @@ class WeightedPPOLearner(PPOTorchLearner):
             self._weights_seq_no = 0  # RLlib keeps its weights if they are newer than these.
         super().set_state(without_foreign_optimizer(self, state))
         set_own_state(self, state)
-
-
-def _definer(cls: type, method: str) -> type:
-    """Returns the class whose `method` an instance of `cls` has.
-
-    Not told by the function itself: in an actor, Ray Train's subclass of every learner wraps all
-    methods for tracing.
-    """
-    own = (c for c in cls.__mro__ if not c.__module__.startswith("ray.train."))
-    return next(c for c in own if method in vars(c))

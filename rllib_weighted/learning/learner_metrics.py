@@ -10,6 +10,7 @@ from ray.rllib.algorithms.ppo.ppo import (
     LEARNER_RESULTS_VF_LOSS_UNCLIPPED_KEY,
 )
 from ray.rllib.core.learner.learner import (
+    DEFAULT_OPTIMIZER,
     ENTROPY_KEY,
     POLICY_LOSS_KEY,
     VF_LOSS_KEY,
@@ -47,6 +48,12 @@ def log_losses(metrics: Any, module_id: str, losses: WorkerLosses) -> None:
     for key, part in parts.items():
         if part is not None:
             metrics.log_value((module_id, key), part.mean().item(), window=1)
+
+
+def log_gradient_norm(metrics: Any, module_id: str, norm: float) -> None:
+    """Logs the merged gradient's norm before clipping, at the round's last step, as RLlib does."""
+    key = f"gradients_{DEFAULT_OPTIMIZER}_global_norm"
+    metrics.log_value((module_id, key), norm, window=1)
 
 
 def log_explained_variance(metrics: Any, module_id: str, parts: Tensor) -> None:

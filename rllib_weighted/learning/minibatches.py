@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from rllib_weighted.seeding import Stream, generator
+from rllib_weighted.seeding import Stream, stream
 
 
 @dataclass(frozen=True)
@@ -15,13 +16,43 @@ class Minibatch:
     """Rows of one optimizer step, worker after worker.
 
     Args:
-        parts: Worker -> row indices into the round's batch, int64, at least one each.
+        workers: The workers that have rows in it.
+        sizes: Rows of each of them, at least one.
+        order: Rows of all steps of the epoch, step after step: indices into the round's batch.
+        start: Where those of this step begin in `order`.
     """
 
-    parts: dict[int, np.ndarray]
+    workers: tuple[int, ...]
+    sizes: tuple[int, ...]
+    order: np.ndarray
+    start: int = 0
+
+    @classmethod
+    def of(cls, parts: Mapping[int, np.ndarray]) -> Minibatch:
+        """Builds the only minibatch of an epoch from worker -> rows."""
+        sizes = tuple(len(rows) for rows in parts.values())
+        return cls(tuple(parts), sizes, np.concatenate([np.empty(0, np.int64), *parts.values()]))
+
+    @property
+    def stop(self) -> int:
+        """Where the rows of this step end in `order`."""
+        return self.start + sum(self.sizes)
+
+    @cached_property
+    def parts(self) -> dict[int, np.ndarray]:
+        """Worker -> its rows."""
+        bounds = self.start + np.cumsum((0, *self.sizes))
+        return {
+            worker: self.order[begin:end]
+            for worker, begin, end in zip(
+                self.workers, bounds[:-1].tolist(), bounds[1:].tolist(), strict=True
+            )
+        }
 
     def rows(self, workers: Sequence[int]) -> np.ndarray:
         """Returns the rows of the given workers, one after the other."""
+        if tuple(workers) == self.workers:
+            return self.order[self.start : self.stop]
         return np.concatenate([self.parts[worker] for worker in workers])
 
 
@@ -38,7 +69,7 @@ def num_minibatches(num_rows: Iterable[int], num_steps: int, minibatch_size: int
 
 
 def minibatches(
-    rows: dict[int, np.ndarray],
+    rows: Mapping[int, np.ndarray],
     *,
     per_epoch: int,
     num_epochs: int,
@@ -60,21 +91,88 @@ def minibatches(
         seed: The run's root seed. A shuffle is drawn from (seed, worker, round, epoch).
         round: Number of the round.
     """
-    for epoch in range(num_epochs):
-        parts = {
-            worker: np.array_split(
-                _order(indices, per_epoch, shuffle, (seed, worker, round, epoch)), per_epoch
-            )
-            for worker, indices in rows.items()
-        }
-        for k in range(per_epoch):
-            yield Minibatch({worker: split[k] for worker, split in parts.items()})
-
-
-def _order(
-    indices: np.ndarray, per_epoch: int, shuffle: bool, counters: tuple[int, int, int, int]
-) -> np.ndarray:
+    table = _Table(rows, per_epoch)
+    keys = None
     if shuffle and per_epoch > 1:
-        seed, *names = counters
-        indices = generator(seed, Stream.SHUFFLE, *names).permutation(indices)
-    return np.resize(indices, per_epoch) if len(indices) < per_epoch else indices
+        keys = shuffle_keys(list(rows), seed=seed, round=round, num_epochs=num_epochs)
+    order = table.order(None)
+    for epoch in range(num_epochs):
+        if keys is not None:
+            order = table.order(keys[:, epoch])
+        for k in range(per_epoch):
+            yield Minibatch(table.workers, table.sizes[k], order, table.starts[k])
+
+
+def shuffle_keys(workers: Sequence[int], *, seed: int, round: int, num_epochs: int) -> np.ndarray:
+    """Returns the seeds of the shuffles, [workers, epochs] uint64, each of its own stream.
+
+    A worker's keys depend on nobody else's, and not on the number of epochs.
+    """
+    keys = [
+        stream(seed, Stream.SHUFFLE, worker, round).generate_state(num_epochs, np.uint64)
+        for worker in workers
+    ]
+    return np.array(keys, np.uint64).reshape(len(workers), num_epochs)
+
+
+def ranks(keys: np.ndarray, length: int) -> np.ndarray:
+    """Returns a random number for each of some items, drawn from their owner's key.
+
+    SplitMix64 (Steele, Lea & Flood 2014): item j is the j-th number of the generator with that
+    seed. For all owners at once, because a generator object for each takes longer than training.
+
+    Args:
+        keys: [n] uint64.
+        length: Items per owner.
+
+    Returns:
+        [n, length] uint64.
+    """
+    golden, first, second = (
+        np.uint64(constant)
+        for constant in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+    )
+    mixed = keys[:, None] + np.arange(1, length + 1, dtype=np.uint64) * golden
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * first
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * second
+    return np.asarray(mixed ^ (mixed >> np.uint64(31)))
+
+
+class _Table:
+    """Rows of all workers in one rectangle, and how its entries are dealt to the minibatches."""
+
+    def __init__(self, rows: Mapping[int, np.ndarray], per_epoch: int) -> None:
+        self.workers = tuple(rows)
+        self._lengths = np.array([len(own) for own in rows.values()], np.int64)
+        self._width = max([*self._lengths.tolist(), 0])
+        self._rows = np.zeros((len(rows), self._width), np.int64)
+        for line, own in zip(self._rows, rows.values(), strict=True):
+            line[: len(own)] = own
+        used = np.maximum(self._lengths, per_epoch)  # Repeated, where there are too few.
+        owner = np.repeat(np.arange(len(rows)), used)
+        place = np.arange(len(owner)) - np.repeat(np.cumsum(used) - used, used)
+        size, num_longer = np.divmod(used, per_epoch)
+        # The first `num_longer` minibatches of a worker have one row more than the others.
+        edge = (num_longer * (size + 1))[owner]
+        step = np.where(
+            place < edge,
+            place // (size + 1)[owner],
+            num_longer[owner] + (place - edge) // size[owner],
+        )
+        by_step = np.argsort(step, kind="stable")
+        self._owner = owner[by_step]
+        self._place = (place % self._lengths[owner])[by_step]
+        sizes = size[None, :] + (np.arange(per_epoch)[:, None] < num_longer[None, :])
+        self.sizes = [tuple(line) for line in sizes.tolist()]
+        totals = sizes.sum(axis=1)
+        self.starts = (np.cumsum(totals) - totals).tolist()
+
+    def order(self, keys: np.ndarray | None) -> np.ndarray:
+        """Returns the rows of all steps of an epoch; None: without a shuffle."""
+        rows = self._rows
+        if keys is not None:
+            drawn = ranks(keys, self._width)
+            # Entries that stand for no row come last, and are never asked for.
+            drawn[np.arange(self._width) >= self._lengths[:, None]] = np.iinfo(np.uint64).max
+            rows = np.take_along_axis(rows, np.argsort(drawn, axis=1, kind="stable"), axis=1)
+        return rows[self._owner, self._place]

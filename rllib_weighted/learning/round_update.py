@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rllib_weighted.learning.actor_steps import ActorSteps
 from rllib_weighted.learning.advantages import moments, pooled
+from rllib_weighted.learning.fast.steps import FastActorSteps, FastMergedSteps
 from rllib_weighted.learning.learner_metrics import (
     log_explained_variance,
     log_losses,
@@ -80,20 +81,30 @@ class RoundUpdate:
         ):
             taken = steps.take(minibatch)
             losses = losses if taken is None else taken
+        steps.finish()
         report = self._merger.report()
         self._log(losses, report, num_steps=num_steps, num_epochs=num_epochs)
         return report
 
     def _steps(self) -> Steps:
-        kind = MergedSteps if self._learner.actors is None else ActorSteps
-        return kind(
-            self._learner,
-            self._module_id,
-            self._batch,
-            self._merger,
-            workers=self.workers,
-            num_workers=self._order.num_workers,
+        learner = self._learner
+        kind, fast_kind = (
+            (MergedSteps, FastMergedSteps)
+            if learner.actors is None
+            else (ActorSteps, FastActorSteps)
         )
+        common: dict[str, Any] = {
+            "learner": learner,
+            "module_id": self._module_id,
+            "batch": self._batch,
+            "merger": self._merger,
+            "workers": self.workers,
+            "num_workers": self._order.num_workers,
+        }
+        general = kind(**common)
+        if learner.fast_networks is None:
+            return general
+        return fast_kind(**common, general=general, networks=learner.fast_networks)
 
     def _sizes_of_all(self) -> dict[int, tuple[int, int]]:
         """Returns rows and real steps of every worker of the round, whoever holds it."""

@@ -59,7 +59,10 @@ class Steps(abc.ABC):
 
     @abc.abstractmethod
     def losses_of_round(self) -> WorkerLosses:
-        """Returns each worker's loss over its whole batch, as it is now."""
+        """Returns each worker's loss over its whole batch, before the first step."""
+
+    def finish(self) -> None:  # noqa: B027 (most have nothing to do)
+        """Call it after the last step: only then do module and optimizer have its result."""
 
     def _of_all(
         self, own: Sequence[int], local: WorkerLosses | None, workers: Sequence[int]
@@ -81,7 +84,7 @@ class MergedSteps(Steps):
         """Moves the parameters once; see `Steps.take`."""
         workers = self._workers
         while workers:
-            own = [worker for worker in workers if worker in minibatch.parts]
+            own = [worker for worker in workers if worker in self._batch.rows]
             local, losses = self._losses(minibatch, own, workers)
             bad = not_finite(workers, losses.total)
             reason = "its loss is not finite"
@@ -103,7 +106,7 @@ class MergedSteps(Steps):
     def losses_of_round(self) -> WorkerLosses:
         """See `Steps.losses_of_round`."""
         with torch.no_grad():
-            everything = Minibatch(self._batch.rows)
+            everything = Minibatch.of(self._batch.rows)
             return self._losses(everything, list(self._batch.rows), self._workers)[1]
 
     def _losses(

@@ -348,7 +348,7 @@ def test_losses_of_the_round_are_each_workers_own():
     assert found.total.unique().numel() == 3
     for worker in range(3):
         with learner.actors.held(worker), torch.no_grad():
-            alone = learner.worker_losses(module_id, batch, Minibatch(batch.rows), [worker])
+            alone = learner.worker_losses(module_id, batch, Minibatch.of(batch.rows), [worker])
         torch.testing.assert_close(found.total[worker], alone.total[0], rtol=0, atol=1e-12)
 
 

@@ -51,7 +51,7 @@ def test_one_pass_equals_n_passes(strategy, lengths):
     module_id, batch = learner._round_batch(data)
     batch.standardize_advantages("worker")
     workers = list(batch.rows)
-    losses = learner.worker_losses(module_id, batch, Minibatch(batch.rows), workers)
+    losses = learner.worker_losses(module_id, batch, Minibatch.of(batch.rows), workers)
     merger = RoundMerger(make_order(3, strategy, rewards=REWARDS))
     _, merged = merger.weigh(workers, losses)
     found = flat_gradients(

@@ -142,7 +142,7 @@ def _both_paths(num_rows=((6, 5), (7, 4)), parts=None, **training):
     episodes = make_episodes(num_rows)
     data = WorkerTrainingData.from_workers(group_by_worker(episodes, num_workers=len(num_rows)))
     module_id, batch = learner._round_batch(data)
-    minibatch = Minibatch(batch.rows if parts is None else parts)
+    minibatch = Minibatch.of(batch.rows if parts is None else parts)
     workers = list(minibatch.parts)
     fast = learner.worker_losses(module_id, batch, minibatch, workers)
     columns = batch.take(minibatch.rows(workers))
@@ -208,7 +208,7 @@ def test_a_custom_loss_reports_the_parts_that_it_logs(cls, known):
         group_by_worker(make_episodes([[4], [6]]), num_workers=2)
     )
     module_id, batch = learner._round_batch(data)
-    losses = learner.worker_losses(module_id, batch, Minibatch(batch.rows), [0, 1])
+    losses = learner.worker_losses(module_id, batch, Minibatch.of(batch.rows), [0, 1])
     assert (losses.policy is not None) == known
     assert losses.value is None
     if known:

@@ -111,7 +111,7 @@ def test_without_shuffling_rows_stay_in_order():
 
 
 def test_rows_come_worker_after_worker_in_the_order_asked_for():
-    batch = Minibatch({0: np.array([5, 3]), 2: np.array([9])})
+    batch = Minibatch.of({0: np.array([5, 3]), 2: np.array([9])})
     assert batch.rows([0, 2]).tolist() == [5, 3, 9]
     assert batch.rows([2, 0]).tolist() == [9, 5, 3]
     assert batch.rows([0]).tolist() == [5, 3]
