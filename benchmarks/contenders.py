@@ -162,5 +162,4 @@ def main(
 
 
 if __name__ == "__main__":
-    sys.stderr = open(os.devnull, "w") if os.environ.get("QUIET") else sys.stderr
     typer.run(main)

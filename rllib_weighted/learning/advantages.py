@@ -120,13 +120,32 @@ class EpisodeAdvantages(ConnectorV2):
             batch[key] = torch.from_numpy(data).to(prediction.device)
 
 
-def moments(values: torch.Tensor) -> torch.Tensor:
-    """Returns number, mean and sum of squared deviations of some values, [3] float64."""
-    values = values.double().flatten()
-    if not len(values):
-        return values.new_zeros(3)
-    mean = values.mean()
-    return torch.stack([values.new_tensor(len(values)), mean, (values - mean).square().sum()])
+def moments(
+    values: torch.Tensor, owner: torch.Tensor | None = None, *, num_groups: int = 1
+) -> torch.Tensor:
+    """Returns number, mean and sum of squared deviations of the values of each group.
+
+    A group's numbers depend on its own values and their order only, to the last bit.
+
+    Args:
+        values: [rows].
+        owner: [rows] int64, the group of each value; None: all are of one group.
+        num_groups: Number of groups; some may be empty, and have zeros.
+
+    Returns:
+        [num_groups, 3] float64.
+    """
+    values = values.double()
+    if owner is None:
+        owner = torch.zeros(len(values), dtype=torch.int64, device=values.device)
+
+    def sums(of: torch.Tensor) -> torch.Tensor:
+        return of.new_zeros(num_groups).index_add_(0, owner, of)
+
+    count = sums(torch.ones_like(values))
+    mean = sums(values) / count.clamp_min(1)
+    squares = sums((values - mean[owner]).square_())
+    return torch.stack([count, mean, squares], dim=1)
 
 
 def pooled(parts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -144,20 +163,14 @@ def pooled(parts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def standardize(
-    advantages: torch.Tensor,
-    mask: torch.Tensor | None = None,
-    overall: tuple[torch.Tensor, torch.Tensor] | None = None,
+    advantages: torch.Tensor, mean: torch.Tensor, variance: torch.Tensor
 ) -> torch.Tensor:
     """Returns advantages with mean 0 and standard deviation 1 (population), in their own dtype.
 
     Args:
         advantages: [rows] or [sequences, time].
-        mask: Same shape: which entries are real steps. None: all of them.
-        overall: Mean and variance to use; None: those of the real steps.
+        mean: What to subtract, in a shape that fits.
+        variance: Its square root is divided by, `MIN_STD` at least.
     """
-    real = (advantages if mask is None else advantages[mask]).double()
-    if not real.numel():
-        return advantages
-    mean, variance = (real.mean(), real.var(correction=0)) if overall is None else overall
     std = variance.sqrt().clamp_min(MIN_STD)
     return ((advantages.double() - mean) / std).to(advantages.dtype)

@@ -45,20 +45,19 @@ class Exchange:
         dist.all_reduce(values)
         return values
 
-    def of_workers(self, rows: Mapping[int, Tensor], *, num_workers: int, width: int) -> Tensor:
+    def of_workers(self, own: Sequence[int], rows: Tensor, *, num_workers: int) -> Tensor:
         """Returns what all learners know of their workers.
 
         Args:
-            rows: Own worker -> its numbers, [width].
+            own: This learner's workers; there may be none.
+            rows: Their numbers, [n, width].
             num_workers: N, over all learners.
-            width: Numbers per worker.
 
         Returns:
             [N, width] float64; 0 for workers that no learner holds.
         """
-        table = torch.zeros(num_workers, width, dtype=torch.float64, device=self.device)
-        for worker, values in rows.items():
-            table[worker] = values.detach().to(table)
+        table = torch.zeros(num_workers, rows.shape[1], dtype=torch.float64, device=self.device)
+        table[list(own)] = rows.detach().to(table)
         return self.sum(table)
 
     def losses(
@@ -80,9 +79,9 @@ class Exchange:
         if self.is_solo:
             assert losses is not None
             return losses.detached()
-        width = 2 * len(PART_NAMES)  # Every part, and whether it is known.
-        rows = {} if losses is None else dict(zip(own, _as_rows(losses), strict=True))
-        table = self.of_workers(rows, num_workers=num_workers, width=width)
+        # Every part, and whether it is known.
+        rows = torch.zeros(0, 2 * len(PART_NAMES)) if losses is None else _as_rows(losses)
+        table = self.of_workers(own, rows, num_workers=num_workers)
         values, known = table[list(workers)].split(len(PART_NAMES), dim=1)
         parts = {
             name: values[:, column] if bool(known[:, column].all()) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import logging
@@ -40,6 +39,7 @@ from rllib_weighted.learning.minibatches import Minibatch
 from rllib_weighted.learning.orders import MergeOrder, MergeReport
 from rllib_weighted.learning.overrides import definer
 from rllib_weighted.learning.round_batch import (
+    WORKER_COLUMN,
     RoundBatch,
     make_round_batch,
     tag_rows,
@@ -300,13 +300,24 @@ class WeightedPPOLearner(PPOTorchLearner):
         """Whether there is a critic whose predictions can be compared with their targets."""
         return self.has_stock_loss(module_id) and bool(self.config.use_critic)
 
-    def predicted_values(self, module_id: str, worker: int, columns: dict[str, Any]) -> Tensor:
-        """Returns the value function's predictions, [rows], for rows of one worker."""
+    def predicted_values(
+        self, module_id: str, workers: Sequence[int], owner: Tensor, columns: dict[str, Any]
+    ) -> Tensor:
+        """Returns the value function's predictions, [rows].
+
+        Args:
+            module_id: The module's id.
+            workers: Some workers.
+            owner: Whose each row is, as a position among them, [rows] int64.
+            columns: Columns of these rows.
+        """
         module = self.module[module_id].unwrapped()
-        own = self.actors.held(worker) if self.actors else contextlib.nullcontext()
-        with torch.no_grad(), own:
-            values: Tensor = module.compute_values(columns)
-        return values
+        with torch.no_grad():
+            if self.actors is None:
+                values: Tensor = module.compute_values(columns)
+                return values
+            tagged = {**columns, WORKER_COLUMN: torch.tensor(workers)[owner]}
+            return self.actors.compute_values(module, tagged)
 
     def has_stock_loss(self, module_id: str) -> bool:
         """Whether PPO's loss can be computed for all workers at once, whatever made the outputs."""

@@ -15,7 +15,7 @@ from ray.rllib.env.utils.infinite_lookback_buffer import InfiniteLookbackBuffer
 from ray.rllib.evaluation.postprocessing import Postprocessing
 from torch import Tensor
 
-from rllib_weighted.learning.advantages import AdvantageNormalization, standardize
+from rllib_weighted.learning.advantages import AdvantageNormalization, moments, pooled, standardize
 
 WORKER_COLUMN = "rllib_weighted_worker"
 # Not the policy's outputs: a model that masks actions has logits of minus infinity.
@@ -75,10 +75,25 @@ class RoundBatch:
         index = torch.from_numpy(indices)
         return {key: take_rows(value, index) for key, value in self.columns.items()}
 
-    def real_values(self, values: Tensor, worker: int) -> Tensor:
-        """Returns a worker's real steps of a column of [rows] or [sequences, time]."""
-        index = torch.from_numpy(self.rows[worker]).to(values.device)
-        return values[index] if self.mask is None else values[index][self.mask[index]]
+    @property
+    def owner(self) -> Tensor:
+        """Whose each of `all_rows` is: the worker's position in `rows`, [rows] int64."""
+        counts = torch.tensor([len(rows) for rows in self.rows.values()], dtype=torch.int64)
+        return torch.repeat_interleave(torch.arange(len(self.rows)), counts)
+
+    def moments(self, *columns: Tensor) -> Tensor:
+        """Returns `moments` of every worker's real steps, [workers, 3] per column, side by side.
+
+        Args:
+            columns: In the order of `all_rows`: [rows], or [sequences, time].
+        """
+        owner = self.owner.to(columns[0].device)
+        if self.mask is not None:
+            mask = self.mask[torch.from_numpy(self.all_rows).to(self.mask.device)]
+            owner = owner.unsqueeze(1).expand_as(mask)[mask]
+            columns = tuple(column[mask] for column in columns)
+        found = [moments(column, owner, num_groups=len(self.rows)) for column in columns]
+        return torch.cat(found, dim=1)
 
     def standardize_advantages(
         self, mode: AdvantageNormalization, overall: tuple[Tensor, Tensor] | None = None
@@ -86,17 +101,24 @@ class RoundBatch:
         """Standardises the advantages.
 
         Args:
-            mode: Over what; see `standardize`.
+            mode: Over what: "worker", "batch" or "none".
             overall: Mean and variance over the batch, for "batch"; None: over the rows here.
         """
         if mode == "none" or not self.rows:
             return
         advantages = self.columns[Postprocessing.ADVANTAGES].clone()
-        groups = list(self.rows.values()) if mode == "worker" else [self.all_rows]
-        for group in groups:
-            index = torch.from_numpy(group).to(advantages.device)
-            mask = None if self.mask is None else self.mask[index]
-            advantages[index] = standardize(advantages[index], mask, overall)
+        index = torch.from_numpy(self.all_rows).to(advantages.device)
+        taken = advantages[index]
+        if mode == "worker":
+            count, mean, squares = self.moments(taken).unbind(1)
+            owner = self.owner.to(advantages.device)
+            shape = (-1, *[1] * (taken.ndim - 1))  # A worker's rows may be sequences.
+            mean, variance = (
+                values[owner].view(shape) for values in (mean, squares / count.clamp_min(1))
+            )
+        else:
+            mean, variance = pooled(self.moments(taken)) if overall is None else overall
+        advantages[index] = standardize(taken, mean, variance)
         self.columns[Postprocessing.ADVANTAGES] = advantages
 
     def drop(self, workers: Iterable[int]) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rllib_weighted.learning.losses import WorkerLosses
 from rllib_weighted.learning.orders import MergeOrder, MergeReport
-from rllib_weighted.merging import Merge, merge
+from rllib_weighted.merging import Merge, is_quick, merge, quick_merge
 from rllib_weighted.merging.transforms import NegativeSignalError
 from rllib_weighted.seeding import Stream, torch_generator
 
@@ -24,9 +24,10 @@ class RoundMerger:
 
     def __init__(self, order: MergeOrder) -> None:
         self._order = order
+        self._is_quick = is_quick(order.strategy)
         self._generator = torch_generator(order.root_seed, Stream.SHARES, order.round)
         self._round_losses: dict[int, float] | None = None
-        self._fixed: dict[tuple[int, ...], Merge] = {}
+        self._fixed: dict[tuple[int, ...], tuple[Tensor, Merge]] = {}
         self._steps: list[tuple[tuple[int, ...], Tensor, Merge, Tensor]] = []
         self._drops: dict[int, str] = dict(order.faults)
         self._num_skipped_steps = 0
@@ -59,21 +60,26 @@ class RoundMerger:
         Raises:
             ValueError: If a numeric offset leaves a signal negative; it names the worker.
         """
-        strategy = self._order.strategy
-        signals = self._signals(tuple(workers), losses)
-        cacheable = strategy.signal != "loss" or self._round_losses is not None
         key = tuple(workers)
-        if cacheable and key in self._fixed:
-            return signals, self._fixed[key]
+        if key in self._fixed:
+            return self._fixed[key]
+        strategy = self._order.strategy
+        signals = self._signals(key, losses)
+        merged = self._merge(key, signals)
+        if strategy.signal != "loss" or self._round_losses is not None:
+            self._fixed[key] = signals, merged
+        return signals, merged
+
+    def _merge(self, workers: tuple[int, ...], signals: Tensor) -> Merge:
+        strategy, min_weight = self._order.strategy, self._order.min_weight
+        if self._is_quick and signals.is_cpu:
+            quick = quick_merge(strategy, signals, min_weight=min_weight)
+            if quick is not None:
+                return quick
         try:
-            merged = merge(
-                strategy, signals, min_weight=self._order.min_weight, generator=self._generator
-            )
+            return merge(strategy, signals, min_weight=min_weight, generator=self._generator)
         except NegativeSignalError as error:
             raise error.at(workers[error.worker]) from None
-        if cacheable:
-            self._fixed[key] = merged
-        return signals, merged
 
     def _signals(self, workers: tuple[int, ...], losses: WorkerLosses) -> Tensor:
         if self._order.strategy.signal != "loss":
@@ -104,12 +110,17 @@ class RoundMerger:
         num_workers = self._order.num_workers
         sums = torch.zeros(4, num_workers, dtype=torch.float64)
         counts = torch.zeros(4, num_workers, dtype=torch.float64)
+        by_workers: dict[tuple[int, ...], list[tuple[Tensor, ...]]] = {}
         for workers, signals, merged, losses in self._steps:
-            index = torch.tensor(workers)
-            values = torch.stack([signals, merged.shares, merged.weights, losses.double()]).cpu()
+            row = signals, merged.shares, merged.weights, losses
+            by_workers.setdefault(workers, []).append(row)
+        for workers, rows in by_workers.items():
+            columns = [torch.stack(column).double().cpu() for column in zip(*rows, strict=True)]
+            values = torch.stack(columns)  # [4, steps, workers]
             known = torch.isfinite(values)
-            sums[:, index] += torch.where(known, values, 0.0)
-            counts[:, index] += known
+            index = torch.tensor(workers)
+            sums[:, index] += torch.where(known, values, 0.0).sum(1)
+            counts[:, index] += known.sum(1)
         taken = len(self._steps)
         means = (sums / counts).tolist()
         over_steps = (sums / max(1, taken)).tolist()

@@ -9,7 +9,7 @@ from ray.rllib.evaluation.postprocessing import Postprocessing
 from torch import Tensor
 
 from rllib_weighted.learning.actor_steps import ActorSteps
-from rllib_weighted.learning.advantages import moments, pooled
+from rllib_weighted.learning.advantages import pooled
 from rllib_weighted.learning.fast.steps import FastActorSteps, FastMergedSteps
 from rllib_weighted.learning.learner_metrics import (
     log_explained_variance,
@@ -108,25 +108,24 @@ class RoundUpdate:
 
     def _sizes_of_all(self) -> dict[int, tuple[int, int]]:
         """Returns rows and real steps of every worker of the round, whoever holds it."""
-        own = {worker: torch.tensor(size) for worker, size in self._batch.sizes.items()}
-        table = self._of_workers(own, width=2).long().tolist()
+        sizes = torch.tensor(list(self._batch.sizes.values()), dtype=torch.float64).view(-1, 2)
+        table = self._of_workers(sizes).long().tolist()
         return {
             w: (num_rows, num_steps) for w, (num_rows, num_steps) in enumerate(table) if num_rows
         }
 
-    def _of_workers(self, own: dict[int, Tensor], *, width: int) -> Tensor:
-        return self._exchange.of_workers(own, num_workers=self._order.num_workers, width=width)
+    def _of_workers(self, rows: Tensor) -> Tensor:
+        own = list(self._batch.rows)
+        return self._exchange.of_workers(own, rows, num_workers=self._order.num_workers)
 
     def _standardize_advantages(self) -> None:
         mode, overall = self._learner.config.advantage_normalization, None
         if mode == "batch":
-            own = {
-                worker: moments(
-                    self._batch.real_values(self._batch.columns[Postprocessing.ADVANTAGES], worker)
-                )
-                for worker in self._batch.rows
-            }
-            overall = pooled(self._of_workers(own, width=3))
+            own = torch.zeros(0, 3)
+            if self._batch.rows:
+                everything = self._batch.take(self._batch.all_rows)
+                own = self._batch.moments(everything[Postprocessing.ADVANTAGES])
+            overall = pooled(self._of_workers(own))
         self._batch.standardize_advantages(mode, overall)
 
     def _log(
@@ -136,10 +135,8 @@ class RoundUpdate:
         if losses is not None:
             log_losses(learner.metrics, self._module_id, losses)
             if learner.predicts_values(self._module_id):
-                own = self._value_moments()
-                log_explained_variance(
-                    learner.metrics, self._module_id, self._of_workers(own, width=6)
-                )
+                parts = self._of_workers(self._value_moments())
+                log_explained_variance(learner.metrics, self._module_id, parts)
         # Step counts add up over the learners; all else is the same on each.
         log_steps(
             learner.metrics,
@@ -151,12 +148,13 @@ class RoundUpdate:
             / max(1, report.num_steps + report.num_skipped_steps),
         )
 
-    def _value_moments(self) -> dict[int, Tensor]:
-        """Worker -> `moments` of its value targets, and of their prediction errors."""
-        own = {}
-        for worker, rows in self._batch.rows.items():
-            columns = self._batch.take(rows)
-            targets = columns[Postprocessing.VALUE_TARGETS]
-            values = self._learner.predicted_values(self._module_id, worker, columns)
-            own[worker] = torch.cat([moments(targets), moments(targets - values)])
-        return own
+    def _value_moments(self) -> Tensor:
+        """`moments` of each worker's value targets, and of their prediction errors, [n, 6]."""
+        if not self._batch.rows:
+            return torch.zeros(0, 6)
+        columns = self._batch.take(self._batch.all_rows)
+        targets = columns[Postprocessing.VALUE_TARGETS]
+        values = self._learner.predicted_values(
+            self._module_id, list(self._batch.rows), self._batch.owner, columns
+        )
+        return self._batch.moments(targets, targets - values)

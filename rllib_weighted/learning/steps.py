@@ -72,8 +72,8 @@ class Steps(abc.ABC):
 
     def _flagged(self, flags: dict[int, bool]) -> set[int]:
         """Returns the workers that their learner has flagged."""
-        rows = {worker: torch.tensor([float(flag)]) for worker, flag in flags.items()}
-        table = self._exchange.of_workers(rows, num_workers=self._num_workers, width=1)
+        rows = torch.tensor([float(flag) for flag in flags.values()]).view(-1, 1)
+        table = self._exchange.of_workers(list(flags), rows, num_workers=self._num_workers)
         return set(table[:, 0].nonzero().flatten().tolist())
 
 

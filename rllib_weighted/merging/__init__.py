@@ -13,6 +13,7 @@ from rllib_weighted.merging.actor_local import (
     weighted_rows,
 )
 from rllib_weighted.merging.merge import Merge, merge, merge_weights, weighted_sum
+from rllib_weighted.merging.quick import is_quick, quick_merge
 from rllib_weighted.merging.registry import (
     register_strategy,
     resolve_strategy,
@@ -45,9 +46,11 @@ __all__ = [
     "clip_rows",
     "drift",
     "finite_rows",
+    "is_quick",
     "merge",
     "merge_weights",
     "parameter_mean",
+    "quick_merge",
     "register_strategy",
     "resolve_strategy",
     "strategy_names",

@@ -17,7 +17,6 @@ from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.evaluation.postprocessing import Postprocessing
 
 from rllib_weighted import WeightedPPOConfig
-from rllib_weighted.learning.advantages import standardize
 from tests.learning.helpers import (
     build_group,
     copy_parameters,
@@ -26,6 +25,7 @@ from tests.learning.helpers import (
     make_episodes,
     make_order,
     small_config,
+    standardized,
 )
 
 LENGTHS = [[9, 14, 1, 23, 8]]
@@ -44,7 +44,7 @@ class RealRowsOnly(GeneralAdvantageEstimation):
     def __call__(self, *, batch: dict[str, Any], **kwargs: Any) -> Any:
         batch = super().__call__(batch=batch, **kwargs)
         for columns in batch.values():
-            columns[Postprocessing.ADVANTAGES] = standardize(
+            columns[Postprocessing.ADVANTAGES] = standardized(
                 columns[Postprocessing.ADVANTAGES], columns[Columns.LOSS_MASK]
             )
         return batch

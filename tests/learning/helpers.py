@@ -72,15 +72,16 @@ def pooled_group(
     learner_class: type[WeightedPPOLearner] | None = None,
     *,
     action_space: gym.Space = DISCRETE,
+    fast_learner: bool = True,
     **training: Any,
 ) -> Any:
     """A group as new. Building one takes most of a short test's time, so they are used again."""
-    key = (num_workers, learner_class, str(action_space), str(training))
+    key = (num_workers, learner_class, fast_learner, str(action_space), str(training))
     index = _num_taken[key]
     _num_taken[key] += 1
     groups = _pool.setdefault(key, [])
     if index == len(groups):
-        config = small_config(num_workers).training(**training)
+        config = small_config(num_workers).training(**training).learners(fast_learner=fast_learner)
         if learner_class is not None:
             config.learners(learner_class=learner_class)
         group = build_group(config, action_space=action_space)
@@ -170,6 +171,13 @@ class EitherPrecision(WeightedPPOLearner):
             del module.compute_values
         batch.columns = {key: to_double(column) for key, column in batch.columns.items()}
         return module_id, batch
+
+
+def standardized(values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean 0 and population deviation 1, over the entries of the mask; by numpy, in float64."""
+    real = (values if mask is None else values[mask]).double().numpy()
+    shifted = values.double() - float(real.mean())
+    return (shifted / max(float(real.std()), 1e-4)).to(values.dtype)
 
 
 def to_double(column: Any) -> Any:

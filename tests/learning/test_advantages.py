@@ -7,7 +7,7 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.utils.postprocessing.value_predictions import compute_value_targets
 
-from rllib_weighted.learning.advantages import MIN_STD, episode_advantages, standardize
+from rllib_weighted.learning.advantages import MIN_STD, episode_advantages, moments, standardize
 from rllib_weighted.learning.worker_data import WorkerTrainingData, group_by_worker
 from tests.learning.helpers import (
     learner_of,
@@ -135,27 +135,32 @@ def test_the_observation_after_a_terminal_step_is_not_looked_at():
 
 # Mean 2, population variance (1 + 0 + 1) / 3 -> deviation sqrt(2/3).
 def test_standardize_by_hand():
-    result = standardize(torch.tensor([1.0, 2.0, 3.0]))
+    values = torch.tensor([1.0, 2.0, 3.0])
+    ((count, mean, squares),) = moments(values)
+    assert (count, mean, squares) == (3, 2, 2)
+    result = standardize(values, mean, squares / count)
     assert result.dtype == torch.float32
     edge = (3 / 2) ** 0.5
     torch.testing.assert_close(result, torch.tensor([-edge, 0.0, edge]))
 
 
-def test_standardize_counts_masked_entries_in_nothing():
-    values = torch.tensor([[1.0, 2.0, 1e6], [3.0, -1e6, 5.0]])
-    mask = torch.tensor([[True, True, False], [True, False, False]])
-    torch.testing.assert_close(
-        standardize(values, mask)[mask], standardize(torch.tensor([1.0, 2.0, 3.0]))
-    )
-    assert not torch.allclose(standardize(values)[mask], standardize(torch.tensor([1.0, 2.0, 3.0])))
+def test_small_spreads_are_not_blown_up():
+    zero = torch.zeros((), dtype=torch.float64)
+    assert standardize(torch.tensor([4.0, 4.0]), zero + 4, zero).tolist() == [0.0, 0.0]
+    spread = torch.tensor([MIN_STD / 10], dtype=torch.float64)
+    assert standardize(spread, zero, (spread / 2).square()).item() == pytest.approx(0.1)
 
 
-def test_standardize_of_equal_values_is_0_and_small_spreads_are_not_blown_up():
-    assert standardize(torch.tensor([4.0, 4.0])).tolist() == [0.0, 0.0]
-    spread = torch.tensor([0.0, MIN_STD / 10], dtype=torch.float64)
-    assert standardize(spread).abs().max() == pytest.approx(0.05)
-
-
-def test_standardize_of_nothing_is_nothing():
-    mask = torch.zeros(2, dtype=torch.bool)
-    assert torch.equal(standardize(torch.tensor([1.0, 2.0]), mask), torch.tensor([1.0, 2.0]))
+def test_moments_of_groups_are_those_of_each_alone():
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(50, generator=generator) + 1e3
+    owner = torch.randint(0, 4, (50,), generator=generator)
+    owner[owner == 2] = 3  # Group 2 is empty.
+    found = moments(values, owner, num_groups=4)
+    assert found[2].tolist() == [0, 0, 0]
+    for group in (0, 1, 3):
+        own = values[owner == group].double().numpy()
+        assert found[group, 0] == len(own)
+        assert found[group, 1].item() == pytest.approx(own.mean(), rel=1e-14)
+        assert found[group, 2].item() == pytest.approx(own.var() * len(own), rel=1e-9)
+        assert torch.equal(found[group], moments(values[owner == group])[0])  # to the last bit

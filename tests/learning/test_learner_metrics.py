@@ -34,9 +34,11 @@ def test_losses_are_means_over_the_workers():
 def test_explained_variance_is_over_all_workers_whoever_holds_them():
     parts = torch.stack(
         [
-            torch.cat([moments(torch.tensor([0.0, 4.0])), moments(torch.tensor([-1.0, 1.0]))]),
+            torch.cat(
+                [moments(torch.tensor([0.0, 4.0]))[0], moments(torch.tensor([-1.0, 1.0]))[0]]
+            ),
             torch.zeros(6, dtype=torch.float64),  # Sent nothing.
-            torch.cat([moments(torch.tensor([2.0])), moments(torch.tensor([0.0]))]),
+            torch.cat([moments(torch.tensor([2.0]))[0], moments(torch.tensor([0.0]))[0]]),
         ]
     )
     metrics = MetricsLogger(root=False)

@@ -8,9 +8,8 @@ import torch
 from ray.rllib.core.columns import Columns
 from ray.rllib.evaluation.postprocessing import Postprocessing
 
-from rllib_weighted.learning.advantages import standardize
 from rllib_weighted.learning.round_batch import WORKER_COLUMN, make_round_batch, tag_rows
-from tests.learning.helpers import make_episode
+from tests.learning.helpers import make_episode, standardized
 
 ADVANTAGES = Postprocessing.ADVANTAGES
 
@@ -102,7 +101,7 @@ def test_advantages_are_standardised_over_each_worker_or_over_all(mode, groups):
     batch.standardize_advantages(mode)
     found = batch.columns[ADVANTAGES]
     for group in groups:
-        torch.testing.assert_close(found[group], standardize(before[group]))
+        torch.testing.assert_close(found[group], standardized(before[group]))
         assert found[group].double().mean().item() == pytest.approx(0, abs=1e-6)
         assert found[group].double().std(correction=0).item() == pytest.approx(1, abs=1e-6)
     assert not torch.equal(found, before[:5])
@@ -121,7 +120,7 @@ def test_masked_steps_of_sequences_count_in_no_mean():
     batch = make_round_batch(data, is_sequences=True)
     batch.standardize_advantages("worker")
     real = batch.columns[ADVANTAGES][torch.tensor([0, 2])][data[Columns.LOSS_MASK][[0, 2]]]
-    expected = standardize(torch.tensor([0.0, 1, 36, 49, 64]))  # squares of 0, 1, 6, 7, 8
+    expected = standardized(torch.tensor([0.0, 1, 36, 49, 64]))  # squares of 0, 1, 6, 7, 8
     torch.testing.assert_close(real, expected)
 
 

@@ -13,8 +13,12 @@ from ray.rllib.core.models.torch.heads import TorchFreeLogStdMLPHead, TorchMLPHe
 from torch import Tensor, nn
 
 Activation = Literal["tanh", "relu"]
+Distribution = Literal["categorical", "gaussian"]
 _ACTIVATIONS: dict[type, Activation] = {nn.Tanh: "tanh", nn.ReLU: "relu"}
-_DISTRIBUTIONS = {TorchCategorical: "categorical", TorchDiagGaussian: "gaussian"}
+_DISTRIBUTIONS: dict[type, Distribution] = {
+    TorchCategorical: "categorical",
+    TorchDiagGaussian: "gaussian",
+}
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Networks:
     trunk: tuple[Layer, ...]
     policy: tuple[Layer, ...]
     value: tuple[Layer, ...]
-    distribution: Literal["categorical", "gaussian"]
+    distribution: Distribution
     log_std: str | None = None
     log_std_bound: float | None = None
 
