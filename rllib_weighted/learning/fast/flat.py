@@ -57,14 +57,14 @@ class FlatAdam(abc.ABC):
 
         Args:
             gradients: [sets, size], finite.
-            clip: The limit, > 0; None or 0: nothing is clipped.
+            clip: The limit, > 0; None, 0 or infinity: nothing is clipped.
             by: "value", "norm" (of every parameter) or "global_norm" (of all).
 
         Returns:
             The norm of each set's gradient before, [sets].
         """
         norms = torch.linalg.vector_norm(gradients, dim=1)
-        if not clip:
+        if not clip or math.isinf(clip):
             return norms
         if by == "value":
             gradients.clamp_(-clip, clip)

@@ -294,3 +294,13 @@ def test_clipping_by_hand(by, expected):
     gradients[0, :2], gradients[0, -1] = torch.tensor([3.0, 4.0]), 12.0
     assert shared_adam().clip(gradients, clip=6.5, by=by).tolist() == [13.0]
     assert gradients[0, [0, 1, -1]].tolist() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("by", MODES)
+@pytest.mark.parametrize("clip", [None, 0, float("inf")])
+def test_without_a_limit_nothing_is_clipped(by, clip):
+    """By RLlib's formula, infinity would make it NaN."""
+    gradients = draw(1, SIZE, seed=7)
+    found = gradients.clone()
+    shared_adam().clip(found, clip=clip, by=by)
+    assert torch.equal(found, gradients)
