@@ -23,6 +23,8 @@ _CHOICES = {
     "batch_mode": ("truncate_episodes", "complete_episodes"),
 }
 
+_SWITCHES = ("fast_learner",)
+
 # Setting -> (what it should be, whether a schedule will do, the test). RLlib lets these pass.
 _Rule = tuple[str, bool, Callable[[float], bool]]
 _RULES: dict[str, _Rule] = {
@@ -39,7 +41,8 @@ _RULES: dict[str, _Rule] = {
     "grad_clip": ("a number > 0, or None", False, lambda x: x > 0),
 }
 _MAY_BE_NONE = ("min_weight", "grad_clip", "vf_clip_param")
-_MAY_BE_INFINITE = ("vf_clip_param", "grad_clip")
+# Not `grad_clip`: RLlib's clipping by the global norm divides it by itself.
+_MAY_BE_INFINITE = ("vf_clip_param",)
 _COUNTS = {"num_epochs": 1, "num_envs_per_env_runner": 1, "num_env_runners": 0, "num_learners": 0}
 _MAX_SEED = 2**32 - 1  # Of numpy's global generator, which RLlib seeds.
 
@@ -98,6 +101,10 @@ def _choices(config: Any) -> Iterator[str]:
             listed = ", ".join(f'"{choice}"' for choice in allowed)
             near = nearest(value, allowed) or f": use {_default(config, name)!r}"
             yield f"`{name}` should be one of {listed}, found {value!r}{near}"
+    for name in _SWITCHES:
+        value = getattr(config, name)
+        if not isinstance(value, bool):
+            yield f"`{name}` should be True or False, found {value!r}: use {_default(config, name)}"
 
 
 def _numbers(config: Any) -> Iterator[str]:

@@ -23,6 +23,7 @@ OWN = {
     "advantage_normalization": "worker",
     "actor_export": "best",
     "env_seeding": "stream",
+    "fast_learner": True,
 }
 
 
@@ -48,6 +49,9 @@ def test_setters_return_the_config_and_leave_alone_what_is_not_given():
     config = WeightedPPOConfig()
     assert config.training(merge_strategy="sum", lr=0.1) is config
     assert config.env_runners(env_seeding="fixed", num_env_runners=3) is config
+    assert config.learners(fast_learner=False, num_learners=2) is config
+    assert (config.fast_learner, config.num_learners) == (False, 2)
+    assert config.learners(num_learners=0).fast_learner is False
     assert config.training(min_weight=0.5) is config
     assert config.env_runners(num_envs_per_env_runner=2) is config
     assert (config.merge_strategy, config.lr, config.min_weight) == ("sum", 0.1, 0.5)
@@ -68,6 +72,7 @@ SETTINGS = {
     "advantage_normalization": "batch",
     "actor_export": "mean",
     "env_seeding": "fixed",
+    "fast_learner": False,
     "lambda": 0.9,
     "num_envs_per_env_runner": 2,
 }

@@ -49,7 +49,7 @@ NUMBERS = {
     "vf_loss_coeff": ([0, 0.5, 2], [-1, -0.5]),
     "kl_coeff": ([0, 0.2], [-1, -0.2]),
     "kl_target": ([0.01, 1], [-1, 0]),
-    "grad_clip": ([None, 0.5, 40, math.inf], [-1, 0, -0.5]),
+    "grad_clip": ([None, 0.5, 40], [-1, 0, -0.5]),
     "min_weight": ([None, 0, 0.0, 0.125, 3, [[0, 0.5], [1e6, 0]]], [-1, -1.0, -1e-9]),
 }
 COUNTS = {
@@ -147,6 +147,13 @@ def test_choices(name, typo):
     for value in (None, 3, True, ["worker"]):
         (sentence,) = (s for s in problems(**{name: value}) if s.startswith(f"`{name}`"))
         assert f"found {value!r}: use '" in sentence
+
+
+@pytest.mark.parametrize("value", [None, 0, 1, "yes", "False", [True], math.nan])
+def test_a_switch_is_on_or_off(value):
+    assert problems(fast_learner=True) == problems(fast_learner=False) == []
+    (sentence,) = problems(fast_learner=value)
+    assert sentence == f"`fast_learner` should be True or False, found {value!r}: use True"
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ class RoundUpdate:
             "num_workers": self._order.num_workers,
         }
         general = kind(**common)
-        if learner.fast_networks is None:
+        if learner.fast_networks is None or not fast_kind.fits(learner, self._module_id):
             return general
         return fast_kind(**common, general=general, networks=learner.fast_networks)
 

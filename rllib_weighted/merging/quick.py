@@ -45,12 +45,12 @@ def quick_merge(strategy: Weighting, signals: Tensor, *, min_weight: float | Non
         `Merge`; None if a signal is missing: then `merge` is to be asked.
     """
     shifted = signals.numpy() * 0.5
-    lowest = shifted.min()
+    lowest, highest = float(shifted.min()), float(shifted.max())
+    if not (math.isfinite(lowest) and math.isfinite(highest)):
+        return None
     if strategy.offset == "min" or lowest < 0.0:  # type: ignore[attr-defined]
         shifted -= lowest
-    highest = float(shifted.max())
-    if not math.isfinite(highest):
-        return None
+        highest -= lowest
     if highest == 0.0:
         shifted[:] = 1.0
     else:

@@ -48,7 +48,7 @@ REWARDS = [3.0, -1.0, 4.0, 1.0, 5.0, -9.0, 2.0, 6.0]
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-10}
 
 
-def group_of(num_learners: int, own_parameters: bool) -> WeightedLearnerGroup:
+def group_of(num_learners: int, own_parameters: bool, fast: bool = True) -> WeightedLearnerGroup:
     """A group in which all that a learner feeds back to itself is on."""
     config = small_config(NUM_WORKERS).training(
         merge_strategy="actor_average" if own_parameters else "average",
@@ -61,18 +61,25 @@ def group_of(num_learners: int, own_parameters: bool) -> WeightedLearnerGroup:
         grad_clip_by="global_norm",
     )
     config.learners(
-        learner_class=EitherPrecision, num_learners=num_learners, num_cpus_per_learner=0.1
+        learner_class=EitherPrecision,
+        num_learners=num_learners,
+        num_cpus_per_learner=0.1,
+        fast_learner=fast,
     )
-    return build_group(config)
+    group = build_group(config)
+    found = group.foreach_learner(lambda learner: learner.fast_networks is not None)
+    assert all(result.get() == fast for result in found)
+    return group
 
 
 class Groups(dict):
-    """Number of learners, and whether workers have their own parameters -> group.
+    """Number of learners, whether workers have their own parameters -> group.
 
-    Built when it is asked for: each learner is a process.
+    A third entry says whether steps are taken without autograd; by default they are. Built when
+    it is asked for: each learner is a process.
     """
 
-    def __missing__(self, key: tuple[int, bool]) -> WeightedLearnerGroup:
+    def __missing__(self, key: tuple[Any, ...]) -> WeightedLearnerGroup:
         self[key] = group_of(*key)
         return self[key]
 
@@ -145,8 +152,8 @@ def assert_equal_learners(found: list[dict[str, Any]]) -> None:
         tree.map_structure(np.testing.assert_array_equal, first, other)
 
 
-def check(groups: Groups, start: Any, num_learners: int, *case: Any) -> None:
-    """Compares a number of learners with the one in this process."""
+def check(groups: Groups, start: Any, num_learners: int, *case: Any, fast: bool = True) -> None:
+    """Compares a number of learners with the one in this process, which is a fast one."""
     strategy, batch, dtype = case
     order, own = {"strategy": strategy}, strategy.startswith("actor")
     state, before = start[own]
@@ -155,8 +162,9 @@ def check(groups: Groups, start: Any, num_learners: int, *case: Any) -> None:
     expected = wanted["parameters"]
     assert expected.dtype == np.dtype(str(dtype).removeprefix("torch."))
     assert np.abs(expected - before).max() > 1e-3
-    reports, results = train(groups[num_learners, own], state, dtype, batch, order)
-    found = snapshots(groups[num_learners, own])
+    key = (num_learners, own) if fast else (num_learners, own, False)
+    reports, results = train(groups[key], state, dtype, batch, order)
+    found = snapshots(groups[key])
     assert len(found) == num_learners
     for name in ("parameters", "exported"):
         error = np.abs(found[0][name] - wanted[name]).max() / np.abs(wanted[name]).max()
@@ -192,6 +200,13 @@ def test_any_number_of_learners_does_what_one_does(
     groups, start, num_learners, strategy, batch, dtype
 ):
     check(groups, start, num_learners, strategy, batch, dtype)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_learners_that_use_autograd_do_what_a_fast_one_does(groups, start, strategy, batch):
+    check(groups, start, 2, strategy, batch, torch.float64, fast=False)
 
 
 def assert_same_metrics(results: list[Any], expected: list[Any]) -> None:

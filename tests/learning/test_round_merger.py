@@ -140,3 +140,65 @@ def test_all_strategies_by_hand(strategy, min_weight):
     order = make_order(3, strategy, rewards=signals, min_weight=min_weight)
     found = step(RoundMerger(order), [0, 1, 2], *signals)
     assert found == pytest.approx(hand_weights(strategy, signals, min_weight), abs=1e-14)
+
+
+def slow_report(steps, num_workers):
+    """Means over steps, number by number: (workers, signals, shares, weights, losses) each."""
+    signals, shares, weights, losses = ([[] for _ in range(num_workers)] for _ in range(4))
+    for workers, *numbers in steps:
+        for place, worker in enumerate(workers):
+            for found, values in zip((signals, shares, weights, losses), numbers, strict=True):
+                if math.isfinite(values[place]):
+                    found[worker].append(values[place])
+    known = [[sum(v) / len(v) if v else None for v in found] for found in (signals, losses)]
+    over_steps = [[sum(v) / len(steps) for v in found] for found in (shares, weights)]
+    return known[0], *over_steps, known[1]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_report_over_steps_of_different_workers(seed):
+    """Sets of workers that change from step to step, in any order, with missing signals."""
+    num_workers = 6
+    generator = torch.Generator().manual_seed(seed)
+    merger = RoundMerger(make_order(num_workers, "loss_weighted", {"loss": "value"}))
+    steps = []
+    for _ in range(12):
+        order = torch.randperm(num_workers - 1, generator=generator)  # The last one never is.
+        workers = order[: int(torch.randint(1, 5, (1,), generator=generator))].tolist()
+        total, value = torch.randn(2, len(workers), generator=generator, dtype=torch.float64)
+        value[torch.rand(len(workers), generator=generator) < 0.2] = math.nan
+        losses = WorkerLosses(total, value=value)
+        signals, merged = merger.weigh(workers, losses)
+        merger.record(workers, signals, merged, losses)
+        steps.append((workers, value, merged.shares, merged.weights, total))
+    report = merger.report()
+    signals, shares, weights, losses = slow_report(
+        [(workers, *(n.tolist() for n in numbers)) for workers, *numbers in steps], num_workers
+    )
+    assert report.shares == pytest.approx(shares)
+    assert report.weights == pytest.approx(weights)
+    for found, wanted in ((report.signals, signals), (report.losses, losses)):
+        assert [value is None for value in found] == [value is None for value in wanted]
+        assert [v for v in found if v is not None] == pytest.approx(
+            [v for v in wanted if v is not None]
+        )
+    assert report.shares[-1] == report.weights[-1] == 0
+    assert report.losses[-1] is None
+    assert report.num_steps == 12
+
+
+def test_workers_out_of_order_keep_their_numbers():
+    merger = RoundMerger(make_order(3, "loss_weighted", min_weight=0.0))
+    step(merger, [2, 0], 1.0, 3.0)
+    step(merger, [0, 2], 3.0, 1.0)
+    report = merger.report()
+    assert report.shares == report.weights == [0.75, 0.0, 0.25]
+    assert report.losses == [3.0, None, 1.0]
+
+
+def test_losses_in_float32_are_reported_to_their_last_digit():
+    merger = RoundMerger(make_order(2))
+    losses = WorkerLosses(torch.tensor([0.1, 1e-8]))
+    for _ in range(3):
+        merger.record([0, 1], *merger.weigh([0, 1], losses), losses)
+    assert merger.report().losses == pytest.approx(losses.total.double().tolist(), rel=1e-15)

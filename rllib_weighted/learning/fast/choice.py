@@ -9,10 +9,11 @@ import torch
 from rllib_weighted.learning.fast.networks import Networks, UnknownNetworkError, read_networks
 from rllib_weighted.learning.overrides import definer
 
-# What the general way calls at every step.
+# What the general way calls at every step, or what made the optimizer that it steps.
 _HOOKS = (
     "apply_gradients",
     "compute_gradients",
+    "configure_optimizers",
     "configure_optimizers_for_module",
     "loss_gradients",
     "losses_of_rows",
@@ -68,10 +69,12 @@ def _why_not(learner: Any, module_id: str) -> str | None:
 
 
 def _optimizer(learner: Any, module_id: str) -> str | None:
-    optimizer = learner.get_optimizer(module_id=module_id)
+    ((_, optimizer), *others) = learner.get_optimizers_for_module(module_id)
     plain = {"weight_decay": 0, "amsgrad": False, "maximize": False}
     groups = optimizer.param_groups
-    is_plain = type(optimizer) is torch.optim.Adam and len(groups) == 1
+    is_plain = type(optimizer) is torch.optim.Adam and len(groups) == 1 and not others
     if not is_plain or any(groups[0][name] != value for name, value in plain.items()):
         return "the optimizer is a custom one"
+    if {*map(id, groups[0]["params"])} != {*map(id, learner.module[module_id].parameters())}:
+        return "the optimizer steps some of the parameters only"
     return None

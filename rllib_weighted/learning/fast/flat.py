@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -57,14 +57,14 @@ class FlatAdam(abc.ABC):
 
         Args:
             gradients: [sets, size], finite.
-            clip: The limit, > 0; None or 0: nothing is clipped.
+            clip: The limit, > 0; None, 0 or infinity: nothing is clipped.
             by: "value", "norm" (of every parameter) or "global_norm" (of all).
 
         Returns:
             The norm of each set's gradient before, [sets].
         """
         norms = torch.linalg.vector_norm(gradients, dim=1)
-        if not clip:
+        if not clip or math.isinf(clip):
             return norms
         if by == "value":
             gradients.clamp_(-clip, clip)
@@ -113,8 +113,13 @@ class FlatAdam(abc.ABC):
         """Copies them back."""
 
 
+def step_counts(parameters: Iterable[Tensor], optimizer: torch.optim.Optimizer) -> set[int]:
+    """Returns how many steps parameters have taken: one number, if all were in all of them."""
+    return {int(optimizer.state.get(parameter, {}).get(_STEP, 0)) for parameter in parameters}
+
+
 class SharedAdam(FlatAdam):
-    """One set: a module's parameters and its `torch.optim.Adam`.
+    """One set: a module's parameters and its `torch.optim.Adam`, which have one step count.
 
     Args:
         parameters: Name -> the module's parameter.
@@ -130,14 +135,12 @@ class SharedAdam(FlatAdam):
     def load(self) -> None:
         """See `FlatAdam.load`."""
         views = [self.views(flat, stacked=False) for flat in self._matrices]
-        steps = set()
         for name, parameter in self._own.items():
             state = self._optimizer.state.get(parameter, {})
-            steps.add(int(state.get(_STEP, 0)))
             sources = parameter.detach(), state.get(_FIRST), state.get(_SECOND)
             for view, source in zip(views, sources, strict=True):
                 view[name].copy_(torch.zeros_like(parameter) if source is None else source)
-        (count,) = steps  # They all take part in every step.
+        (count,) = step_counts(self._own.values(), self._optimizer)
         self._steps = [count]
 
     def store(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,7 +90,7 @@ class PPOLoss:
         like: Tensor,
     ) -> None:
         self._clip = config.clip_param
-        self._value_clip = config.vf_clip_param
+        self._value_clip = math.inf if config.vf_clip_param is None else config.vf_clip_param
         self._value_coeff = config.vf_loss_coeff
         self._entropy_coeff = entropy_coeff
         self._kl_coeff = kl_coeff if config.use_kl_loss else 0.0

@@ -13,7 +13,7 @@ from ray.rllib.core.columns import Columns
 from torch import Tensor
 
 from rllib_weighted.learning.actor_steps import padding
-from rllib_weighted.learning.fast.flat import FlatAdam, RowsAdam, SharedAdam
+from rllib_weighted.learning.fast.flat import FlatAdam, RowsAdam, SharedAdam, step_counts
 from rllib_weighted.learning.fast.kernel import Kernel
 from rllib_weighted.learning.fast.loss import PPOLoss, RowColumns
 from rllib_weighted.learning.fast.networks import Networks
@@ -62,6 +62,11 @@ class FastSteps(Steps):
         self._epoch: tuple[np.ndarray, RowColumns] | None = None
         self._means: dict[tuple[int, ...], Any] = {}
         self._adam.load()
+
+    @classmethod
+    def fits(cls, learner: Any, module_id: str) -> bool:
+        """Whether the optimizer's state is one that such steps can go on from."""
+        return True
 
     def take(self, minibatch: Minibatch) -> WorkerLosses | None:
         """Moves the parameters once; see `Steps.take`."""
@@ -126,6 +131,13 @@ class FastMergedSteps(FastSteps):
 
     _last_norm: Tensor | None = None
 
+    @classmethod
+    def fits(cls, learner: Any, module_id: str) -> bool:
+        """Whether all parameters have taken the same steps; a restored state may be otherwise."""
+        module = learner.module[module_id].unwrapped()
+        optimizer = learner.get_optimizer(module_id=module_id)
+        return len(step_counts(module.parameters(), optimizer)) == 1
+
     @property
     def _is_stacked(self) -> bool:
         return False
@@ -136,6 +148,7 @@ class FastMergedSteps(FastSteps):
         return SharedAdam(dict(module.named_parameters()), optimizer)
 
     def _take(self, minibatch: Minibatch) -> WorkerLosses | None:
+        self._last_norm = None  # Where the general way takes a step, it logs the norm itself.
         means = None
         if self._own:
             means = self._means_of(minibatch.sizes)
