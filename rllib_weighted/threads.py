@@ -117,6 +117,7 @@ def _initial_environment() -> Mapping[str, str]:
 
 
 def _is_ray_worker() -> bool:
+    """Whether Ray has started this process for a task or an actor (`worker.mode`: Ray 2.60)."""
     import ray
 
     return ray.is_initialized() and ray.get_runtime_context().worker.mode == ray.WORKER_MODE
