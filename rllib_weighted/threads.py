@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 VARIABLE = "OMP_NUM_THREADS"
+MAX_THREADS = 8  # Unasked: PPO's minibatches are too small to keep more of them busy.
 
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")  # Of a container, under version 2 of control groups.
 _OLD_QUOTA = Path("/sys/fs/cgroup/cpu")  # Under version 1.
@@ -23,7 +24,7 @@ _ENVIRONMENT = Path("/proc/self/environ")
 
 
 def num_threads(num_cpus: float, *, cores: float, asked: str | None = None) -> int:
-    """Returns the threads for what reserves `num_cpus` of Ray: those, but not more than cores.
+    """Returns the threads for what reserves `num_cpus` of Ray: as many, as far as there are cores.
 
     Args:
         num_cpus: CPUs that Ray counts; the fraction of one is dropped.
@@ -31,12 +32,12 @@ def num_threads(num_cpus: float, *, cores: float, asked: str | None = None) -> i
         asked: What the user has set `OMP_NUM_THREADS` to: a number there is the answer.
 
     Returns:
-        At least 1.
+        1 … `MAX_THREADS`, or what the user has asked for.
     """
     first = (asked or "").split(",")[0].strip()
     if first.isdecimal() and int(first) > 0:
         return int(first)
-    return max(1, math.floor(min(num_cpus, cores)))
+    return max(1, math.floor(min(num_cpus, cores, MAX_THREADS)))
 
 
 def trial_cpus(config: Any) -> float:

@@ -23,6 +23,8 @@ from rllib_weighted.threads import computing_with, cores_at_hand, num_threads, t
         (0, 8, None, 1),
         (4, 1.5, None, 1),  # A container with one and a half cores.
         (4, 0.5, None, 1),
+        (33, 64, None, 8),  # More would wait for each other,
+        (33, 64, "20", 20),  # unless the user says so.
         (3, 8, "6", 6),  # The user knows better,
         (3, 2, "1", 1),  # in both directions.
         (3, 8, "6,2", 6),  # OpenMP's form for nested regions.
