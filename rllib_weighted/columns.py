@@ -67,7 +67,7 @@ class RolloutColumns:
     def returns(self) -> np.ndarray:
         """[C]: the chunks' undiscounted returns, summed in the order of time as RLlib does."""
         rewards, starts = self.steps[Columns.REWARDS], self.starts.tolist()
-        ends = starts[1:] + [len(rewards)]
+        ends = [*starts[1:], len(rewards)]
         sums = [np.add.accumulate(rewards[a:b])[-1] for a, b in zip(starts, ends, strict=True)]
         return np.array(sums, np.float64)
 
@@ -170,10 +170,7 @@ def concatenated(parts: Sequence[RolloutColumns]) -> RolloutColumns:
         return parts[0]
     return RolloutColumns(
         np.concatenate([part.obs for part in parts]),
-        {
-            name: np.concatenate([part.steps[name] for part in parts])
-            for name in parts[0].steps
-        },
+        {name: np.concatenate([part.steps[name] for part in parts]) for name in parts[0].steps},
         np.concatenate([part.chunks for part in parts]),
     )
 

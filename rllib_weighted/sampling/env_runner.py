@@ -22,13 +22,13 @@ from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
 from rllib_weighted.sampling.env_process import prepare_process
 from rllib_weighted.sampling.env_seeds import EnvSeeds
-from rllib_weighted.sampling.episodes import ENV_INDEX_KEY, Quotas, join_chunks
+from rllib_weighted.sampling.episodes import Quotas, join_chunks
 from rllib_weighted.sampling.fast_path import FastSampler, why_not_fast
 from rllib_weighted.sampling.filters import is_finite, repair_deltas
 from rllib_weighted.sampling.own_parameters import acting_with
 from rllib_weighted.sampling.rounds import RoundOrder, RoundRollouts
 from rllib_weighted.seeding import Stream, draw_root_seed, seeded_globals, stream_seed
-from rllib_weighted.workers import WORKER_KEY
+from rllib_weighted.workers import ENV_INDEX_KEY, WORKER_KEY
 
 logger = logging.getLogger(__name__)
 
