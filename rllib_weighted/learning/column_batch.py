@@ -13,6 +13,7 @@ from ray.rllib.utils.torch_utils import convert_to_torch_tensor
 from torch import Tensor
 
 from rllib_weighted.columns import RolloutColumns
+from rllib_weighted.learning.advantages import chunk_advantages
 from rllib_weighted.learning.round_batch import WORKER_COLUMN, RoundBatch
 
 _Values = Callable[[dict[str, Any]], Tensor]
@@ -47,15 +48,14 @@ def column_batch(
     with torch.no_grad():
         predicted = compute_values({Columns.OBS: obs, WORKER_COLUMN: owner})
     values = predicted.cpu().numpy()
-    with np.errstate(over="ignore", invalid="ignore"):  # Such a worker is dropped.
-        advantages = chunk_advantages(
-            tensors[Columns.REWARDS].cpu().numpy(),
-            values,
-            chunks["length"],
-            terminated=chunks["terminated"],
-            gamma=gamma,
-            lambda_=lambda_,
-        ).astype(np.float32)
+    advantages = chunk_advantages(
+        tensors[Columns.REWARDS].cpu().numpy(),
+        values,
+        chunks["length"],
+        terminated=chunks["terminated"],
+        gamma=gamma,
+        lambda_=lambda_,
+    )
     # In `obs` a chunk has one row more than in `steps`.
     chunk_of = np.repeat(np.arange(len(chunks)), chunks["length"])
     now = np.arange(len(chunk_of)) + chunk_of
@@ -71,45 +71,3 @@ def column_batch(
         for worker, start, end in zip(workers, starts, ends, strict=True)
     }
     return RoundBatch(tensors, rows, is_sequences=False)
-
-
-def chunk_advantages(
-    rewards: np.ndarray,
-    values: np.ndarray,
-    lengths: np.ndarray,
-    *,
-    terminated: np.ndarray,
-    gamma: float,
-    lambda_: float,
-) -> np.ndarray:
-    """Returns the GAE advantages of C chunks, all at once (Schulman et al. 2016, eq. 16).
-
-    A number that is not finite stays within its chunk.
-
-    Args:
-        rewards: [steps], chunk after chunk.
-        values: [steps + C]: value predictions, of each chunk one more than it has steps.
-        lengths: [C], steps of each chunk, >= 1.
-        terminated: [C]: whether the last step ended the episode: then nothing is bootstrapped.
-        gamma: Discount factor.
-        lambda_: GAE's decay.
-
-    Returns:
-        [steps], float64.
-    """
-    if not len(lengths):
-        return np.zeros(0)
-    chunk_of = np.repeat(np.arange(len(lengths)), lengths)
-    now = np.arange(len(chunk_of)) + chunk_of
-    values = values.astype(np.float64)
-    following = values[now + 1]
-    following[(np.cumsum(lengths) - 1)[terminated]] = 0.0
-    residuals = rewards + gamma * following - values[now]
-    # Time runs down the table, a column per chunk; past a chunk's end stand zeros.
-    is_step = np.arange(lengths.max()) < lengths[:, None]
-    table = np.zeros(is_step.shape[::-1])
-    table.T[is_step] = residuals
-    decay = gamma * lambda_
-    for time in range(len(table) - 2, -1, -1):
-        table[time] += decay * table[time + 1]
-    return np.asarray(table.T[is_step])

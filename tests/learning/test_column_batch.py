@@ -13,8 +13,7 @@ from ray.rllib.evaluation.postprocessing import Postprocessing
 
 from rllib_weighted import ScaleRewards
 from rllib_weighted.columns import CHUNK, RolloutColumns
-from rllib_weighted.learning.advantages import episode_advantages
-from rllib_weighted.learning.column_batch import chunk_advantages
+from rllib_weighted.learning.advantages import chunk_advantages
 from rllib_weighted.learning.connectors import reward_scale
 from rllib_weighted.learning.learner import WeightedPPOLearner
 from rllib_weighted.learning.worker_data import (
@@ -167,10 +166,11 @@ def test_advantages_of_many_chunks_are_those_of_each_alone() -> None:
     )
     start = 0
     for index, length in enumerate(lengths):
-        alone = episode_advantages(
+        alone = chunk_advantages(
             rewards[start : start + length],
             values[start + index : start + index + length + 1],
-            terminated=bool(terminated[index]),
+            lengths[index : index + 1],
+            terminated=terminated[index : index + 1],
             gamma=0.9,
             lambda_=0.8,
         )
