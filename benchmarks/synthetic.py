@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
+from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
-from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
 from rllib_weighted import WeightedPPOConfig
+from rllib_weighted.columns import CHUNK, RolloutColumns
 from rllib_weighted.learning.learner import WeightedPPOLearner
 from rllib_weighted.learning.orders import MergeOrder
-from rllib_weighted.learning.worker_data import WorkerTrainingData
+from rllib_weighted.learning.worker_data import ColumnTrainingData
 from rllib_weighted.merging import resolve_strategy
 
 OBSERVATIONS = gym.spaces.Box(-1.0, 1.0, (8,), np.float32)
@@ -62,43 +62,41 @@ def make_rollouts(
     *,
     observations: gym.Space = OBSERVATIONS,
     actions: gym.Space = ACTIONS,
-) -> WorkerTrainingData:
+) -> ColumnTrainingData:
     """Draws one episode chunk per worker; together they hold `batch` steps."""
     rng = np.random.default_rng(seed)
     length = batch // num_workers
-    workers = {
-        worker: [_episode(rng, length, observations, actions)] for worker in range(num_workers)
-    }
-    return WorkerTrainingData.from_workers(workers)
-
-
-def _episode(rng: np.random.Generator, length: int, observations: Any, actions: Any) -> Any:
+    steps = num_workers * length
     if isinstance(actions, gym.spaces.Discrete):
-        inputs = rng.normal(size=(length, actions.n)).astype(np.float32)
-        taken = rng.integers(0, actions.n, length)
-        logp = torch.log_softmax(torch.from_numpy(inputs), -1).numpy()[np.arange(length), taken]
+        inputs = rng.normal(size=(steps, actions.n)).astype(np.float32)
+        taken = rng.integers(0, actions.n, steps)
+        logp = torch.log_softmax(torch.from_numpy(inputs), -1).numpy()[np.arange(steps), taken]
     else:
-        inputs = np.zeros((length, 2 * actions.shape[0]), np.float32)
-        taken = rng.normal(size=(length, *actions.shape)).astype(np.float32)
+        inputs = np.zeros((steps, 2 * actions.shape[0]), np.float32)
+        taken = rng.normal(size=(steps, *actions.shape)).astype(np.float32)
         density = torch.distributions.Normal(0.0, 1.0).log_prob(torch.from_numpy(taken))
         logp = density.sum(-1).numpy()
-    episode = SingleAgentEpisode(
-        observations=rng.uniform(-1, 1, (length + 1, *observations.shape)).astype(np.float32),
-        observation_space=observations,
-        infos=[{}] * (length + 1),
-        actions=taken,
-        action_space=actions,
-        rewards=rng.normal(size=length),
-        extra_model_outputs={"action_dist_inputs": inputs, "action_logp": logp},
-        len_lookback_buffer=0,
+    chunks = np.zeros(num_workers, CHUNK)
+    chunks["worker"], chunks["length"] = np.arange(num_workers), length
+    shape = (steps + num_workers, *observations.shape)
+    return ColumnTrainingData(
+        columns=RolloutColumns(
+            rng.uniform(-1, 1, shape).astype(np.float32),
+            {
+                Columns.ACTIONS: taken,
+                Columns.REWARDS: rng.normal(size=steps),
+                Columns.ACTION_LOGP: logp,
+                Columns.ACTION_DIST_INPUTS: inputs,
+            },
+            chunks,
+        )
     )
-    return episode.to_numpy()
 
 
 def update_seconds(
     learner: WeightedPPOLearner,
     strategy: str,
-    data: WorkerTrainingData,
+    data: ColumnTrainingData,
     *,
     num_workers: int,
     round: int,
