@@ -87,7 +87,7 @@ class RoundMerger:
         elif self._round_losses is not None:
             known = self._round_losses
         else:
-            return losses.part(self._loss_part).detach().double()
+            return losses.part(self._loss_part).detach()
         values = [known.get(worker, math.nan) for worker in workers]
         return torch.tensor(values, dtype=torch.float64, device=losses.total.device)
 

@@ -7,7 +7,9 @@ The definitions are those of `merge`, which takes over where the numbers are not
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,8 +19,10 @@ from rllib_weighted.merging.weightings import (
     LossWeighted,
     RewardWeighted,
     Weighting,
-    checked_min_weight,
 )
+
+
+_TINY = 1e-300  # Below, halving a signal as `merge` does loses digits.
 
 
 def is_quick(strategy: Weighting) -> bool:
@@ -33,28 +37,27 @@ def is_quick(strategy: Weighting) -> bool:
     )
 
 
-def quick_merge(strategy: Weighting, signals: Tensor, *, min_weight: float | None) -> Merge | None:
+def quick_merge(strategy: Any, signals: Tensor, *, min_weight: float | None) -> Merge | None:
     """Shares and weights of N workers that all take part, as `merge` gives them.
 
     Args:
         strategy: One for which `is_quick`.
-        signals: [N] float64 on the CPU.
-        min_weight: m >= 0; None is 1/N.
+        signals: [N] on the CPU.
+        min_weight: m >= 0, not checked again; None is 1/N.
 
     Returns:
-        `Merge`; None if a signal is missing: then `merge` is to be asked.
+        `Merge`; None if the numbers are not plain (one is missing, they overflow, all are equal to
+        the lowest): then `merge` is to be asked.
     """
-    shifted = signals.numpy() * 0.5
-    lowest, highest = float(shifted.min()), float(shifted.max())
-    if not (math.isfinite(lowest) and math.isfinite(highest)):
+    values = signals.numpy()
+    lowest = float(np.minimum.reduce(values))
+    shift = lowest if strategy.offset == "min" or lowest < 0.0 else 0.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        shares = np.subtract(values, shift, dtype=np.float64)
+        total = float(np.add.reduce(shares))
+    if not _TINY < total < math.inf:
         return None
-    if strategy.offset == "min" or lowest < 0.0:  # type: ignore[attr-defined]
-        shifted -= lowest
-        highest -= lowest
-    if highest == 0.0:
-        shifted[:] = 1.0
-    else:
-        shifted /= highest
-    shifted /= shifted.sum()
-    weights = shifted + checked_min_weight(min_weight, len(shifted))
-    return Merge(torch.from_numpy(shifted), torch.from_numpy(weights))
+    shares /= total
+    if min_weight is None:
+        min_weight = 1.0 / len(shares)
+    return Merge(torch.from_numpy(shares), torch.from_numpy(shares + min_weight))

@@ -56,6 +56,10 @@ KINDS = [
 ]
 
 
+# All equal to the lowest, or a sum that overflows.
+LEFT_TO_MERGE = ("equal", "equal, negative", "zero", "large", "largest", "subnormal")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("offset", ["auto", "min"])
 @pytest.mark.parametrize("min_weight", [None, 0.0, 0.3])
@@ -69,6 +73,9 @@ def test_it_is_the_merge(cls, kind, offset, min_weight):
         found = quick_merge(strategy, signals, min_weight=min_weight)
         expected = merge(strategy, signals, min_weight=min_weight)
         assert torch.equal(signals, before)
+        if found is None:
+            assert count == 1 or kind in LEFT_TO_MERGE
+            continue
         for name in ("shares", "weights"):
             ours, theirs = getattr(found, name), getattr(expected, name)
             assert ours.dtype == theirs.dtype == torch.float64
@@ -83,8 +90,6 @@ def test_it_is_the_merge(cls, kind, offset, min_weight):
         ([1.0, 3.0], "auto", [1 / 4, 3 / 4]),
         ([1.0, 3.0], "min", [0.0, 1.0]),
         ([-1.0, 1.0, 3.0], "auto", [0.0, 1 / 3, 2 / 3]),
-        ([0.0, 0.0], "auto", [1 / 2, 1 / 2]),
-        ([5.0, 5.0], "min", [1 / 2, 1 / 2]),
     ],
 )
 def test_by_hand(signals, offset, shares):
@@ -107,9 +112,12 @@ def test_a_signal_that_is_not_finite_is_left_to_the_merge(bad, offset, place, re
     assert quick_merge(LossWeighted(offset=offset), signals, min_weight=None) is None
 
 
-def test_a_minimum_weight_below_0_is_refused():
-    with pytest.raises(ValueError, match="min_weight"):
-        quick_merge(LossWeighted(), torch.ones(2, dtype=torch.float64), min_weight=-0.5)
+def test_losses_are_float32_most_often():
+    signals = torch.tensor([0.1, -0.3, 2.0])
+    found = quick_merge(LossWeighted(), signals, min_weight=0.3)
+    expected = merge(LossWeighted(), signals.double(), min_weight=0.3)
+    assert_close(found.shares, expected.shares)
+    assert_close(found.weights, expected.weights)
 
 
 class Mine(LossWeighted):
