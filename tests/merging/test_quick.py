@@ -57,7 +57,7 @@ KINDS = [
 
 
 # All equal to the lowest, or a sum that overflows.
-LEFT_TO_MERGE = ("equal", "equal, negative", "zero", "large", "largest", "subnormal")
+LEFT_TO_MERGE = ("equal", "equal, negative", "zero", "large", "largest", "tiny", "subnormal")
 
 
 @pytest.mark.parametrize("kind", KINDS)
