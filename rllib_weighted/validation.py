@@ -20,6 +20,7 @@ _CHOICES = {
     "advantage_normalization": ("worker", "batch", "none"),
     "env_seeding": ("stream", "fixed"),
     "actor_export": ("best", "mean"),
+    "fast_sampling": (True, False),
     "batch_mode": ("truncate_episodes", "complete_episodes"),
 }
 
@@ -95,7 +96,7 @@ def _choices(config: Any) -> Iterator[str]:
     for name, allowed in _CHOICES.items():
         value = getattr(config, name)
         if value not in allowed:
-            listed = ", ".join(f'"{choice}"' for choice in allowed)
+            listed = ", ".join(f'"{c}"' if isinstance(c, str) else str(c) for c in allowed)
             near = nearest(value, allowed) or f": use {_default(config, name)!r}"
             yield f"`{name}` should be one of {listed}, found {value!r}{near}"
 

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from rllib_weighted.learning.actor_parameters import ActorParameters
 from rllib_weighted.learning.advantages import EpisodeAdvantages
+from rllib_weighted.learning.column_batch import column_batch, why_not_columns
 from rllib_weighted.learning.exchange import Exchange
 from rllib_weighted.learning.fast.choice import SlowStepsError, fast_networks
 from rllib_weighted.learning.fast.networks import Networks
@@ -45,7 +46,7 @@ from rllib_weighted.learning.round_batch import (
     tag_rows,
 )
 from rllib_weighted.learning.round_update import RoundUpdate
-from rllib_weighted.learning.worker_data import WorkerTrainingData
+from rllib_weighted.learning.worker_data import ColumnTrainingData, WorkerTrainingData
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +118,7 @@ class WeightedPPOLearner(PPOTorchLearner):
     def update(
         self,
         *,
-        training_data: WorkerTrainingData,
+        training_data: WorkerTrainingData | ColumnTrainingData,
         merge: MergeOrder | None = None,
         timesteps: dict[str, Any] | None = None,
         num_epochs: int = 1,
@@ -128,7 +129,7 @@ class WeightedPPOLearner(PPOTorchLearner):
         """Runs the epochs of one round over the workers' episodes.
 
         Args:
-            training_data: The episodes, grouped by worker.
+            training_data: The episodes, or their columns, grouped by worker.
             merge: How to merge. None: by the config, from the returns that the episodes show.
             timesteps: Lifetime counters for the schedules.
             num_epochs: Passes over the data.
@@ -144,7 +145,7 @@ class WeightedPPOLearner(PPOTorchLearner):
         self.before_gradient_based_update(timesteps=timesteps)
         self._weights_seq_no += 1
         env_steps = timesteps.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, self.env_steps)
-        order = merge or self._order_from(training_data.workers, env_steps)
+        order = merge or self._order_from(training_data.finished_returns(), env_steps)
         update = RoundUpdate(self, order, *self._round_batch(training_data))
         self._report = update.run(
             num_epochs=num_epochs,
@@ -176,11 +177,7 @@ class WeightedPPOLearner(PPOTorchLearner):
         report, self._report = self._report, None
         return report
 
-    def _order_from(self, workers: dict[int, list[Any]], env_steps: int) -> MergeOrder:
-        returns = {
-            worker: [e.get_return() for e in episodes if e.is_done]
-            for worker, episodes in workers.items()
-        }
+    def _order_from(self, returns: dict[int, list[float]], env_steps: int) -> MergeOrder:
         return MergeOrder(
             round=self._weights_seq_no,
             root_seed=self.config.seed or 0,
@@ -190,10 +187,19 @@ class WeightedPPOLearner(PPOTorchLearner):
             reward_signals={w: float(np.mean(r)) for w, r in returns.items() if r},
         )
 
-    def _round_batch(self, training_data: WorkerTrainingData) -> tuple[str, RoundBatch]:
-        if not training_data.episodes:
+    def why_not_columns(self) -> str | None:
+        """Returns what needs episodes to learn from; None if columns will do."""
+        return why_not_columns(self)
+
+    def _round_batch(
+        self, training_data: WorkerTrainingData | ColumnTrainingData
+    ) -> tuple[str, RoundBatch]:
+        if training_data.is_empty:
             (module_id,) = self.module.keys()
             return module_id, RoundBatch({}, {}, self.module[module_id].is_stateful())
+        if isinstance(training_data, ColumnTrainingData):
+            assert training_data.columns is not None
+            return column_batch(self, training_data.columns)
         tag_rows(training_data.workers)
         columns = self._learner_connector(
             rl_module=self.module,

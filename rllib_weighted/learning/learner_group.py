@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import ray
@@ -10,8 +11,13 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.utils.annotations import override
 
+from rllib_weighted.columns import RolloutColumns
 from rllib_weighted.learning.orders import MergeReport
-from rllib_weighted.learning.worker_data import WorkerTrainingData, group_by_worker
+from rllib_weighted.learning.worker_data import (
+    ColumnTrainingData,
+    WorkerTrainingData,
+    group_by_worker,
+)
 
 GRACE_S = 10.0  # How long the others may take to notice that one of them has failed.
 
@@ -25,13 +31,19 @@ class WeightedLearnerGroup(LearnerGroup):
 
     @override(LearnerGroup)
     def update(
-        self, *, episodes: Any = None, training_data: Any = None, **kwargs: Any
+        self,
+        *,
+        episodes: Any = None,
+        columns: Sequence[RolloutColumns] = (),
+        training_data: Any = None,
+        **kwargs: Any,
     ) -> list[dict[str, Any]]:
         """Updates from episodes that carry their worker; see `LearnerGroup.update`.
 
         Args:
             episodes: Episodes of all workers, in any order.
-            training_data: The same as `WorkerTrainingData`, instead of them.
+            columns: The same as columns, one or more, instead of them; see `why_not_columns`.
+            training_data: The same as `WorkerTrainingData` or `ColumnTrainingData`.
             kwargs: As in RLlib, and `merge`: the round's `MergeOrder`. Without it, the config's
                 strategy is used with the returns that these episodes show.
 
@@ -50,7 +62,11 @@ class WeightedLearnerGroup(LearnerGroup):
                     "without any: sample before you update."
                 )
             training_data = WorkerTrainingData.from_workers(workers)
-        if self.is_local or not isinstance(training_data, WorkerTrainingData):
+        elif columns:
+            num_workers = self.config.worker_layout.num_workers
+            training_data = ColumnTrainingData.from_rollouts(columns, num_workers=num_workers)
+        grouped = isinstance(training_data, (WorkerTrainingData, ColumnTrainingData))
+        if self.is_local or not grouped:
             results: list[dict[str, Any]] = super().update(training_data=training_data, **kwargs)
             return results
         shards = training_data.shard(num_shards=len(self))
@@ -106,6 +122,15 @@ class WeightedLearnerGroup(LearnerGroup):
     def module_spec(self) -> Any:
         """The modules that the learners were built with."""
         return self._module_spec
+
+    def why_not_columns(self) -> str | None:
+        """Returns what in the learners needs episodes; None if columns will do."""
+        if self.is_local:
+            reason: str | None = self._learner.why_not_columns()
+            return reason
+        call = self._workers[0].why_not_columns.remote()
+        reason = self._results([call], "starting")[0]
+        return reason
 
     def request_state(self) -> ray.ObjectRef:
         """Asks a remote learner for its whole state, without waiting for it."""

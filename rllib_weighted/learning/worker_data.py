@@ -10,6 +10,7 @@ from typing import Any
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
+from rllib_weighted.columns import RolloutColumns, concatenated
 from rllib_weighted.workers import WORKER_KEY
 
 
@@ -32,6 +33,18 @@ class WorkerTrainingData(TrainingData):
         ordered = {worker: workers[worker] for worker in sorted(workers)}
         return cls(episodes=[e for group in ordered.values() for e in group], workers=ordered)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no step."""
+        return not self.episodes
+
+    def finished_returns(self) -> dict[int, list[float]]:
+        """Returns worker -> what the data show of the returns of its episodes that ended."""
+        return {
+            worker: [e.get_return() for e in episodes if e.is_done]
+            for worker, episodes in self.workers.items()
+        }
+
     def shard(
         self, num_shards: int, len_lookback_buffer: int | None = None, **kwargs: Any
     ) -> list[tuple[TrainingData, dict[str, Any]]]:
@@ -42,6 +55,67 @@ class WorkerTrainingData(TrainingData):
         """
         return [
             (self.from_workers({w: e for w, e in self.workers.items() if w % num_shards == i}), {})
+            for i in range(num_shards)
+        ]
+
+
+@dataclass
+class ColumnTrainingData(TrainingData):
+    """The same as columns.
+
+    Args:
+        columns: The workers' steps, worker after worker.
+    """
+
+    columns: RolloutColumns | None = None
+
+    @classmethod
+    def from_rollouts(
+        cls, rollouts: Sequence[RolloutColumns], *, num_workers: int
+    ) -> ColumnTrainingData:
+        """Builds the training data of what some env runners sampled; there should be one or more.
+
+        Raises:
+            ValueError: If a chunk is of a worker that there is not.
+        """
+        columns = concatenated(rollouts).by_worker()
+        if strangers := sorted(columns.workers - set(range(num_workers))):
+            raise ValueError(
+                f"Columns should be of the workers 0 … {num_workers - 1}, found {strangers}: "
+                "sample with env runners of the same config."
+            )
+        return cls(columns=columns)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no step."""
+        return self.columns is None or not len(self.columns.chunks)
+
+    def finished_returns(self) -> dict[int, list[float]]:
+        """See `WorkerTrainingData.finished_returns`."""
+        found: dict[int, list[float]] = {}
+        if self.columns is not None:
+            workers, done = self.columns.chunks["worker"].tolist(), self.columns.is_done.tolist()
+            for worker, is_done, value in zip(
+                workers, done, self.columns.returns().tolist(), strict=True
+            ):
+                if is_done:
+                    found.setdefault(worker, []).append(value)
+        return found
+
+    def validate(self) -> None:
+        """Nothing to check: there is one kind of data."""
+
+    def solve_refs(self) -> None:
+        """There are no references."""
+
+    def shard(
+        self, num_shards: int, len_lookback_buffer: int | None = None, **kwargs: Any
+    ) -> list[tuple[TrainingData, dict[str, Any]]]:
+        """Gives worker i to learner i modulo `num_shards`; see `WorkerTrainingData.shard`."""
+        assert self.columns is not None
+        return [
+            (ColumnTrainingData(columns=self.columns.of_workers(num_shards, i)), {})
             for i in range(num_shards)
         ]
 

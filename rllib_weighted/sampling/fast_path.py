@@ -8,6 +8,7 @@ bit for bit.
 
 from __future__ import annotations
 
+import inspect
 import uuid
 from dataclasses import dataclass, field
 from typing import Any
@@ -78,7 +79,9 @@ def why_episodes(env_runner: Any, base: type) -> str | None:
         base: The class whose own methods take columns.
     """
     for hook in _EPISODE_HOOKS:
-        if getattr(type(env_runner), hook) is not getattr(base, hook):
+        # Unwrapped: in an actor, Ray's subclass wraps all methods for tracing.
+        own, ours = (inspect.unwrap(getattr(cls, hook)) for cls in (type(env_runner), base))
+        if own is not ours:
             return f"{type(env_runner).__name__} overrides `{hook}`"
     return _callback(env_runner.config, ("on_sample_end",))
 
