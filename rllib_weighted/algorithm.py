@@ -31,7 +31,7 @@ from rllib_weighted.records import metrics as names
 from rllib_weighted.records.history import HISTORY_DIR, MergeHistory
 from rllib_weighted.records.summary import summarize, worker_metrics
 from rllib_weighted.rescue import Rescue
-from rllib_weighted.round_records import log_drops, worker_drops, worker_records
+from rllib_weighted.round_records import log_drops, sampling_path, worker_drops, worker_records
 from rllib_weighted.runner_state import collect_runner_state, connector_states, pipelines
 from rllib_weighted.sampling.collect import (
     Rollouts,
@@ -71,6 +71,8 @@ class WeightedPPO(TrialPPO):
         self._runner_state: dict[str, Any] | None = None
         self._actor_parameters: dict[str, np.ndarray] | None = None
         self._history: MergeHistory | None = None
+        self._asked_group: Any = None
+        self._why_episodes: str | None = None
         super().setup(config)
         seed = self.config.seed
         self._root_seed: int = draw_root_seed() if seed is None else seed
@@ -101,9 +103,9 @@ class WeightedPPO(TrialPPO):
         with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
             rollouts = self._sample()
         report = None
-        if rollouts.episodes:
+        if data := rollouts.data():
             with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
-                report = self._update(rollouts)
+                report = self._update(rollouts, data)
         with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER)):
             self._sync(rollouts)
         self._record(rollouts, report)
@@ -121,6 +123,7 @@ class WeightedPPO(TrialPPO):
             num_resets=self._num_resets,
             lineage=self._lineage,
             actor_parameters=self._actor_parameters,
+            takes_columns=self._takes_columns(),
         )
         if rollouts.metrics:
             self.metrics.aggregate(rollouts.metrics, key=ENV_RUNNER_RESULTS)
@@ -130,6 +133,17 @@ class WeightedPPO(TrialPPO):
             self._recent_returns += returns
         del self._recent_returns[: -self.config.metrics_num_episodes_for_smoothing]
         return rollouts
+
+    def _takes_columns(self) -> bool:
+        """Whether the learners can do without episodes; asked once of each new group."""
+        if self._asked_group is not self.learner_group:
+            self._asked_group = self.learner_group
+            self._why_episodes = self.learner_group.why_not_columns()
+            if self._why_episodes is None:
+                logger.info("The learner takes columns.")
+            else:
+                logger.info("The learner takes episodes: %s.", self._why_episodes)
+        return self._why_episodes is None
 
     @override(Algorithm)
     def restore_env_runners(self, env_runner_group: Any) -> list[int]:
@@ -143,11 +157,11 @@ class WeightedPPO(TrialPPO):
         self._counters["total_num_restored_workers"] += len(restored)
         return restored
 
-    def _update(self, rollouts: Rollouts) -> MergeReport | None:
+    def _update(self, rollouts: Rollouts, data: dict[str, Any]) -> MergeReport | None:
         """Merges the workers' gradients, minibatch by minibatch."""
         trained = (LEARNER_RESULTS, ALL_MODULES, NUM_MODULE_STEPS_TRAINED_LIFETIME)
         results = self.learner_group.update(
-            episodes=rollouts.episodes,
+            **data,
             timesteps={
                 NUM_ENV_STEPS_SAMPLED_LIFETIME: self._env_steps,
                 NUM_MODULE_STEPS_TRAINED_LIFETIME: self.metrics.peek(trained, default=0),
@@ -219,7 +233,12 @@ class WeightedPPO(TrialPPO):
         self._drops_before = drops
         records = worker_records(rollouts, report, drops, layout=layout, root_seed=self._root_seed)
         skipped = report.num_skipped_steps if report else 0
-        summary = summarize(records, num_skipped_steps=skipped, recent_returns=self._recent_returns)
+        summary = summarize(
+            records,
+            num_skipped_steps=skipped,
+            recent_returns=self._recent_returns,
+            **sampling_path(rollouts),
+        )
         for name, value in summary.items():
             self.metrics.log_value((names.MERGE, name), value, window=1)
         for worker, values in worker_metrics(records).items():

@@ -55,6 +55,11 @@ class RolloutColumns:
         return set(self.chunks["worker"].tolist())
 
     @property
+    def ids(self) -> list[str]:
+        """[C]: the ids of the chunks' episodes."""
+        return [id_.decode() for id_ in self.chunks["id"].tolist()]
+
+    @property
     def is_done(self) -> np.ndarray:
         """[C]: whether the chunk ends its episode."""
         return np.asarray(self.chunks["terminated"] | self.chunks["truncated"])
@@ -77,9 +82,9 @@ class RolloutColumns:
         if np.array_equal(chunks, np.arange(len(self.chunks))):
             return self
         starts, lengths = self.starts[chunks], self.chunks["length"][chunks]
-        rows = _ranges(starts, lengths)
+        rows = ranges(starts, lengths)
         return RolloutColumns(
-            self.obs[_ranges(starts + chunks, lengths + 1)],
+            self.obs[ranges(starts + chunks, lengths + 1)],
             {name: column[rows] for name, column in self.steps.items()},
             self.chunks[chunks],
         )
@@ -92,7 +97,7 @@ class RolloutColumns:
         """Returns the same, worker after worker; each one's chunks stay in their order."""
         return self.take(np.argsort(self.chunks["worker"], kind="stable"))
 
-    def joined(self, kept: Collection[bytes]) -> RolloutColumns:
+    def joined(self, kept: Collection[str]) -> RolloutColumns:
         """Joins the chunks of each episode, in the order in which they lie here.
 
         Args:
@@ -101,20 +106,20 @@ class RolloutColumns:
         Returns:
             One chunk per episode, in the order of their last chunks here.
         """
-        ids = self.chunks["id"].tolist()
+        ids = self.ids
         last = {id_: index for index, id_ in enumerate(ids)}
         found = sorted((last[id_], index) for index, id_ in enumerate(ids) if id_ in kept)
         pieces = np.array([index for _, index in found], np.int64)
         is_last = np.array([index == end for end, index in found], np.bool_)
         is_first = np.concatenate([[True], is_last])[:-1]
         starts, lengths = self.starts[pieces], self.chunks["length"][pieces]
-        rows = _ranges(starts, lengths)
+        rows = ranges(starts, lengths)
         chunks = self.chunks[pieces[is_last]]
         chunks["t_started"] = self.chunks["t_started"][pieces[is_first]]
         chunks["length"] = np.diff(np.concatenate([[0], np.cumsum(lengths)[is_last]]))
         return RolloutColumns(
             # A piece's last observation is the next one's first.
-            self.obs[_ranges(starts + pieces, lengths + is_last)],
+            self.obs[ranges(starts + pieces, lengths + is_last)],
             {name: column[rows] for name, column in self.steps.items()},
             chunks,
         )
@@ -175,7 +180,7 @@ def concatenated(parts: Sequence[RolloutColumns]) -> RolloutColumns:
     )
 
 
-def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Returns start, start + 1, … for each start, as many as its length, as one array."""
     offsets = np.cumsum(lengths) - lengths
     return np.asarray(np.repeat(starts - offsets, lengths) + np.arange(lengths.sum()))

@@ -52,6 +52,7 @@ class WeightedPPOConfig(PPOConfig):
         self.actor_export: ActorExport = "best"
         self.env_seeding = "stream"
         self.fast_learner = True
+        self.fast_sampling = True
         # A round's order carries all state to the env runners; RLlib's own broadcast may lag.
         self._dont_auto_sync_env_runner_states = True
 
@@ -106,19 +107,24 @@ class WeightedPPOConfig(PPOConfig):
         return self
 
     @override(PPOConfig)
-    def env_runners(self, *, env_seeding: Any = NotProvided, **kwargs: Any) -> Self:
+    def env_runners(
+        self, *, env_seeding: Any = NotProvided, fast_sampling: Any = NotProvided, **kwargs: Any
+    ) -> Self:
         """Sets the env runners' configuration.
 
         Args:
             env_seeding: "stream" (default): every episode of a worker is new, and the same again
                 in a second run. "fixed": every reset of a sub-environment uses its own seed
                 again, so that workers differ for the whole run.
+            fast_sampling: Whether rollouts are sampled on arrays, and handed on as such, where
+                nothing in the config can see the difference (default True). False: always in
+                RLlib's own loop, as episodes.
             kwargs: Everything that `AlgorithmConfig.env_runners` takes.
 
         Returns:
             This updated config.
         """
-        given = {"env_seeding": env_seeding}
+        given = {"env_seeding": env_seeding, "fast_sampling": fast_sampling}
         if not isinstance(kwargs.get("num_envs_per_env_runner", 0), int):
             # RLlib compares it with 0 at once, which a Tune space does not stand; `validate` will.
             given["num_envs_per_env_runner"] = kwargs.pop("num_envs_per_env_runner")

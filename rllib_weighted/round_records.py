@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 
 import numpy as np
 
 from rllib_weighted.learning.orders import MergeReport
+from rllib_weighted.records import metrics as names
 from rllib_weighted.records.summary import WorkerRecord
 from rllib_weighted.sampling.collect import Rollouts
 from rllib_weighted.seeding import environment_seed
@@ -83,6 +85,13 @@ def log_drops(round: int, drops: dict[int, str], before: dict[int, str]) -> None
         logger.warning("Round %d: dropped worker(s) %s: %s", round, workers, reason)
     if back := sorted(before.keys() - drops.keys()):
         logger.warning("Round %d: worker(s) %s take part again", round, back)
+
+
+def sampling_path(rollouts: Rollouts) -> dict[str, float]:
+    """Returns the metrics that say which way the round's steps came; NaN if none came."""
+    count = rollouts.num_results
+    shares = {names.FAST_SAMPLING: rollouts.num_fast, names.COLUMNS: len(rollouts.columns)}
+    return {name: number / count if count else math.nan for name, number in shares.items()}
 
 
 def _first_seed(worker: int, layout: WorkerLayout, root_seed: int) -> int:

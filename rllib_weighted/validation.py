@@ -23,7 +23,7 @@ _CHOICES = {
     "batch_mode": ("truncate_episodes", "complete_episodes"),
 }
 
-_SWITCHES = ("fast_learner",)
+_SWITCHES = ("fast_learner", "fast_sampling")
 
 # Setting -> (what it should be, whether a schedule will do, the test). RLlib lets these pass.
 _Rule = tuple[str, bool, Callable[[float], bool]]

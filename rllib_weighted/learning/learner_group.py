@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import ray
@@ -33,7 +34,7 @@ class WeightedLearnerGroup(LearnerGroup):
         self,
         *,
         episodes: Any = None,
-        columns: RolloutColumns | None = None,
+        columns: Sequence[RolloutColumns] = (),
         training_data: Any = None,
         **kwargs: Any,
     ) -> list[dict[str, Any]]:
@@ -41,8 +42,8 @@ class WeightedLearnerGroup(LearnerGroup):
 
         Args:
             episodes: Episodes of all workers, in any order.
-            columns: The same as columns, instead of or besides them.
-            training_data: The same as `WorkerTrainingData` or `ColumnTrainingData`, instead.
+            columns: The same as columns, one or more, instead of them; see `why_not_columns`.
+            training_data: The same as `WorkerTrainingData` or `ColumnTrainingData`.
             kwargs: As in RLlib, and `merge`: the round's `MergeOrder`. Without it, the config's
                 strategy is used with the returns that these episodes show.
 
@@ -53,11 +54,6 @@ class WeightedLearnerGroup(LearnerGroup):
             ValueError: If an episode's worker is unknown, or the episodes hold no step.
             LearnerFailedError: If a remote learner raised or died. The others have been ended.
         """
-        if columns is not None:
-            if not episodes:
-                training_data, episodes = ColumnTrainingData(columns=columns), None
-            else:  # Some env runners had to make episodes: so do the others.
-                episodes = [*episodes, *columns.to_episodes()]
         if episodes is not None:
             workers = group_by_worker(episodes, num_workers=self.config.worker_layout.num_workers)
             if not workers:
@@ -66,7 +62,11 @@ class WeightedLearnerGroup(LearnerGroup):
                     "without any: sample before you update."
                 )
             training_data = WorkerTrainingData.from_workers(workers)
-        if self.is_local or not isinstance(training_data, (WorkerTrainingData, ColumnTrainingData)):
+        elif columns:
+            num_workers = self.config.worker_layout.num_workers
+            training_data = ColumnTrainingData.from_rollouts(columns, num_workers=num_workers)
+        grouped = isinstance(training_data, (WorkerTrainingData, ColumnTrainingData))
+        if self.is_local or not grouped:
             results: list[dict[str, Any]] = super().update(training_data=training_data, **kwargs)
             return results
         shards = training_data.shard(num_shards=len(self))
@@ -122,6 +122,15 @@ class WeightedLearnerGroup(LearnerGroup):
     def module_spec(self) -> Any:
         """The modules that the learners were built with."""
         return self._module_spec
+
+    def why_not_columns(self) -> str | None:
+        """Returns what in the learners needs episodes; None if columns will do."""
+        if self.is_local:
+            reason: str | None = self._learner.why_not_columns()
+            return reason
+        call = self._workers[0].why_not_columns.remote()
+        reason = self._results([call], "starting")[0]
+        return reason
 
     def request_state(self) -> ray.ObjectRef:
         """Asks a remote learner for its whole state, without waiting for it."""

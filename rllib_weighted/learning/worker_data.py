@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any
 
-import numpy as np
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
-from rllib_weighted.columns import RolloutColumns
+from rllib_weighted.columns import RolloutColumns, concatenated
 from rllib_weighted.workers import WORKER_KEY
 
 
@@ -34,10 +33,15 @@ class WorkerTrainingData(TrainingData):
         ordered = {worker: workers[worker] for worker in sorted(workers)}
         return cls(episodes=[e for group in ordered.values() for e in group], workers=ordered)
 
-    def returns(self) -> dict[int, list[float]]:
-        """Returns worker -> the returns of its episodes that ended, as far as they are in here."""
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no step."""
+        return not self.episodes
+
+    def finished_returns(self) -> dict[int, list[float]]:
+        """Returns worker -> what the data show of the returns of its episodes that ended."""
         return {
-            worker: [float(e.get_return()) for e in episodes if e.is_done]
+            worker: [e.get_return() for e in episodes if e.is_done]
             for worker, episodes in self.workers.items()
         }
 
@@ -57,34 +61,62 @@ class WorkerTrainingData(TrainingData):
 
 @dataclass
 class ColumnTrainingData(TrainingData):
-    """Rollouts of whole workers as columns.
+    """The same as columns.
 
     Args:
-        columns: The rollouts.
+        columns: The workers' steps, worker after worker.
     """
 
     columns: RolloutColumns | None = None
 
-    def returns(self) -> dict[int, list[float]]:
-        """Returns worker -> the returns of its episodes that ended, as far as they are in here."""
-        assert self.columns is not None
-        done = self.columns.take(np.flatnonzero(self.columns.is_done))
-        found: dict[int, list[float]] = {worker: [] for worker in self.columns.workers}
-        for worker, value in zip(done.chunks["worker"].tolist(), done.returns(), strict=True):
-            found[worker].append(float(value))
+    @classmethod
+    def from_rollouts(
+        cls, rollouts: Sequence[RolloutColumns], *, num_workers: int
+    ) -> ColumnTrainingData:
+        """Builds the training data of what some env runners sampled; there should be one or more.
+
+        Raises:
+            ValueError: If a chunk is of a worker that there is not.
+        """
+        columns = concatenated(rollouts).by_worker()
+        if strangers := sorted(columns.workers - set(range(num_workers))):
+            raise ValueError(
+                f"Columns should be of the workers 0 … {num_workers - 1}, found {strangers}: "
+                "sample with env runners of the same config."
+            )
+        return cls(columns=columns)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no step."""
+        return self.columns is None or not len(self.columns.chunks)
+
+    def finished_returns(self) -> dict[int, list[float]]:
+        """See `WorkerTrainingData.finished_returns`."""
+        found: dict[int, list[float]] = {}
+        if self.columns is not None:
+            workers, done = self.columns.chunks["worker"].tolist(), self.columns.is_done.tolist()
+            for worker, is_done, value in zip(
+                workers, done, self.columns.returns().tolist(), strict=True
+            ):
+                if is_done:
+                    found.setdefault(worker, []).append(value)
         return found
 
     def validate(self) -> None:
-        """Does nothing: RLlib's check knows its own kinds of data only."""
+        """Nothing to check: there is one kind of data."""
+
+    def solve_refs(self) -> None:
+        """There are no references."""
 
     def shard(
         self, num_shards: int, len_lookback_buffer: int | None = None, **kwargs: Any
     ) -> list[tuple[TrainingData, dict[str, Any]]]:
-        """Deals out workers as `WorkerTrainingData.shard` does."""
+        """Gives worker i to learner i modulo `num_shards`; see `WorkerTrainingData.shard`."""
         assert self.columns is not None
         return [
-            (ColumnTrainingData(columns=self.columns.of_workers(num_shards, index)), {})
-            for index in range(num_shards)
+            (ColumnTrainingData(columns=self.columns.of_workers(num_shards, i)), {})
+            for i in range(num_shards)
         ]
 
 

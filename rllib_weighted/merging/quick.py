@@ -21,7 +21,6 @@ from rllib_weighted.merging.weightings import (
     Weighting,
 )
 
-
 _TINY = 1e-300  # Below, halving a signal as `merge` does loses digits.
 
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 __all__ = [
+    "COLUMNS",
     "DRIFT",
     "DRIFT_MEAN",
     "EFFECTIVE_WORKERS",
     "EPISODE_RETURN",
     "EPISODE_RETURN_MEAN",
+    "FAST_SAMPLING",
     "LOSS",
     "MAX_WORKERS_IN_METRICS",
     "MERGE",
@@ -45,6 +47,8 @@ NUM_DROPPED = "num_dropped"
 NUM_SKIPPED_STEPS = "num_skipped_steps"
 EPISODE_RETURN_MEAN = "episode_return_mean"
 DRIFT_MEAN = "drift_mean"
+FAST_SAMPLING = "fast_sampling"
+COLUMNS = "columns"
 
 WORKERS = "workers"
 """Key under `MERGE` of the per-worker metrics: one dict per worker, keyed by its number."""
@@ -120,6 +124,18 @@ METRICS: tuple[MetricInfo, ...] = (
         "reward",
         "Undiscounted return of all workers' episodes, over `metrics_num_episodes_for_smoothing` "
         "of them (RLlib's own mean has this round's only); NaN before the first has ended.",
+    ),
+    _merge(
+        FAST_SAMPLING,
+        "env runners on the fast path / those that sampled",
+        "fraction",
+        "Whether sampling took the fast vector path; the env runners' log says why it did not.",
+    ),
+    _merge(
+        COLUMNS,
+        "env runners that sent columns / those that sampled",
+        "fraction",
+        "Whether steps went to the learners as columns, without episodes; the log says why not.",
     ),
     _merge(
         DRIFT_MEAN,

@@ -51,6 +51,8 @@ def summarize(
     *,
     num_skipped_steps: int = 0,
     recent_returns: Sequence[float] = (),
+    fast_sampling: float = math.nan,
+    columns: float = math.nan,
 ) -> dict[str, float]:
     """Summarise a round's merge over all of its workers.
 
@@ -61,6 +63,8 @@ def summarize(
         records: One record per configured worker, dropped ones included.
         num_skipped_steps: Optimizer steps skipped because every worker was dropped.
         recent_returns: Returns of the episodes that the mean is taken over.
+        fast_sampling: Fraction of the env runners that sampled on the fast path.
+        columns: Fraction of them that sent columns.
 
     Returns:
         The metrics directly under `metrics.MERGE`, keyed by their bare names; see
@@ -79,6 +83,8 @@ def summarize(
         metrics.NUM_DROPPED: float(len(records) - len(kept)),
         metrics.NUM_SKIPPED_STEPS: float(num_skipped_steps),
         metrics.EPISODE_RETURN_MEAN: float(np.mean(recent_returns)) if recent_returns else math.nan,
+        metrics.FAST_SAMPLING: fast_sampling,
+        metrics.COLUMNS: columns,
         **({metrics.DRIFT_MEAN: float(np.mean(drifts))} if drifts else {}),
     }
 

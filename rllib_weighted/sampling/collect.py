@@ -17,6 +17,7 @@ from ray.rllib.core import (
 )
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
+from rllib_weighted.columns import RolloutColumns
 from rllib_weighted.sampling.rounds import RoundOrder, RoundRollouts
 from rllib_weighted.workers import WORKER_KEY
 
@@ -28,10 +29,16 @@ class Rollouts:
     """What all env runners sampled in one round; see `RoundRollouts`.
 
     Args:
+        columns: One per env runner that sent columns instead of episodes.
+        num_fast: Number of env runners that sampled on the fast path.
+        num_results: Number of env runners that sent something.
         absent: Env runner -> why nothing came from it.
     """
 
     episodes: list[SingleAgentEpisode] = field(default_factory=list)
+    columns: list[RolloutColumns] = field(default_factory=list)
+    num_fast: int = 0
+    num_results: int = 0
     metrics: list[Any] = field(default_factory=list)
     connector_states: list[dict[str, Any]] = field(default_factory=list)
     num_resets: dict[int, int] = field(default_factory=dict)
@@ -42,7 +49,18 @@ class Rollouts:
     @property
     def workers(self) -> set[int]:
         """The workers that sent something."""
-        return {episode.custom_data[WORKER_KEY] for episode in self.episodes}
+        found = {episode.custom_data[WORKER_KEY] for episode in self.episodes}
+        return found.union(*(part.workers for part in self.columns))
+
+    def data(self) -> dict[str, Any]:
+        """Returns what the learner group's `update` takes; {} if nothing was sampled."""
+        if self.columns and self.episodes:  # Env runners of different kinds.
+            return {
+                "episodes": [*self.episodes, *(e for c in self.columns for e in c.to_episodes())]
+            }
+        if self.columns:
+            return {"columns": self.columns}
+        return {"episodes": self.episodes} if self.episodes else {}
 
 
 def collect_rollouts(
@@ -55,6 +73,7 @@ def collect_rollouts(
     num_resets: dict[int, int],
     lineage: str = "",
     actor_parameters: Mapping[str, Any] | None = None,
+    takes_columns: bool = False,
 ) -> Rollouts:
     """Has every healthy env runner sample its part of a round.
 
@@ -70,11 +89,20 @@ def collect_rollouts(
         num_resets: Slot -> resets used so far.
         lineage: See `RoundOrder`.
         actor_parameters: See `RoundOrder`.
+        takes_columns: See `RoundOrder`.
 
     Raises:
         RuntimeError: If an env runner raises and failures are not to be ignored, or if all do.
     """
-    order = RoundOrder(round, root_seed, {}, num_resets, lineage, actor_parameters=actor_parameters)
+    order = RoundOrder(
+        round,
+        root_seed,
+        {},
+        num_resets,
+        lineage,
+        actor_parameters=actor_parameters,
+        takes_columns=takes_columns,
+    )
     if env_runner_group.num_remote_workers() == 0:
         results = [env_runner_group.local_env_runner.sample_round(order)]
     else:
@@ -118,6 +146,10 @@ def _joined(results: list[RoundRollouts], config: Any) -> Rollouts:
     for result in sorted(results, key=lambda result: result.env_runner):
         if result.error is None:
             joined.episodes += result.episodes
+            if result.columns is not None:
+                joined.columns.append(result.columns)
+            joined.num_results += 1
+            joined.num_fast += result.is_fast
             joined.metrics.append(result.metrics)
             joined.connector_states.append(result.connector_states)
             joined.num_resets |= result.num_resets

@@ -20,12 +20,18 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
+from rllib_weighted.columns import RolloutColumns, concatenated
 from rllib_weighted.sampling.env_process import prepare_process
 from rllib_weighted.sampling.env_seeds import EnvSeeds
-from rllib_weighted.sampling.episodes import Quotas, join_chunks
-from rllib_weighted.sampling.fast_path import FastSampler, why_not_fast
+from rllib_weighted.sampling.episodes import (
+    Quotas,
+    chunk_figures,
+    join_chunks,
+)
+from rllib_weighted.sampling.fast_path import FastSampler, why_episodes, why_not_fast
 from rllib_weighted.sampling.filters import is_finite, repair_deltas
 from rllib_weighted.sampling.own_parameters import acting_with
+from rllib_weighted.sampling.returns import CarriedReturns, of_columns, of_episodes
 from rllib_weighted.sampling.rounds import RoundOrder, RoundRollouts
 from rllib_weighted.seeding import Stream, draw_root_seed, seeded_globals, stream_seed
 from rllib_weighted.workers import ENV_INDEX_KEY, WORKER_KEY
@@ -54,7 +60,8 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
         self._in_round = False
         self._was_late = False
         self._quota: int | None = None
-        self._carried_returns: dict[str, float] = {}
+        self._as_columns = False
+        self._returns = CarriedReturns()
         self._evaluated_version = -1
         self._num_calls = 0
         self._weights_seq_no: int = 0
@@ -98,10 +105,10 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
             self.set_state(order.state)
         self._take_counters(order)
         self._seeds.take_faults()  # Of an evaluation in between.
-        not_connectors = [COMPONENT_RL_MODULE]
-        before = self.get_state(not_components=not_connectors)
+        before = self._connector_states()
         complete = self.config.batch_mode == "complete_episodes"
         self._quota = self._steps_per_env() if complete else None
+        self._as_columns = order.takes_columns and self.returns_columns
         seed = stream_seed(order.root_seed, Stream.ACTIONS, self._index, order.round)
         workers = [self._seeds.worker(index) for index in range(self.num_envs)]
         try:
@@ -109,27 +116,38 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
                 acting_with(self.module, order.actor_parameters, workers),
                 seeded_globals(seed),
             ):
-                episodes = self.sample(num_timesteps=self._steps_per_env() * self.num_envs)
+                sampled = self.sample(num_timesteps=self._steps_per_env() * self.num_envs)
         finally:
             self._quota = None
+            self._as_columns = False
+        columns = sampled if isinstance(sampled, RolloutColumns) else None
         faults = self._seeds.take_faults()
-        after = self.get_state(not_components=not_connectors)
+        after = self._connector_states()
         return RoundRollouts(
             env_runner=self._index,
-            episodes=episodes,
+            episodes=[] if columns else sampled,
+            columns=columns,
+            is_fast=self.fast_sampler is not None,
             metrics=self.get_metrics(),
             connector_states=repair_deltas(before, after) if is_finite(after) else {},
             num_resets=self._seeds.num_resets,
-            returns=self._finished_returns(episodes, faults),
+            returns=self._returns.finished(
+                of_columns(columns) if columns else of_episodes(sampled), faults
+            ),
             faults=faults,
         )
+
+    def _connector_states(self) -> dict[str, Any]:
+        """Returns the states of the connectors; RLlib's own have none."""
+        has_custom = self.config._env_to_module_connector or self.config._module_to_env_connector
+        return self.get_state(not_components=[COMPONENT_RL_MODULE]) if has_custom else {}
 
     def _take_counters(self, order: RoundOrder) -> None:
         own = self._seeds.num_resets
         if order.lineage != self._lineage:
             self._lineage = order.lineage
             self._needs_initial_reset = True
-            self._carried_returns = {}
+            self._returns = CarriedReturns()
             own = {}
         # Ours are ahead after a round that came too late for the algorithm.
         ahead = {slot: max(count, order.num_resets.get(slot, 0)) for slot, count in own.items()}
@@ -170,27 +188,42 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
         return episodes
 
     @override(SingleAgentEnvRunner)
-    def _sample(self, **kwargs: Any) -> list[SingleAgentEpisode]:
+    def _sample(self, **kwargs: Any) -> Any:
         if self._quota is not None:
             return self._sample_complete(self._quota, **kwargs)
         return self._sample_steps(**kwargs)
 
-    def _sample_steps(self, **kwargs: Any) -> list[SingleAgentEpisode]:
-        """Samples on the fast path if it will do, else in RLlib's own loop."""
+    def _sample_steps(self, **kwargs: Any) -> list[SingleAgentEpisode] | RolloutColumns:
+        """Samples on the fast path if it will do, else in RLlib's own loop.
+
+        Returns:
+            Episodes; columns if the round's order takes them and nothing here needs episodes.
+        """
         fast = self._fast_sampler_for(**kwargs)
         if fast is None:
             return self._sample_in_own_loop(**kwargs)
         if self._needs_initial_reset or kwargs.get("force_reset") or not fast.is_under_way:
             fast.forget()
             self._ongoing_episodes_for_metrics.clear()
-        episodes, steps = fast.sample(kwargs["num_timesteps"])
+        columns, infos = fast.sample(kwargs["num_timesteps"], with_infos=not self._as_columns)
         self._needs_initial_reset = False
-        done = [episode for episode in episodes if episode.is_done]
-        self._done_episodes_for_metrics.extend(done)
-        for episode in episodes[len(done) :]:
-            self._ongoing_episodes_for_metrics[episode.id_].append(episode)
-        self._increase_sampled_metrics(steps, len(done))
+        self._take_figures(columns)
+        if self._as_columns:
+            return columns
+        episodes = columns.to_episodes(
+            self._env_to_module.observation_space, self.env.single_action_space, infos
+        )
         return episodes
+
+    def _take_figures(self, columns: RolloutColumns) -> None:
+        """Notes what RLlib's `get_metrics` is going to ask (private; tested with Ray 2.60)."""
+        figures = chunk_figures(columns)
+        done = [chunk for chunk in figures if chunk.is_done]
+        self._done_episodes_for_metrics.extend(done)
+        for chunk in figures:
+            if not chunk.is_done:
+                self._ongoing_episodes_for_metrics[chunk.id_].append(chunk)
+        self._increase_sampled_metrics(columns.num_steps, len(done))
 
     def _sample_in_own_loop(self, **kwargs: Any) -> list[SingleAgentEpisode]:
         if self.fast_sampler is not None and self.fast_sampler.is_under_way:
@@ -217,26 +250,40 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
         if reason is not None:
             logger.info("Env runner %s samples in RLlib's own loop: %s.", self.worker_index, reason)
             return None
-        logger.info("Env runner %s samples on the fast path.", self.worker_index)
+        logger.info(
+            "Env runner %s samples on the fast path and hands on %s.",
+            self.worker_index,
+            "columns, if the learner takes them"
+            if self.returns_columns
+            else f"episodes: {why_episodes(self, WeightedEnvRunner)}",
+        )
         return FastSampler(self)
 
-    def _sample_complete(self, quota: int, **kwargs: Any) -> list[SingleAgentEpisode]:
+    @functools.cached_property
+    def returns_columns(self) -> bool:
+        """Whether nothing here needs a fast rollout as episodes."""
+        return why_episodes(self, WeightedEnvRunner) is None
+
+    def _sample_complete(self, quota: int, **kwargs: Any) -> Any:
         """Samples whole episodes: each sub-environment runs until they hold `quota` steps.
 
         Every sub-environment starts a new episode at the start of the round. What the faster
         ones do while the last one finishes is left out, so that no worker is preferred.
         """
         is_fast = self._fast_sampler_for(**kwargs) is not None
-        sample = self._sample_steps if is_fast else self._sample_uncut
-        chunks = sample(**{**kwargs, "force_reset": True})
+        sample: Any = self._sample_steps if is_fast else self._sample_uncut
         quotas = Quotas(self.num_envs, quota)
-        quotas.add(chunks)
+        parts = [sample(**{**kwargs, "force_reset": True})]
+        quotas.add(parts[0])
         kwargs["num_timesteps"] = CHUNK_STEPS * self.num_envs
         while not quotas.met:
-            more = sample(**kwargs)
-            quotas.add(more)
-            chunks += more
-        episodes = join_chunks(chunk for chunk in chunks if chunk.id_ in quotas.kept)
+            parts.append(sample(**kwargs))
+            quotas.add(parts[-1])
+        if isinstance(parts[0], RolloutColumns):
+            return concatenated(parts).joined(quotas.kept)
+        episodes = join_chunks(
+            chunk for part in parts for chunk in part if chunk.id_ in quotas.kept
+        )
         return [e.to_numpy() for e in episodes] if self.episodes_to_numpy else episodes
 
     def _sample_uncut(self, **kwargs: Any) -> list[SingleAgentEpisode]:
@@ -270,23 +317,9 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
         episode.custom_data[ENV_INDEX_KEY] = env_index
         episode.custom_data[WORKER_KEY] = self._seeds.worker(env_index)
 
-    def _finished_returns(
-        self, episodes: list[SingleAgentEpisode], faults: dict[int, str]
-    ) -> dict[int, list[float]]:
-        """Adds up the chunks of every episode; returns worker -> returns of those that ended."""
-        finished: dict[int, list[float]] = {}
-        carried: dict[str, float] = {}
-        for episode in episodes:
-            worker = episode.custom_data[WORKER_KEY]
-            so_far = self._carried_returns.pop(episode.id_, 0.0) + float(episode.get_return())
-            if worker in faults:
-                so_far = math.nan  # Part of this episode's reward is unknown.
-            if not episode.is_done:
-                carried[episode.id_] = so_far
-            elif math.isfinite(so_far):
-                finished.setdefault(worker, []).append(so_far)
-        self._carried_returns = carried
-        return finished
+    def worker_of(self, env_index: int) -> int:
+        """Returns the worker that a sub-environment belongs to."""
+        return self._seeds.worker(env_index)
 
     # State and environments
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,33 +50,40 @@ class Quotas:
 
     def __init__(self, num_envs: int, quota: int) -> None:
         self._missing = [quota] * num_envs
-        self._lengths: dict[Any, int] = {}
-        self.kept: set[Any] = set()
+        self._lengths: dict[str, int] = {}
+        self.kept: set[str] = set()
 
     @property
     def met(self) -> bool:
         """Whether every sub-environment has enough."""
         return all(missing <= 0 for missing in self._missing)
 
-    def add(self, chunks: Iterable[SingleAgentEpisode]) -> None:
+    def add(self, chunks: Iterable[SingleAgentEpisode] | RolloutColumns) -> None:
         """Counts chunks, in the order in which they were sampled."""
-        for chunk in chunks:
-            index = chunk.custom_data[ENV_INDEX_KEY]
-            self._add(chunk.id_, index, len(chunk), is_done=chunk.is_done)
+        for id_, index, steps, is_done in _table(chunks):
+            length = self._lengths.get(id_, 0) + steps
+            self._lengths[id_] = length
+            if is_done and self._missing[index] > 0:
+                self._missing[index] -= length
+                self.kept.add(id_)
 
-    def add_columns(self, columns: RolloutColumns) -> None:
-        """The same for chunks in columns."""
-        chunks = columns.chunks
-        table = zip(chunks["id"], chunks["env_index"], chunks["length"], strict=True)
-        for (id_, index, length), is_done in zip(table, columns.is_done, strict=True):
-            self._add(id_, int(index), int(length), is_done=bool(is_done))
 
-    def _add(self, id_: Hashable, index: int, length: int, *, is_done: bool) -> None:
-        length += self._lengths.get(id_, 0)
-        self._lengths[id_] = length
-        if is_done and self._missing[index] > 0:
-            self._missing[index] -= length
-            self.kept.add(id_)
+def _table(
+    chunks: Iterable[SingleAgentEpisode] | RolloutColumns,
+) -> Iterable[tuple[str, int, int, bool]]:
+    if isinstance(chunks, RolloutColumns):
+        table = (chunks.chunks[name].tolist() for name in ("env_index", "length"))
+        return zip(chunks.ids, *table, chunks.is_done.tolist(), strict=True)
+    return [
+        (chunk.id_, chunk.custom_data[ENV_INDEX_KEY], len(chunk), chunk.is_done) for chunk in chunks
+    ]
+
+
+def chunk_figures(columns: RolloutColumns) -> list[ChunkFigures]:
+    """Returns the figures of all chunks, in their order."""
+    lengths, returns = columns.chunks["length"].tolist(), columns.returns().tolist()
+    done = columns.is_done.tolist()
+    return [ChunkFigures(*row) for row in zip(columns.ids, lengths, returns, done, strict=True)]
 
 
 def join_chunks(chunks: Iterable[SingleAgentEpisode]) -> list[SingleAgentEpisode]:

@@ -1,4 +1,4 @@
-"""The fast vector path: a whole rollout on arrays, episode objects only at its end.
+"""The fast vector path: a whole rollout on arrays, episode objects only where they are asked for.
 
 RLlib's own loop runs connector pipelines, appends to episode objects and logs metrics at every
 vector step. Where nothing in the config can see the difference, this loop does the same
@@ -8,8 +8,9 @@ bit for bit.
 
 from __future__ import annotations
 
+import inspect
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium as gym
@@ -18,11 +19,12 @@ from ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module import DefaultPP
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.connectors.env_to_module import MeanStdFilter
 from ray.rllib.core.columns import Columns
-from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils import force_list
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
-from ray.rllib.utils.spaces.space_utils import clip_action, unsquash_action
-from ray.rllib.utils.torch_utils import convert_to_torch_tensor
+
+from rllib_weighted.columns import CHUNK, RolloutColumns, ranges
+from rllib_weighted.sampling.policy import RolloutPolicy, actions_for_env, evaluating
+from rllib_weighted.sampling.stepping import DirectStepper, VectorStepper, can_step_directly
 
 _EPISODE_CALLBACKS = (
     "on_episode_created",
@@ -35,6 +37,8 @@ _EPISODE_CALLBACKS = (
 def why_not_fast(env_runner: Any) -> str | None:
     """Returns what in the config needs RLlib's own loop; None if the fast path will do."""
     config = env_runner.config
+    if not config.fast_sampling:
+        return "`fast_sampling`=False"
     if not isinstance(env_runner.env.unwrapped, gym.vector.SyncVectorEnv):
         return "the vector environment is not a synchronous one"
     if type(env_runner.module) is not DefaultPPOTorchRLModule or env_runner.module.is_stateful():
@@ -60,7 +64,26 @@ def why_not_fast(env_runner: Any) -> str | None:
         return "`explore`=False"
     if not config.episodes_to_numpy:
         return "`episodes_to_numpy`=False"
-    return _episode_callback(config)
+    return _callback(config, _EPISODE_CALLBACKS)
+
+
+# What a subclass of a user's may override in order to see or change what is sampled.
+_EPISODE_HOOKS = ("get_metrics", "sample", "_sample", "sample_round", "tag_episode")
+
+
+def why_episodes(env_runner: Any, base: type) -> str | None:
+    """Returns what needs a fast rollout as episodes; None if columns will do.
+
+    Args:
+        env_runner: The env runner.
+        base: The class whose own methods take columns.
+    """
+    for hook in _EPISODE_HOOKS:
+        # Unwrapped: in an actor, Ray's subclass wraps all methods for tracing.
+        own, ours = (inspect.unwrap(getattr(cls, hook)) for cls in (type(env_runner), base))
+        if own is not ours:
+            return f"{type(env_runner).__name__} overrides `{hook}`"
+    return _callback(env_runner.config, ("on_sample_end",))
 
 
 def _custom_pieces(env_runner: Any) -> list[MeanStdFilter] | None:
@@ -72,8 +95,8 @@ def _custom_pieces(env_runner: Any) -> list[MeanStdFilter] | None:
     return pieces if all(type(piece) is MeanStdFilter for piece in pieces) else None
 
 
-def _episode_callback(config: Any) -> str | None:
-    for name in _EPISODE_CALLBACKS:
+def _callback(config: Any, names: tuple[str, ...]) -> str | None:
+    for name in names:
         overridden = any(
             getattr(cls, name, None) is not getattr(RLlibCallback, name)
             for cls in force_list(config.callbacks_class)
@@ -96,6 +119,29 @@ class _Ongoing:
     t: int = 0
 
 
+@dataclass
+class _Recording:
+    """One rollout, time first.
+
+    Args:
+        obs: T + 1 arrays of [envs, …] as the module sees them.
+        resets: T arrays of [envs]: whether the step was a reset, and so none.
+        infos: T + 1 lists of one dict per sub-environment; empty if not wanted.
+    """
+
+    obs: list[np.ndarray]
+    infos: list[Any]
+    resets: list[np.ndarray] = field(default_factory=list)
+    rewards: list[np.ndarray] = field(default_factory=list)
+    terminateds: list[np.ndarray] = field(default_factory=list)
+    truncateds: list[np.ndarray] = field(default_factory=list)
+
+
+# Of a chunk: sub-environment, first step, last step + 1.
+_Span = tuple[int, int, int]
+_Infos = list[list[dict[str, Any]]]
+
+
 class FastSampler:
     """Samples for one env runner on arrays; keeps what goes on from call to call.
 
@@ -106,9 +152,11 @@ class FastSampler:
     def __init__(self, env_runner: Any) -> None:
         self._runner = env_runner
         self._filters = _custom_pieces(env_runner) or []
+        self._for_env = actions_for_env(env_runner.config, env_runner.env.single_action_space)
+        self._raw: np.ndarray | None = None  # [envs, …] as the environments gave them.
         self._obs: np.ndarray | None = None  # [envs, …] as the module sees them.
-        self._infos: list[dict[str, Any]] = []  # One per sub-environment.
-        self._resets_next = np.zeros(env_runner.num_envs, bool)
+        self._infos: Any = []  # One per sub-environment.
+        self._resets_next = np.zeros(env_runner.num_envs, np.bool_)
         self._ongoing: list[_Ongoing] = []
 
     @property
@@ -120,76 +168,74 @@ class FastSampler:
         """Drops the ongoing episodes; the next call starts with a reset."""
         self._obs = None
 
-    def sample(self, num_timesteps: int) -> tuple[list[SingleAgentEpisode], int]:
+    def sample(
+        self, num_timesteps: int, *, with_infos: bool
+    ) -> tuple[RolloutColumns, _Infos | None]:
         """Steps the environments, exploring, until `num_timesteps` steps are done.
 
         Args:
             num_timesteps: Environment steps over all sub-environments; resets do not count.
+            with_infos: Whether the environments' infos are wanted; it is slower.
 
         Returns:
-            Done episodes in the order in which they ended, then the ongoing chunks; the steps.
+            Done episodes in the order in which they ended, then the ongoing chunks; and the
+            infos of each of them.
         """
         if self._obs is None:
             self._reset()
-        assert self._obs is not None
-        observations, infos = [self._obs], [self._infos]
-        columns: dict[str, list[np.ndarray]] = {
-            key: [] for key in ("reset", "rewards", "terminateds", "truncateds", Columns.ACTIONS)
-        }
-        steps = 0
-        while steps < num_timesteps:
-            for key, value in self._act_and_step(steps).items():
-                columns.setdefault(key, []).append(value)
-            observations.append(self._obs)
-            infos.append(self._infos)
-            steps += int(np.count_nonzero(~columns["reset"][-1]))
-        arrays = {key: np.stack(values, axis=1) for key, values in columns.items()}
-        if isinstance(self._runner.env.single_action_space, gym.spaces.Discrete):
-            arrays[Columns.ACTIONS] = arrays[Columns.ACTIONS].astype(np.int32)  # As RLlib's.
-        return self._episodes(np.stack(observations, axis=1), infos, arrays), steps
+        with evaluating(self._runner.module):
+            policy = RolloutPolicy(self._runner.module, self._runner._device)
+            recording = self._record(num_timesteps, policy, with_infos=with_infos)
+        ends = np.stack(recording.terminateds) | np.stack(recording.truncateds)
+        spans = _spans(np.stack(recording.resets), ends)
+        infos = None
+        if with_infos:
+            infos = [
+                [row[env] for row in recording.infos[start : stop + 1]]
+                for env, start, stop in spans
+            ]
+        return self._columns(recording, spans, policy.columns()), infos
 
     def _reset(self) -> None:
         obs, infos = self._runner._try_env_reset()
-        self._obs = self._filtered(obs)
+        self._raw = obs.copy()
+        self._obs = self._filtered(self._raw)
         self._infos = infos
-        self._resets_next = np.zeros(self._runner.num_envs, bool)
+        self._resets_next = np.zeros(self._runner.num_envs, np.bool_)
         self._ongoing = [_Ongoing(uuid.uuid4().hex) for _ in range(self._runner.num_envs)]
 
-    def _act_and_step(self, steps: int) -> dict[str, np.ndarray]:
-        module = self._runner.module
-        batch = {Columns.OBS: convert_to_torch_tensor(self._obs, self._runner._device)}
-        workers = self._runner.config.num_env_runners or 1
-        lifetime = self._runner.num_env_steps_sampled_lifetime
-        output = module.forward_exploration(batch, t=(lifetime // workers + steps) * workers)
-        distribution = module.get_exploration_action_dist_cls().from_logits(
-            output[Columns.ACTION_DIST_INPUTS]
-        )
-        actions = distribution.sample()
-        result = {
-            Columns.ACTIONS: actions.cpu().numpy(),
-            Columns.ACTION_LOGP: distribution.logp(actions).cpu().numpy(),
-            Columns.ACTION_DIST_INPUTS: output[Columns.ACTION_DIST_INPUTS].cpu().numpy(),
-            "reset": self._resets_next.copy(),
-        }
-        obs, rewards, terminateds, truncateds, self._infos = self._runner.env.step(
-            self._for_env(result[Columns.ACTIONS])
-        )
-        self._obs = self._filtered(obs)
-        self._resets_next = terminateds | truncateds
-        result |= {"rewards": rewards, "terminateds": terminateds, "truncateds": truncateds}
-        return result
-
-    def _for_env(self, actions: np.ndarray) -> np.ndarray:
-        space = self._runner.env.single_action_space
-        if self._runner.config.normalize_actions:
-            return np.asarray(unsquash_action(actions, space))
-        return (
-            np.asarray(clip_action(actions, space)) if self._runner.config.clip_actions else actions
-        )
+    def _record(self, num_timesteps: int, policy: RolloutPolicy, *, with_infos: bool) -> _Recording:
+        assert self._obs is not None
+        assert self._raw is not None
+        env = self._runner.env
+        stepper: VectorStepper | DirectStepper
+        if with_infos or not can_step_directly(env):
+            stepper = VectorStepper(env, self._resets_next)
+        else:
+            stepper = DirectStepper(env, self._raw)
+        recording = _Recording([self._obs], [self._infos])
+        missing = num_timesteps
+        while missing > 0:
+            actions = self._for_env(policy.act(self._obs))
+            step = stepper.step(actions, self._resets_next)
+            recording.resets.append(self._resets_next)
+            missing -= len(self._resets_next) - int(np.count_nonzero(self._resets_next))
+            self._raw, self._infos = step.obs, step.infos
+            self._obs = self._filtered(step.obs)
+            self._resets_next = step.terminateds | step.truncateds
+            recording.obs.append(self._obs)
+            recording.rewards.append(step.rewards)
+            recording.terminateds.append(step.terminateds)
+            recording.truncateds.append(step.truncateds)
+            recording.infos.append(step.infos)
+        stepper.leave()
+        if self._infos is None:
+            self._infos = [{} for _ in self._resets_next]
+        return recording
 
     def _filtered(self, obs: np.ndarray) -> np.ndarray:
         if not self._filters:
-            return obs.copy()
+            return obs
         rows = list(obs)
         for piece in self._filters:
             if piece._filters is None:
@@ -197,63 +243,58 @@ class FastSampler:
             rows = [piece._filters[None](row, update=piece._update_stats) for row in rows]
         return np.stack(rows)
 
-    # Episodes
+    def _columns(
+        self, recording: _Recording, spans: list[_Span], columns: dict[str, np.ndarray]
+    ) -> RolloutColumns:
+        """Cuts a recording into chunks, one after the other."""
+        table = np.array(spans, np.int64).reshape(-1, 3)
+        env, start, stop = table.T
+        num_envs = self._runner.num_envs
+        if isinstance(self._runner.env.single_action_space, gym.spaces.Discrete):
+            columns[Columns.ACTIONS] = columns[Columns.ACTIONS].astype(np.int32)  # As RLlib's.
+        columns[Columns.REWARDS] = np.stack(recording.rewards)
 
-    def _episodes(
-        self, obs: np.ndarray, infos: list[list[dict[str, Any]]], columns: dict[str, np.ndarray]
-    ) -> list[SingleAgentEpisode]:
-        """Cuts columns of [envs, T, …] at the resets.
+        def gather(column: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+            rows = ranges(start, lengths) * num_envs + np.repeat(env, lengths)
+            return column.reshape(-1, *column.shape[2:])[rows]
 
-        `obs` is [envs, T + 1, …], `infos` [T + 1, envs].
-        """
-        done, ongoing = [], []
-
-        def episode(index: int, steps: slice) -> SingleAgentEpisode:
-            own_infos = [row[index] for row in infos[steps.start : steps.stop + 1]]
-            return self._episode(index, steps, obs, own_infos, columns)
-
-        num_steps = columns["reset"].shape[1]
-        for index in range(len(obs)):
-            start = 0
-            ends = columns["terminateds"][index] | columns["truncateds"][index]
-            for end in np.flatnonzero(ends).tolist():
-                start += int(columns["reset"][index, start])
-                done.append((end, index, episode(index, slice(start, end + 1))))
+        chunks = np.zeros(len(spans), CHUNK)
+        chunks["env_index"], chunks["length"] = env, stop - start
+        chunks["worker"] = [self._runner.worker_of(index) for index in env.tolist()]
+        chunks["terminated"] = np.stack(recording.terminateds)[stop - 1, env]
+        chunks["truncated"] = np.stack(recording.truncateds)[stop - 1, env]
+        chunks[WEIGHTS_SEQ_NO] = self._runner._weights_seq_no
+        ends = chunks["terminated"] | chunks["truncated"]
+        for chunk, index, is_end in zip(chunks, env.tolist(), ends.tolist(), strict=True):
+            ongoing = self._ongoing[index]
+            chunk["id"], chunk["t_started"] = ongoing.id_, ongoing.t
+            ongoing.t += int(chunk["length"])
+            if is_end:
                 self._ongoing[index] = _Ongoing(uuid.uuid4().hex)
-                start = end + 1
-            if start < num_steps:
-                start += int(columns["reset"][index, start])
-            if start < num_steps:
-                ongoing.append(episode(index, slice(start, num_steps)))
-        done.sort(key=lambda item: item[:2])
-        return [item[2] for item in done] + ongoing
-
-    def _episode(
-        self,
-        index: int,
-        steps: slice,
-        obs: np.ndarray,
-        infos: list[dict[str, Any]],
-        columns: dict[str, np.ndarray],
-    ) -> SingleAgentEpisode:
-        length = steps.stop - steps.start
-        current = self._ongoing[index]
-        extra = {key: columns[key][index, steps] for key in columns if key.startswith("action_")}
-        extra[WEIGHTS_SEQ_NO] = np.full(length, self._runner._weights_seq_no)
-        episode = SingleAgentEpisode(
-            id_=current.id_,
-            observations=obs[index, steps.start : steps.stop + 1],
-            observation_space=self._runner._env_to_module.observation_space,
-            infos=infos,
-            actions=columns[Columns.ACTIONS][index, steps],
-            action_space=self._runner.env.single_action_space,
-            rewards=columns["rewards"][index, steps],
-            terminated=bool(columns["terminateds"][index, steps.stop - 1]),
-            truncated=bool(columns["truncateds"][index, steps.stop - 1]),
-            extra_model_outputs=extra,
-            t_started=current.t,
-            len_lookback_buffer=0,
+        return RolloutColumns(
+            gather(np.stack(recording.obs), stop - start + 1),
+            {name: gather(column, stop - start) for name, column in columns.items()},
+            chunks,
         )
-        current.t += length
-        self._runner.tag_episode(episode, index)
-        return episode.to_numpy()
+
+
+def _spans(resets: np.ndarray, ends: np.ndarray) -> list[_Span]:
+    """Returns the done episodes' spans in the order in which they ended, then the ongoing ones'.
+
+    Args:
+        resets: [T, envs]: whether the step was a reset: it belongs to no episode.
+        ends: [T, envs]: whether it was an episode's last one.
+    """
+    done: list[_Span] = []
+    starts = [0] * resets.shape[1]
+    for last, index in np.argwhere(ends).tolist():
+        start = starts[index]
+        done.append((index, start + int(resets[start, index]), last + 1))
+        starts[index] = last + 1
+    ongoing = []
+    for index, start in enumerate(starts):
+        if start < len(resets):
+            start += int(resets[start, index])
+        if start < len(resets):
+            ongoing.append((index, start, len(resets)))
+    return done + ongoing

@@ -9,6 +9,8 @@ from typing import Any
 
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
+from rllib_weighted.columns import RolloutColumns
+
 
 @dataclass(frozen=True)
 class RoundOrder:
@@ -29,6 +31,7 @@ class RoundOrder:
             in `state`, which the env runner keeps for everything else, evaluation above all. From
             numpy arrays every env runner reads just its own rows; detached tensors will do. None:
             all act with the weights in `state`.
+        takes_columns: Whether columns will do, where they can be had; else: episodes.
     """
 
     round: int
@@ -38,6 +41,7 @@ class RoundOrder:
     lineage: str = ""
     expires: float = math.inf
     actor_parameters: Mapping[str, Any] | None = None
+    takes_columns: bool = False
 
 
 @dataclass
@@ -47,6 +51,8 @@ class RoundRollouts:
     Args:
         env_runner: RLlib's index of the env runner (0 = local).
         episodes: Episodes and chunks of episodes, each with its worker in `custom_data`.
+        columns: The same as columns, instead of them.
+        is_fast: Whether they were sampled on the fast path.
         metrics: The env runner's reduced metrics.
         connector_states: State of both connector pipelines after the round.
         num_resets: Slot -> resets used so far.
@@ -57,6 +63,8 @@ class RoundRollouts:
 
     env_runner: int
     episodes: list[SingleAgentEpisode] = field(default_factory=list)
+    columns: RolloutColumns | None = None
+    is_fast: bool = False
     metrics: Any = None
     connector_states: dict[str, Any] = field(default_factory=dict)
     num_resets: dict[int, int] = field(default_factory=dict)

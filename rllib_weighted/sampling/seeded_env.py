@@ -78,10 +78,26 @@ class SeededEnv(gym.Wrapper):
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Steps the environment; see the class for what happens to bad numbers."""
         obs, reward, terminated, truncated, info = self.env.step(action)
-        if not math.isfinite(reward):
-            self.fault = self.fault or f"reward {reward}"
-            reward = 0.0
+        reward = self.finite_reward(reward)
         return self._finite_obs(obs), reward, terminated, truncated, info
+
+    # What a caller asks that has stepped the environment inside by itself
+
+    def finite_reward(self, reward: Any) -> Any:
+        """Returns the reward, or 0 in place of a bad one, which is noted."""
+        if math.isfinite(reward):
+            return reward
+        self.fault = self.fault or f"reward {reward}"
+        return 0.0
+
+    def mend(self, obs: Any, last_finite: np.ndarray) -> Any:
+        """Returns the observation, or the last finite one in place of a bad one, which is noted."""
+        self.remember(last_finite)
+        return self._finite_obs(obs)
+
+    def remember(self, obs: np.ndarray) -> None:
+        """Takes note of the episode's last finite observation."""
+        self._last_finite_obs = obs.copy()
 
     def _finite_obs(self, obs: Any) -> Any:
         if _all_finite(obs):

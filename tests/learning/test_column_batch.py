@@ -14,7 +14,6 @@ from ray.rllib.evaluation.postprocessing import Postprocessing
 from rllib_weighted import ScaleRewards
 from rllib_weighted.columns import CHUNK, RolloutColumns
 from rllib_weighted.learning.advantages import chunk_advantages
-from rllib_weighted.learning.connectors import reward_scale
 from rllib_weighted.learning.learner import WeightedPPOLearner
 from rllib_weighted.learning.worker_data import (
     ColumnTrainingData,
@@ -60,6 +59,10 @@ def to_columns(episodes: list[Any]) -> RolloutColumns:
     )
 
 
+def column_data(episodes: list[Any]) -> ColumnTrainingData:
+    return ColumnTrainingData.from_rollouts([to_columns(episodes)], num_workers=3)
+
+
 def shuffled(episodes: list[Any]) -> list[Any]:
     order = np.random.default_rng(3).permutation(len(episodes))
     return [episodes[i] for i in order]
@@ -69,7 +72,7 @@ def batches(group: Any, **kwargs: Any) -> tuple[Any, Any]:
     """(From columns, from episodes), of the same rollouts."""
     learner = learner_of(group)
     made = shuffled(make_episodes(LENGTHS, **kwargs))
-    columns = ColumnTrainingData(columns=to_columns(made))
+    columns = column_data(made)
     data = WorkerTrainingData.from_workers(group_by_worker(made, num_workers=3))
     return learner._round_batch(columns)[1], learner._round_batch(data)[1]
 
@@ -102,46 +105,40 @@ def test_scaled_rewards_and_own_parameters() -> None:
     group = build_group(config)
     for worker, stack in enumerate(learner_of(group).actors.stacks.values()):
         stack.data.mul_(1 + worker / 10)
-    assert reward_scale(learner_of(group)) == 0.3
+    assert learner_of(group).why_not_columns() is None
     found, expected = batches(group)
     for name, column in expected.columns.items():
         torch.testing.assert_close(found.columns[name], column, rtol=1e-6, atol=1e-6)
     assert found.columns[Columns.REWARDS].abs().max() > 0
 
 
-class Doubled(WeightedPPOLearner):
+class Appended(WeightedPPOLearner):
     def build(self) -> None:
         super().build()
-        self._learner_connector.prepend(ScaleRewards(2.0))
-        self._learner_connector.append(ScaleRewards(1.0))
+        self._learner_connector.append(ScaleRewards(1.0))  # Not where RLlib puts a user's.
 
 
-def test_with_other_connectors_columns_become_episodes() -> None:
-    group = pooled_group(3, Doubled)
-    assert reward_scale(learner_of(group)) == 2.0  # Wherever they stand: they do one thing.
-    del learner_of(group)._learner_connector.connectors[1]
-    assert reward_scale(learner_of(group)) is None
+def test_with_other_connectors_episodes_are_needed() -> None:
+    assert learner_of(pooled_group(3)).why_not_columns() is None
+    assert learner_of(pooled_group(3, Appended)).why_not_columns() == "custom learner connectors"
 
 
 def test_a_group_takes_columns_and_episodes_alike() -> None:
     order = make_order(3, "reward_weighted", rewards=[2.0, -1.0, 4.0])
     results = []
-    for kind in ("episodes", "columns", "both"):
+    for kind in ("episodes", "columns"):
         group = pooled_group(3)
         made = make_episodes(LENGTHS)
         data: dict[str, Any] = {"episodes": made}
         if kind == "columns":
-            data = {"columns": to_columns(made)}
-        elif kind == "both":
-            data = {"episodes": made[:4], "columns": to_columns(made[4:])}
+            data = {"columns": [to_columns(made[:4]), to_columns(made[4:])]}
         group.update(**data, merge=order, num_epochs=2, minibatch_size=20)
         results.append(flat_parameters(group))
     assert torch.equal(results[0], results[1])
-    assert torch.equal(results[0], results[2])
 
 
 def test_shards_hold_whole_workers() -> None:
-    data = ColumnTrainingData(columns=to_columns(shuffled(make_episodes(LENGTHS))))
+    data = column_data(shuffled(make_episodes(LENGTHS)))
     found = [shard.columns for shard, _ in data.shard(2)]
     assert [each.workers for each in found] == [{0, 2}, {1}]
     assert sum(each.num_steps for each in found) == sum(map(sum, LENGTHS))
@@ -149,8 +146,10 @@ def test_shards_hold_whole_workers() -> None:
 
 def test_returns_are_those_of_the_episodes_that_ended() -> None:
     made = make_episodes(LENGTHS)
-    columns = ColumnTrainingData(columns=to_columns(made)).returns()
-    episodes = WorkerTrainingData.from_workers(group_by_worker(made, num_workers=3)).returns()
+    columns = column_data(made).finished_returns()
+    episodes = WorkerTrainingData.from_workers(
+        group_by_worker(made, num_workers=3)
+    ).finished_returns()
     assert columns == {w: pytest.approx(values) for w, values in episodes.items()}
 
 
