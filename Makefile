@@ -5,14 +5,19 @@ ARGS ?=
 
 BIN := .venv/bin
 STAMP := .venv/.installed
+BENCH_STAMP := .venv/.installed-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-slow cluster-job gpu-check check format clean
+.PHONY: help install train test test-slow bench cluster-job gpu-check check format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
 
 install: $(STAMP) ## Create .venv with the versions of ci/constraints.txt
+
+$(BENCH_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint ci/constraints.txt --editable '.[bench]'
+	@touch $(BENCH_STAMP)
 
 $(STAMP): pyproject.toml ci/constraints.txt
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
@@ -30,6 +35,9 @@ test-slow: $(STAMP) ## Run the slow tests; ARGS goes to pytest
 
 cluster-job: $(STAMP) ## Train on a cluster of two nodes on loopback, by `ray job submit`
 	ci/cluster_job.sh
+
+bench: $(BENCH_STAMP) ## Measure throughput against RLlib and Stable-Baselines3; ARGS goes to it
+	$(BIN)/python benchmarks/throughput.py $(ARGS)
 
 gpu-check: $(STAMP) ## Check on a GPU that the learners' device and number do not matter; skips without
 	$(BIN)/python ci/gpu_check.py $(ARGS)

@@ -13,6 +13,7 @@ from ray.rllib.utils.metrics import EVALUATION_RESULTS
 from ray.tune.result import SHOULD_CHECKPOINT, TRIAL_INFO
 
 from rllib_weighted.placement import trial_problem
+from rllib_weighted.threads import computing_with, round_threads
 
 _STATE_KEY = "tune_trial"
 
@@ -38,6 +39,11 @@ class TrialPPO(PPO):
         self._is_clone = False
         super().__init__(config, *args, **kwargs)
 
+    @override(Algorithm)
+    def setup(self, config: Any) -> None:
+        super().setup(config)
+        self._num_threads = round_threads(self.config)
+
     @classmethod
     @override(Algorithm)
     def default_resource_request(cls, config: Any) -> Any:
@@ -61,6 +67,10 @@ class TrialPPO(PPO):
         NaN (RLlib, 2.60, repeats the last values once). `_run_one_evaluation` is RLlib's private
         `evaluate()` with the care for failed env runners around it.
         """
+        with computing_with(self._num_threads):
+            return self._step()
+
+    def _step(self) -> dict[str, Any]:
         results: dict[str, Any] = super().step()
         if self._is_clone:
             results[SHOULD_CHECKPOINT] = True  # Its own, with the settings that it has now.

@@ -10,6 +10,8 @@ EnvSeeding = Literal["stream", "fixed"]
 
 WORKER_KEY = "rllib_weighted/worker"
 """Key of `episode.custom_data` under which an episode carries its worker's index."""
+ENV_INDEX_KEY = "rllib_weighted/env_index"
+"""Key of `episode.custom_data`: index of the sub-environment inside its env runner."""
 
 
 @dataclass(frozen=True)

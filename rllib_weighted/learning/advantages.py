@@ -16,34 +16,52 @@ from ray.rllib.utils.postprocessing.zero_padding import (
     split_and_zero_pad_n_episodes,
     unpad_data_if_necessary,
 )
-from scipy.signal import lfilter
 
 AdvantageNormalization = Literal["worker", "batch", "none"]
 MIN_STD = 1e-4  # As in stock RLlib's standardisation.
 
 
-def episode_advantages(
-    rewards: np.ndarray, values: np.ndarray, *, terminated: bool, gamma: float, lambda_: float
+def chunk_advantages(
+    rewards: np.ndarray,
+    values: np.ndarray,
+    lengths: np.ndarray,
+    *,
+    terminated: np.ndarray,
+    gamma: float,
+    lambda_: float,
 ) -> np.ndarray:
-    """Returns the GAE advantages of one episode or chunk (Schulman et al. 2016, eq. 16).
+    """Returns the GAE advantages of C chunks, all at once (Schulman et al. 2016, eq. 16).
+
+    A number that is not finite stays within its chunk.
 
     Args:
-        rewards: [T], float.
-        values: [T + 1]: value predictions, the last one of the observation after the last step.
-        terminated: Whether the last step ended the episode: then nothing is bootstrapped.
+        rewards: [steps], chunk after chunk.
+        values: [steps + C]: value predictions, of each chunk one more than it has steps.
+        lengths: [C], steps of each chunk, >= 1.
+        terminated: [C]: whether the last step ended the episode: then nothing is bootstrapped.
         gamma: Discount factor.
         lambda_: GAE's decay.
 
     Returns:
-        [T], float64.
+        [steps], float32, computed in float64.
     """
+    if not len(lengths):
+        return np.zeros(0, np.float32)
+    chunk_of = np.repeat(np.arange(len(lengths)), lengths)
+    now = np.arange(len(chunk_of)) + chunk_of
     values = values.astype(np.float64)
-    next_values = values[1:].copy()
-    if terminated:
-        next_values[-1] = 0.0
-    residuals = rewards + gamma * next_values - values[:-1]
-    # A_t = delta_t + gamma lambda A_{t+1} is a first-order filter that runs backwards.
-    return np.asarray(lfilter([1.0], [1.0, -gamma * lambda_], residuals[::-1])[::-1])
+    following = values[now + 1]
+    following[(np.cumsum(lengths) - 1)[terminated]] = 0.0
+    decay = gamma * lambda_
+    # Time runs down the table, a column per chunk; past a chunk's end stand zeros.
+    is_step = np.arange(lengths.max()) < lengths[:, None]
+    table = np.zeros(is_step.shape[::-1])
+    with np.errstate(over="ignore", invalid="ignore"):  # Such a worker is dropped.
+        table.T[is_step] = rewards + gamma * following - values[now]
+        # A_t = delta_t + gamma lambda A_{t+1}.
+        for time in range(len(table) - 2, -1, -1):
+            table[time] += decay * table[time + 1]
+        return table.T[is_step].astype(np.float32)
 
 
 class EpisodeAdvantages(ConnectorV2):
@@ -96,18 +114,17 @@ class EpisodeAdvantages(ConnectorV2):
         values, rewards = column(prediction), column(batch[Columns.REWARDS])
         terminateds = column(batch[Columns.TERMINATEDS])
         advantages = np.zeros(len(values), np.float32)
-        start = 0
-        for length in lengths:
-            last = start + length - 1  # The artificial row, which holds the bootstrap value.
-            with np.errstate(over="ignore", invalid="ignore"):  # Such a worker is dropped.
-                advantages[start:last] = episode_advantages(
-                    rewards[start:last],
-                    values[start : last + 1],
-                    terminated=bool(terminateds[last - 1]),
-                    gamma=self.gamma,
-                    lambda_=self.lambda_,
-                )
-            start += length
+        ends = np.cumsum(lengths) - 1  # The artificial rows, which hold the bootstrap values.
+        is_step = np.ones(len(values), np.bool_)
+        is_step[ends] = False
+        advantages[is_step] = chunk_advantages(
+            rewards[is_step],
+            values,
+            np.array(lengths) - 1,
+            terminated=terminateds[ends - 1].astype(np.bool_),
+            gamma=self.gamma,
+            lambda_=self.lambda_,
+        )
         for key, data in (
             (Postprocessing.ADVANTAGES, advantages),
             (Postprocessing.VALUE_TARGETS, (advantages + values).astype(np.float32)),

@@ -8,6 +8,18 @@ from typing import Any
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.core.columns import Columns
 
+# What the learner's pipeline holds by itself (tested with Ray 2.60; `EpisodeAdvantages` is ours).
+_DEFAULTS = [
+    "AddOneTsToEpisodesAndTruncate",
+    "AddObservationsFromEpisodesToBatch",
+    "AddColumnsFromEpisodesToTrainBatch",
+    "AddTimeDimToBatchAndZeroPad",
+    "AddStatesFromEpisodesToBatch",
+    "BatchIndividualItems",
+    "NumpyToTensor",
+    "EpisodeAdvantages",
+]
+
 
 class ScaleRewards(ConnectorV2):
     """Multiplies the rewards that the learner sees; metrics and signals keep the plain returns.
@@ -41,3 +53,21 @@ class ScaleRewards(ConnectorV2):
                 episode,
             )
         return batch
+
+
+def reward_scale(learner: Any) -> float | None:
+    """Returns what a learner multiplies rewards by, if its connectors do nothing else of their own.
+
+    Its connectors are RLlib's and, in front of them, those of a user. With `ScaleRewards` alone
+    (or nothing) the batch can be made from columns.
+
+    Args:
+        learner: The learner, built.
+
+    Returns:
+        The factor, 1 without any `ScaleRewards`; None if something else may be done to the batch.
+    """
+    pieces = list(learner._learner_connector.connectors)
+    scales = [piece.scale for piece in pieces if type(piece) is ScaleRewards]
+    others = [type(piece).__name__ for piece in pieces if type(piece) is not ScaleRewards]
+    return math.prod(scales) if others == _DEFAULTS else None

@@ -20,8 +20,11 @@ from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 from torch import Tensor
 
+from rllib_weighted.columns import RolloutColumns
 from rllib_weighted.learning.actor_parameters import ActorParameters
 from rllib_weighted.learning.advantages import EpisodeAdvantages
+from rllib_weighted.learning.column_batch import column_batch
+from rllib_weighted.learning.connectors import reward_scale
 from rllib_weighted.learning.exchange import Exchange
 from rllib_weighted.learning.fast.choice import SlowStepsError, fast_networks
 from rllib_weighted.learning.fast.networks import Networks
@@ -45,7 +48,11 @@ from rllib_weighted.learning.round_batch import (
     tag_rows,
 )
 from rllib_weighted.learning.round_update import RoundUpdate
-from rllib_weighted.learning.worker_data import WorkerTrainingData
+from rllib_weighted.learning.worker_data import (
+    ColumnTrainingData,
+    WorkerTrainingData,
+    group_by_worker,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +124,7 @@ class WeightedPPOLearner(PPOTorchLearner):
     def update(
         self,
         *,
-        training_data: WorkerTrainingData,
+        training_data: WorkerTrainingData | ColumnTrainingData,
         merge: MergeOrder | None = None,
         timesteps: dict[str, Any] | None = None,
         num_epochs: int = 1,
@@ -128,7 +135,7 @@ class WeightedPPOLearner(PPOTorchLearner):
         """Runs the epochs of one round over the workers' episodes.
 
         Args:
-            training_data: The episodes, grouped by worker.
+            training_data: The episodes, grouped by worker, or the same as columns.
             merge: How to merge. None: by the config, from the returns that the episodes show.
             timesteps: Lifetime counters for the schedules.
             num_epochs: Passes over the data.
@@ -144,7 +151,7 @@ class WeightedPPOLearner(PPOTorchLearner):
         self.before_gradient_based_update(timesteps=timesteps)
         self._weights_seq_no += 1
         env_steps = timesteps.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, self.env_steps)
-        order = merge or self._order_from(training_data.workers, env_steps)
+        order = merge or self._order_from(training_data.returns(), env_steps)
         update = RoundUpdate(self, order, *self._round_batch(training_data))
         self._report = update.run(
             num_epochs=num_epochs,
@@ -176,11 +183,7 @@ class WeightedPPOLearner(PPOTorchLearner):
         report, self._report = self._report, None
         return report
 
-    def _order_from(self, workers: dict[int, list[Any]], env_steps: int) -> MergeOrder:
-        returns = {
-            worker: [e.get_return() for e in episodes if e.is_done]
-            for worker, episodes in workers.items()
-        }
+    def _order_from(self, returns: dict[int, list[float]], env_steps: int) -> MergeOrder:
         return MergeOrder(
             round=self._weights_seq_no,
             root_seed=self.config.seed or 0,
@@ -190,7 +193,18 @@ class WeightedPPOLearner(PPOTorchLearner):
             reward_signals={w: float(np.mean(r)) for w, r in returns.items() if r},
         )
 
-    def _round_batch(self, training_data: WorkerTrainingData) -> tuple[str, RoundBatch]:
+    def _round_batch(
+        self, training_data: WorkerTrainingData | ColumnTrainingData
+    ) -> tuple[str, RoundBatch]:
+        if isinstance(training_data, ColumnTrainingData):
+            columns = training_data.columns
+            scale = reward_scale(self)
+            if columns and scale is not None:
+                return self._column_batch(columns, scale)
+            episodes = columns.to_episodes() if columns else []
+            training_data = WorkerTrainingData.from_workers(
+                group_by_worker(episodes, num_workers=self.config.worker_layout.num_workers)
+            )
         if not training_data.episodes:
             (module_id,) = self.module.keys()
             return module_id, RoundBatch({}, {}, self.module[module_id].is_stateful())
@@ -208,6 +222,26 @@ class WeightedPPOLearner(PPOTorchLearner):
             unused = (Columns.TERMINATEDS, Columns.TRUNCATEDS)
         is_sequences = self.module[module_id].is_stateful()
         return module_id, make_round_batch(module_columns, is_sequences=is_sequences, unused=unused)
+
+    def _column_batch(self, columns: RolloutColumns, scale: float) -> tuple[str, RoundBatch]:
+        (module_id,) = self.module.keys()
+        module = self.module[module_id].unwrapped()
+
+        def values(batch: dict[str, Any]) -> Tensor:
+            if self.actors is not None:
+                return self.actors.compute_values(module, batch)
+            predicted: Tensor = module.compute_values(batch)
+            return predicted
+
+        batch = column_batch(
+            columns,
+            values,
+            gamma=self.config.gamma,
+            lambda_=self.config.lambda_,
+            reward_scale=scale,
+            device=self._device,
+        )
+        return module_id, batch
 
     # What the round's steps use
 

@@ -10,8 +10,13 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.utils.annotations import override
 
+from rllib_weighted.columns import RolloutColumns
 from rllib_weighted.learning.orders import MergeReport
-from rllib_weighted.learning.worker_data import WorkerTrainingData, group_by_worker
+from rllib_weighted.learning.worker_data import (
+    ColumnTrainingData,
+    WorkerTrainingData,
+    group_by_worker,
+)
 
 GRACE_S = 10.0  # How long the others may take to notice that one of them has failed.
 
@@ -25,13 +30,19 @@ class WeightedLearnerGroup(LearnerGroup):
 
     @override(LearnerGroup)
     def update(
-        self, *, episodes: Any = None, training_data: Any = None, **kwargs: Any
+        self,
+        *,
+        episodes: Any = None,
+        columns: RolloutColumns | None = None,
+        training_data: Any = None,
+        **kwargs: Any,
     ) -> list[dict[str, Any]]:
         """Updates from episodes that carry their worker; see `LearnerGroup.update`.
 
         Args:
             episodes: Episodes of all workers, in any order.
-            training_data: The same as `WorkerTrainingData`, instead of them.
+            columns: The same as columns, instead of or besides them.
+            training_data: The same as `WorkerTrainingData` or `ColumnTrainingData`, instead.
             kwargs: As in RLlib, and `merge`: the round's `MergeOrder`. Without it, the config's
                 strategy is used with the returns that these episodes show.
 
@@ -42,6 +53,11 @@ class WeightedLearnerGroup(LearnerGroup):
             ValueError: If an episode's worker is unknown, or the episodes hold no step.
             LearnerFailedError: If a remote learner raised or died. The others have been ended.
         """
+        if columns is not None:
+            if not episodes:
+                training_data, episodes = ColumnTrainingData(columns=columns), None
+            else:  # Some env runners had to make episodes: so do the others.
+                episodes = [*episodes, *columns.to_episodes()]
         if episodes is not None:
             workers = group_by_worker(episodes, num_workers=self.config.worker_layout.num_workers)
             if not workers:
@@ -50,7 +66,7 @@ class WeightedLearnerGroup(LearnerGroup):
                     "without any: sample before you update."
                 )
             training_data = WorkerTrainingData.from_workers(workers)
-        if self.is_local or not isinstance(training_data, WorkerTrainingData):
+        if self.is_local or not isinstance(training_data, (WorkerTrainingData, ColumnTrainingData)):
             results: list[dict[str, Any]] = super().update(training_data=training_data, **kwargs)
             return results
         shards = training_data.shard(num_shards=len(self))

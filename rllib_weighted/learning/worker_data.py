@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any
 
+import numpy as np
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
+from rllib_weighted.columns import RolloutColumns
 from rllib_weighted.workers import WORKER_KEY
 
 
@@ -32,6 +34,13 @@ class WorkerTrainingData(TrainingData):
         ordered = {worker: workers[worker] for worker in sorted(workers)}
         return cls(episodes=[e for group in ordered.values() for e in group], workers=ordered)
 
+    def returns(self) -> dict[int, list[float]]:
+        """Returns worker -> the returns of its episodes that ended, as far as they are in here."""
+        return {
+            worker: [float(e.get_return()) for e in episodes if e.is_done]
+            for worker, episodes in self.workers.items()
+        }
+
     def shard(
         self, num_shards: int, len_lookback_buffer: int | None = None, **kwargs: Any
     ) -> list[tuple[TrainingData, dict[str, Any]]]:
@@ -43,6 +52,39 @@ class WorkerTrainingData(TrainingData):
         return [
             (self.from_workers({w: e for w, e in self.workers.items() if w % num_shards == i}), {})
             for i in range(num_shards)
+        ]
+
+
+@dataclass
+class ColumnTrainingData(TrainingData):
+    """Rollouts of whole workers as columns.
+
+    Args:
+        columns: The rollouts.
+    """
+
+    columns: RolloutColumns | None = None
+
+    def returns(self) -> dict[int, list[float]]:
+        """Returns worker -> the returns of its episodes that ended, as far as they are in here."""
+        assert self.columns is not None
+        done = self.columns.take(np.flatnonzero(self.columns.is_done))
+        found: dict[int, list[float]] = {worker: [] for worker in self.columns.workers}
+        for worker, value in zip(done.chunks["worker"].tolist(), done.returns(), strict=True):
+            found[worker].append(float(value))
+        return found
+
+    def validate(self) -> None:
+        """Does nothing: RLlib's check knows its own kinds of data only."""
+
+    def shard(
+        self, num_shards: int, len_lookback_buffer: int | None = None, **kwargs: Any
+    ) -> list[tuple[TrainingData, dict[str, Any]]]:
+        """Deals out workers as `WorkerTrainingData.shard` does."""
+        assert self.columns is not None
+        return [
+            (ColumnTrainingData(columns=self.columns.of_workers(num_shards, index)), {})
+            for index in range(num_shards)
         ]
 
 

@@ -20,14 +20,15 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
+from rllib_weighted.sampling.env_process import prepare_process
 from rllib_weighted.sampling.env_seeds import EnvSeeds
-from rllib_weighted.sampling.episodes import ENV_INDEX_KEY, Quotas, join_chunks
+from rllib_weighted.sampling.episodes import Quotas, join_chunks
 from rllib_weighted.sampling.fast_path import FastSampler, why_not_fast
 from rllib_weighted.sampling.filters import is_finite, repair_deltas
 from rllib_weighted.sampling.own_parameters import acting_with
 from rllib_weighted.sampling.rounds import RoundOrder, RoundRollouts
 from rllib_weighted.seeding import Stream, draw_root_seed, seeded_globals, stream_seed
-from rllib_weighted.workers import WORKER_KEY
+from rllib_weighted.workers import ENV_INDEX_KEY, WORKER_KEY
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,9 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
         self._evaluated_version = -1
         self._num_calls = 0
         self._weights_seq_no: int = 0
-        super().__init__(config=config, **kwargs)
+        self._config_seed = config.seed
+        super().__init__(config=prepare_process(config, self._index), **kwargs)
+        self.config.seed = self._config_seed
 
     # Sampling
 
@@ -298,6 +301,7 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
     @override(SingleAgentEnvRunner)
     def make_env(self) -> None:
         """Builds the vector environment: as RLlib does, but see `EnvSeeds.build`."""
+        self.config.seed = self._config_seed  # Missing in RLlib's constructor; callbacks see it.
         mode = gym.VectorizeMode(self.config.gym_env_vectorize_mode)
         self._discard_env()
         if mode == gym.VectorizeMode.VECTOR_ENTRY_POINT:

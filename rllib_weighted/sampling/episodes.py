@@ -2,15 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import tree
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
-ENV_INDEX_KEY = "rllib_weighted/env_index"
-"""Key of `episode.custom_data`: index of the sub-environment inside its env runner."""
+from rllib_weighted.columns import RolloutColumns
+from rllib_weighted.workers import ENV_INDEX_KEY
+
+
+@dataclass(frozen=True)
+class ChunkFigures:
+    """What RLlib's `get_metrics` asks of an episode or chunk, without the episode.
+
+    Args:
+        id_: The episode's id.
+        length: Steps in the chunk.
+        undiscounted_return: Its return.
+        is_done: Whether it ends the episode.
+    """
+
+    id_: str
+    length: int
+    undiscounted_return: float
+    is_done: bool
+
+    def __len__(self) -> int:
+        return self.length
+
+    def get_return(self) -> float:  # noqa: D102 (RLlib's names)
+        return self.undiscounted_return
+
+    def get_duration_s(self) -> float:  # noqa: D102
+        return 0.0  # As of an episode that is made from arrays.
 
 
 class Quotas:
@@ -23,8 +50,8 @@ class Quotas:
 
     def __init__(self, num_envs: int, quota: int) -> None:
         self._missing = [quota] * num_envs
-        self._lengths: dict[str, int] = {}
-        self.kept: set[str] = set()
+        self._lengths: dict[Any, int] = {}
+        self.kept: set[Any] = set()
 
     @property
     def met(self) -> bool:
@@ -34,12 +61,22 @@ class Quotas:
     def add(self, chunks: Iterable[SingleAgentEpisode]) -> None:
         """Counts chunks, in the order in which they were sampled."""
         for chunk in chunks:
-            length = self._lengths.get(chunk.id_, 0) + len(chunk)
-            self._lengths[chunk.id_] = length
             index = chunk.custom_data[ENV_INDEX_KEY]
-            if chunk.is_done and self._missing[index] > 0:
-                self._missing[index] -= length
-                self.kept.add(chunk.id_)
+            self._add(chunk.id_, index, len(chunk), is_done=chunk.is_done)
+
+    def add_columns(self, columns: RolloutColumns) -> None:
+        """The same for chunks in columns."""
+        chunks = columns.chunks
+        table = zip(chunks["id"], chunks["env_index"], chunks["length"], strict=True)
+        for (id_, index, length), is_done in zip(table, columns.is_done, strict=True):
+            self._add(id_, int(index), int(length), is_done=bool(is_done))
+
+    def _add(self, id_: Hashable, index: int, length: int, *, is_done: bool) -> None:
+        length += self._lengths.get(id_, 0)
+        self._lengths[id_] = length
+        if is_done and self._missing[index] > 0:
+            self._missing[index] -= length
+            self.kept.add(id_)
 
 
 def join_chunks(chunks: Iterable[SingleAgentEpisode]) -> list[SingleAgentEpisode]:

@@ -1,0 +1,165 @@
+"""Environment steps per second of whole training loops: this package, RLlib, Stable-Baselines3.
+
+    make bench            all of it, about 50 minutes; then look at benchmarks/results/
+    make bench ARGS="--repeats 1 --environment CartPole-v1"
+
+Same environment, networks, batch, minibatch, epochs and cores for all (see contenders.py). Every
+run is a process of its own, after one another and in turn: a repeat runs each contender once, every
+second repeat in reverse, so that what the machine does over an hour hits all alike. A ratio is
+taken within a repeat; the table has medians over the repeats, with the lowest and highest. Leave
+the machine alone meanwhile.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import typer
+from contenders import CONTENDERS, OURS, RLLIB, SB3_MANY, SB3_ONE
+from machine import machine, machine_line
+from rich.console import Console
+
+ENVIRONMENTS = ("CartPole-v1", "LunarLander-v3", "BipedalWalker-v3")
+TARGETS = {RLLIB: (3.0, 2.5, 2.0), "sb3": (1.2, 1.7, 1.7)}
+HERE = Path(__file__).parent
+console = Console(stderr=True)
+
+
+def run_one(contender: str, environment: str, repeat: int, seconds: float) -> dict[str, Any]:
+    """Runs a contender in a fresh process; returns its figures.
+
+    Raises:
+        typer.Exit: It failed; its output has been shown.
+    """
+    command = [sys.executable, str(HERE / "contenders.py"), contender, environment]
+    done = subprocess.run(
+        [*command, "--seconds", str(seconds)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        console.print(done.stderr[-3000:], markup=False)
+        console.print(f"{contender} on {environment} failed; its last lines are above.")
+        raise typer.Exit(1)
+    found = json.loads(done.stdout.splitlines()[-1])
+    rounds = found["rounds"]
+    steps, spent = (sum(column) for column in zip(*rounds, strict=True))
+    return {
+        "environment": environment,
+        "contender": contender,
+        "repeat": repeat,
+        "steps_per_s": steps / spent,
+        "round_s": spent / len(rounds),
+        "rounds": len(rounds),
+        "first_round_s": found["first_round_s"],
+        "env_runner_mib": found.get("env_runner_mib"),
+        "threads": found["threads"],
+    }
+
+
+def measure(
+    environments: list[str], contenders: list[str], repeats: int, seconds: float
+) -> list[dict[str, Any]]:
+    """Runs everything in turn; returns one record per run."""
+    records = []
+    for environment in environments:
+        for repeat in range(repeats):
+            order = contenders if repeat % 2 == 0 else contenders[::-1]
+            for contender in order:
+                record = run_one(contender, environment, repeat, seconds)
+                records.append(record)
+                console.print(
+                    f"{environment}, repeat {repeat + 1} of {repeats}, {contender}: "
+                    f"{record['steps_per_s']:,.0f} steps/s"
+                )
+    return records
+
+
+def of(records: list[dict[str, Any]], environment: str, contender: str) -> dict[int, float]:
+    """Returns repeat -> steps per second; "sb3" is the faster of its two in the median."""
+    if contender == "sb3":
+        both = [of(records, environment, name) for name in (SB3_ONE, SB3_MANY)]
+        return max(both, key=lambda found: median(found.values()) if found else 0.0)
+    return {
+        r["repeat"]: r["steps_per_s"]
+        for r in records
+        if (r["environment"], r["contender"]) == (environment, contender)
+    }
+
+
+def spread(values: list[float], digits: str) -> str:
+    """Returns "median (lowest – highest)"."""
+    if not values:
+        return "–"
+    low, middle, high = (format(f(values), digits) for f in (min, median, max))
+    return f"{middle} ({low} – {high})"
+
+
+def ratios(records: list[dict[str, Any]], environment: str, one: str, other: str) -> list[float]:
+    """Returns steps/s of one over those of the other, repeat by repeat."""
+    first, second = of(records, environment, one), of(records, environment, other)
+    return [first[repeat] / second[repeat] for repeat in first if repeat in second]
+
+
+def report(records: list[dict[str, Any]], environments: list[str]) -> str:
+    """Returns the tables as Markdown."""
+    head = f"| | {' | '.join(environments)} |\n|---|{'---|' * len(environments)}\n"
+
+    def table(rows: dict[str, list[str]]) -> str:
+        return head + "".join(f"| {name} | {' | '.join(cells)} |\n" for name, cells in rows.items())
+
+    speeds = {
+        contender: [spread(list(of(records, e, contender).values()), ",.0f") for e in environments]
+        for contender in CONTENDERS
+    }
+    against = {
+        f"`{ours}` / {peer}": [spread(ratios(records, e, ours, peer), ".2f") for e in environments]
+        for ours in OURS
+        for peer in (RLLIB, "sb3")
+    }
+    costs = {
+        f"`{ours}`": [spread(ratios(records, e, "average", ours), ".3f") for e in environments]
+        for ours in OURS[1:]
+    }
+    goals = "; ".join(
+        f"against {peer} {', '.join(map(str, wanted))}" for peer, wanted in TARGETS.items()
+    )
+    return (
+        f"# Throughput\n\n{machine_line()}\n\nMedian (lowest – highest) over the repeats.\n\n"
+        f"## Environment steps per second\n\n{table(speeds)}\n"
+        f"## Ratios\n\nWanted on {', '.join(ENVIRONMENTS)}: {goals}. "
+        f"`sb3` is the faster of its two vector environments.\n\n{table(against)}\n"
+        f"## Time of a whole round, as a ratio to `average`\n\n{table(costs)}"
+    )
+
+
+def main(
+    repeats: Annotated[int, typer.Option(help="Runs of each contender on each environment.")] = 5,
+    seconds: Annotated[float, typer.Option(help="How long to measure in each run.")] = 8.0,
+    environment: Annotated[list[str] | None, typer.Option(help="Only these.")] = None,
+    contender: Annotated[list[str] | None, typer.Option(help="Only these.")] = None,
+    out: Annotated[Path, typer.Option(help="Where to write the results.")] = HERE / "results",
+) -> None:
+    """Measures, prints the tables, and writes throughput.md and throughput.parquet."""
+    environments = environment or list(ENVIRONMENTS)
+    unknown = set(contender or ()) - set(CONTENDERS)
+    if unknown:
+        raise typer.BadParameter(
+            f"found {', '.join(sorted(unknown))}; there are {', '.join(CONTENDERS)}"
+        )
+    records = measure(environments, contender or list(CONTENDERS), repeats, seconds)
+    text = report(records, environments)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "throughput.md").write_text(text)
+    table = pa.Table.from_pylist(records).replace_schema_metadata(machine())
+    pq.write_table(table, out / "throughput.parquet")
+    print(text)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,136 @@
+"""How many threads PyTorch computes with, in env runners and in the process of a trial.
+
+The number depends on the config, the machine and `OMP_NUM_THREADS` alone: with another one, sums
+may round differently, and the same seed would not give the same parameters twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+VARIABLE = "OMP_NUM_THREADS"
+MAX_THREADS = 8  # Unasked: PPO's minibatches are too small to keep more of them busy.
+
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # Of a container, under version 2 of control groups.
+_OLD_QUOTA = Path("/sys/fs/cgroup/cpu")  # Under version 1.
+_ENVIRONMENT = Path("/proc/self/environ")
+
+
+def num_threads(num_cpus: float, *, cores: float, asked: str | None = None) -> int:
+    """Returns the threads for what reserves `num_cpus` of Ray: as many, as far as there are cores.
+
+    Args:
+        num_cpus: CPUs that Ray counts; the fraction of one is dropped.
+        cores: Cores that the process may use; the fraction of one is dropped.
+        asked: What the user has set `OMP_NUM_THREADS` to: a number there is the answer.
+
+    Returns:
+        1 … `MAX_THREADS`, or what the user has asked for.
+    """
+    first = (asked or "").split(",")[0].strip()
+    if first.isdecimal() and int(first) > 0:
+        return int(first)
+    return max(1, math.floor(min(num_cpus, cores, MAX_THREADS)))
+
+
+def trial_cpus(config: Any) -> float:
+    """Returns the CPUs that sampling and learning of a trial reserve, without its evaluation's.
+
+    Args:
+        config: An `AlgorithmConfig`.
+    """
+    learner = config.num_cpus_per_learner
+    if learner == "auto":  # As RLlib (2.60) has it.
+        learner = 0 if config.num_gpus_per_learner else 1
+    if config.num_learners:
+        learner = 0
+    main = max(learner, config.num_cpus_for_main_process)
+    return float(main + config.num_env_runners * config.num_cpus_per_env_runner)
+
+
+def set_env_runner_threads(config: Any) -> None:
+    """Gives the process of a remote env runner the threads that its own CPUs allow."""
+    threads = num_threads(
+        config.num_cpus_per_env_runner, cores=cores_at_hand(), asked=asked_for_threads()
+    )
+    torch.set_num_threads(threads)
+
+
+def round_threads(config: Any) -> int | None:
+    """Returns with how many threads a trial's own process works during a round.
+
+    Its env runners wait while it learns, so their CPUs are its own then. Ray (2.60) gives it one
+    thread, whatever there is. In a process of the user's, which Ray has not started, the number
+    that torch has there is the most.
+
+    Returns:
+        None where the learners are processes of their own: Ray gives those their CPUs' threads.
+    """
+    if config.num_learners:
+        return None
+    cores: float = cores_at_hand()
+    if not _is_ray_worker():
+        cores = min(cores, torch.get_num_threads())
+    return num_threads(trial_cpus(config), cores=cores, asked=asked_for_threads())
+
+
+@contextlib.contextmanager
+def computing_with(threads: int | None) -> Iterator[None]:
+    """Lets torch use that many threads inside the block; None changes nothing."""
+    before = torch.get_num_threads()
+    if threads is None or threads == before:
+        yield
+        return
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def cores_at_hand() -> float:
+    """Returns the cores that this process may use, by its affinity and its container's quota."""
+    return min(len(os.sched_getaffinity(0)), _quota())
+
+
+def asked_for_threads() -> str | None:
+    """Returns the user's `OMP_NUM_THREADS`.
+
+    Ray (2.60) sets the variable in its workers where the user has not, after they have started.
+    """
+    return _initial_environment().get(VARIABLE) if _is_ray_worker() else os.environ.get(VARIABLE)
+
+
+def _initial_environment() -> Mapping[str, str]:
+    """Returns the variables that this process was started with."""
+    try:
+        text = _ENVIRONMENT.read_text(errors="surrogateescape")
+    except OSError:
+        return {}
+    return dict(line.split("=", 1) for line in text.split("\0") if "=" in line)
+
+
+def _is_ray_worker() -> bool:
+    """Whether Ray has started this process for a task or an actor (`worker.mode`: Ray 2.60)."""
+    import ray
+
+    return ray.is_initialized() and ray.get_runtime_context().worker.mode == ray.WORKER_MODE
+
+
+def _quota() -> float:
+    """Returns how many cores' time the container of this process has; infinity if all."""
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = _QUOTA.read_text().split()
+        return math.inf if quota == "max" else int(quota) / int(period)
+    with contextlib.suppress(OSError, ValueError):
+        quota = (_OLD_QUOTA / "cpu.cfs_quota_us").read_text()
+        period = (_OLD_QUOTA / "cpu.cfs_period_us").read_text()
+        return math.inf if int(quota) <= 0 else int(quota) / int(period)
+    return math.inf
