@@ -135,7 +135,8 @@ class PPOLoss:
         """
         # Of two equal terms autograd takes half of each gradient: where nothing was clipped.
         is_plain = self._plain <= self._clipped
-        by_logp = torch.where(is_plain, self._plain, self._zero).mul_(factors).neg_()
+        # A ratio beyond all numbers gives NaN, as in autograd: the general way drops its worker.
+        by_logp = (self._plain * is_plain).mul_(factors).neg_()
         is_inside = self._square <= self._value_clip
         by_value = torch.where(is_inside, self._error, self._zero).mul_(factors)
         by_value.mul_(2 * self._value_coeff)

@@ -102,6 +102,10 @@ def test_parameters_stay_as_they_were_until_they_are_stored():
     adam.store()
     assert not any(torch.equal(parameters[name], before[name]) for name in SHAPES)
     assert len(optimizer.state) == len(SHAPES)
+    stored = copy.deepcopy(list(optimizer.state.values()))
+    step_ours(adam, optimizer.param_groups[0], 1, False)
+    for found, wanted in zip(optimizer.state.values(), stored, strict=True):
+        assert all(torch.equal(found[key], value) for key, value in wanted.items())
 
 
 def test_a_round_without_a_step_leaves_no_state():

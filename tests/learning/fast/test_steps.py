@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from rllib_weighted.learning.actor_steps import ActorSteps
 from rllib_weighted.learning.fast.kernel import Kernel
+from rllib_weighted.learning.fast.loss import PPOLoss
 from rllib_weighted.learning.steps import MergedSteps
 from tests.learning.fast.helpers import BOX
 from tests.learning.helpers import (
@@ -310,19 +312,33 @@ def test_only_steps_with_a_loss_that_is_not_finite_are_left_to_it(monkeypatch, s
         assert_same(groups, rounds, TOLERANCES[torch.float64])
 
 
+def spoil(monkeypatch: pytest.MonkeyPatch, what: str, is_bad: Callable[[], bool]) -> None:
+    """Makes a loss or a gradient of the fast way infinite, and nothing else."""
+    forward, backward = PPOLoss.forward, Kernel.backward
+
+    def bad_forward(loss: PPOLoss, *args: Any) -> Tensor:
+        parts = forward(loss, *args)
+        if is_bad():
+            parts[0, 0] = math.inf
+        return parts
+
+    def bad_backward(kernel: Kernel, policy: Tensor, value: Tensor) -> None:
+        backward(kernel, policy, value * math.inf if is_bad() else value)
+
+    if what == "loss":
+        monkeypatch.setattr(PPOLoss, "forward", bad_forward)
+    else:
+        monkeypatch.setattr(Kernel, "backward", bad_backward)
+
+
 @pytest.mark.parametrize("strategy", ["loss_weighted", "actor_average"])
+@pytest.mark.parametrize("what", ["loss", "gradient"])
 @pytest.mark.parametrize("bad_step", [0, 2, 5])
-def test_a_gradient_that_is_not_finite_leaves_its_step_to_it(monkeypatch, strategy, bad_step):
-    """The written-out gradient alone is spoiled here: the general way finds nothing to drop."""
+def test_one_bad_number_leaves_its_step_to_it(monkeypatch, strategy, what, bad_step):
+    """The general way finds nothing to drop here, and the result is as if all steps were fast."""
     groups = pair_of_groups(strategy, torch.float64, grad_clip=0.1, grad_clip_by="global_norm")
     count = Count(monkeypatch)
-    backward = Kernel.backward
-
-    def spoiled(kernel: Kernel, policy: Tensor, value: Tensor) -> None:
-        value = value * math.inf if count.fast == bad_step + 1 else value
-        backward(kernel, policy, value)
-
-    monkeypatch.setattr(Kernel, "backward", spoiled)
+    spoil(monkeypatch, what, lambda: count.fast == bad_step + 1)
     order = make_order(3, strategy)
     rounds = []
     for group in groups:
@@ -331,6 +347,19 @@ def test_a_gradient_that_is_not_finite_leaves_its_step_to_it(monkeypatch, strate
             assert (count.fast, count.general) == (6, 1)
     assert rounds[0][0].drops == [None] * 3
     assert_same(groups, rounds, TOLERANCES[torch.float64])
+
+
+@pytest.mark.parametrize("strategy", ["average", "actor_average"])
+def test_a_ratio_that_overflows_drops_its_worker_either_way(strategy):
+    """Its loss is finite, as it is clipped, but autograd's gradient is 0 times infinity."""
+    groups = pair_of_groups(strategy, torch.float32)
+    rounds = []
+    for group in groups:
+        episodes = make_episodes(LENGTHS["equal"])
+        episodes[0].extra_model_outputs["action_logp"].data[1] = -200.0
+        rounds.append(update(group, episodes, make_order(3, strategy)))
+    assert rounds[0][0].drops == ["its gradient is not finite", None, None]
+    assert_same(groups, rounds, TOLERANCES[torch.float32])
 
 
 @pytest.mark.parametrize("strategy", ["average", "actor_average"])
