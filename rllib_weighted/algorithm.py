@@ -139,10 +139,8 @@ class WeightedPPO(TrialPPO):
         if self._asked_group is not self.learner_group:
             self._asked_group = self.learner_group
             self._why_episodes = self.learner_group.why_not_columns()
-            if self._why_episodes is None:
-                logger.info("The learner takes columns.")
-            else:
-                logger.info("The learner takes episodes: %s.", self._why_episodes)
+            what = f"episodes: {self._why_episodes}" if self._why_episodes else "columns"
+            logger.info("The learner takes %s.", what)
         return self._why_episodes is None
 
     @override(Algorithm)

@@ -63,7 +63,8 @@ def why_not_columns(learner: Any) -> str | None:
     ends = pieces[: len(_FIRST)], pieces[len(pieces) - len(_LAST) :]
     customs = pieces[len(_FIRST) : len(pieces) - len(_LAST)]
     are_known = [tuple(map(type, end)) for end in ends] == [_FIRST, _LAST]
-    if not are_known or any(type(piece) is not ScaleRewards for piece in customs):
+    are_known &= len(customs) <= 1 and all(type(piece) is ScaleRewards for piece in customs)
+    if not are_known:
         return "custom learner connectors"
     return None
 
@@ -118,14 +119,12 @@ def column_batch(learner: Any, columns: RolloutColumns) -> tuple[str, RoundBatch
 
 
 def _rewards(learner: Any, columns: RolloutColumns) -> np.ndarray:
-    """Returns the rewards as the learner sees them; of several scales, the last one counts."""
+    """Returns the rewards as the learner sees them."""
     rewards = columns.steps[Columns.REWARDS]
-    scales = [
-        piece.scale
-        for piece in learner._learner_connector.connectors
-        if isinstance(piece, ScaleRewards)
-    ]
-    return rewards * scales[0] if scales else rewards
+    for piece in learner._learner_connector.connectors:
+        if isinstance(piece, ScaleRewards):
+            return rewards * piece.scale
+    return rewards
 
 
 def _values(learner: Any, module_id: str, batch: dict[str, Any]) -> Tensor:

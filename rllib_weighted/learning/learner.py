@@ -50,6 +50,8 @@ from rllib_weighted.learning.worker_data import ColumnTrainingData, WorkerTraini
 
 logger = logging.getLogger(__name__)
 
+Data = WorkerTrainingData | ColumnTrainingData
+
 
 class WeightedPPOLearner(PPOTorchLearner):
     """PPO's learner with one loss per worker and one merged gradient per minibatch step.
@@ -118,7 +120,7 @@ class WeightedPPOLearner(PPOTorchLearner):
     def update(
         self,
         *,
-        training_data: WorkerTrainingData | ColumnTrainingData,
+        training_data: Data,
         merge: MergeOrder | None = None,
         timesteps: dict[str, Any] | None = None,
         num_epochs: int = 1,
@@ -187,18 +189,13 @@ class WeightedPPOLearner(PPOTorchLearner):
             reward_signals={w: float(np.mean(r)) for w, r in returns.items() if r},
         )
 
-    def why_not_columns(self) -> str | None:
-        """Returns what needs episodes to learn from; None if columns will do."""
-        return why_not_columns(self)
+    why_not_columns = why_not_columns
 
-    def _round_batch(
-        self, training_data: WorkerTrainingData | ColumnTrainingData
-    ) -> tuple[str, RoundBatch]:
+    def _round_batch(self, training_data: Data) -> tuple[str, RoundBatch]:
         if training_data.is_empty:
             (module_id,) = self.module.keys()
             return module_id, RoundBatch({}, {}, self.module[module_id].is_stateful())
         if isinstance(training_data, ColumnTrainingData):
-            assert training_data.columns is not None
             return column_batch(self, training_data.columns)
         tag_rows(training_data.workers)
         columns = self._learner_connector(

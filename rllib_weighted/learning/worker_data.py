@@ -67,7 +67,7 @@ class ColumnTrainingData(TrainingData):
         columns: The workers' steps, worker after worker.
     """
 
-    columns: RolloutColumns | None = None
+    columns: Any = None
 
     @classmethod
     def from_rollouts(
@@ -113,7 +113,6 @@ class ColumnTrainingData(TrainingData):
         self, num_shards: int, len_lookback_buffer: int | None = None, **kwargs: Any
     ) -> list[tuple[TrainingData, dict[str, Any]]]:
         """Gives worker i to learner i modulo `num_shards`; see `WorkerTrainingData.shard`."""
-        assert self.columns is not None
         return [
             (ColumnTrainingData(columns=self.columns.of_workers(num_shards, i)), {})
             for i in range(num_shards)

@@ -23,12 +23,8 @@ from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 from rllib_weighted.columns import RolloutColumns, concatenated
 from rllib_weighted.sampling.env_process import prepare_process
 from rllib_weighted.sampling.env_seeds import EnvSeeds
-from rllib_weighted.sampling.episodes import (
-    Quotas,
-    chunk_figures,
-    join_chunks,
-)
-from rllib_weighted.sampling.fast_path import FastSampler, why_episodes, why_not_fast
+from rllib_weighted.sampling.episodes import Quotas, join_chunks, note_figures
+from rllib_weighted.sampling.fast_path import FastSampler, make_fast_sampler, why_episodes
 from rllib_weighted.sampling.filters import is_finite, repair_deltas
 from rllib_weighted.sampling.own_parameters import acting_with
 from rllib_weighted.sampling.returns import CarriedReturns, of_columns, of_episodes
@@ -108,7 +104,7 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
         before = self._connector_states()
         complete = self.config.batch_mode == "complete_episodes"
         self._quota = self._steps_per_env() if complete else None
-        self._as_columns = order.takes_columns and self.returns_columns
+        self._as_columns = order.takes_columns and self._why_episodes is None
         seed = stream_seed(order.root_seed, Stream.ACTIONS, self._index, order.round)
         workers = [self._seeds.worker(index) for index in range(self.num_envs)]
         try:
@@ -207,23 +203,12 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
             self._ongoing_episodes_for_metrics.clear()
         columns, infos = fast.sample(kwargs["num_timesteps"], with_infos=not self._as_columns)
         self._needs_initial_reset = False
-        self._take_figures(columns)
+        note_figures(self, columns)
         if self._as_columns:
             return columns
-        episodes = columns.to_episodes(
+        return columns.to_episodes(
             self._env_to_module.observation_space, self.env.single_action_space, infos
         )
-        return episodes
-
-    def _take_figures(self, columns: RolloutColumns) -> None:
-        """Notes what RLlib's `get_metrics` is going to ask (private; tested with Ray 2.60)."""
-        figures = chunk_figures(columns)
-        done = [chunk for chunk in figures if chunk.is_done]
-        self._done_episodes_for_metrics.extend(done)
-        for chunk in figures:
-            if not chunk.is_done:
-                self._ongoing_episodes_for_metrics[chunk.id_].append(chunk)
-        self._increase_sampled_metrics(columns.num_steps, len(done))
 
     def _sample_in_own_loop(self, **kwargs: Any) -> list[SingleAgentEpisode]:
         if self.fast_sampler is not None and self.fast_sampler.is_under_way:
@@ -246,23 +231,11 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
     @functools.cached_property
     def fast_sampler(self) -> FastSampler | None:
         """The fast vector path; None if something in the config needs RLlib's own loop."""
-        reason = "it evaluates" if self.config.in_evaluation else why_not_fast(self)
-        if reason is not None:
-            logger.info("Env runner %s samples in RLlib's own loop: %s.", self.worker_index, reason)
-            return None
-        logger.info(
-            "Env runner %s samples on the fast path and hands on %s.",
-            self.worker_index,
-            "columns, if the learner takes them"
-            if self.returns_columns
-            else f"episodes: {why_episodes(self, WeightedEnvRunner)}",
-        )
-        return FastSampler(self)
+        return make_fast_sampler(self, self._why_episodes)
 
     @functools.cached_property
-    def returns_columns(self) -> bool:
-        """Whether nothing here needs a fast rollout as episodes."""
-        return why_episodes(self, WeightedEnvRunner) is None
+    def _why_episodes(self) -> str | None:
+        return why_episodes(self, WeightedEnvRunner)
 
     def _sample_complete(self, quota: int, **kwargs: Any) -> Any:
         """Samples whole episodes: each sub-environment runs until they hold `quota` steps.

@@ -79,11 +79,17 @@ def _table(
     ]
 
 
-def chunk_figures(columns: RolloutColumns) -> list[ChunkFigures]:
-    """Returns the figures of all chunks, in their order."""
+def note_figures(env_runner: Any, columns: RolloutColumns) -> None:
+    """Tells an env runner what RLlib's `get_metrics` will ask (private; tested with Ray 2.60)."""
     lengths, returns = columns.chunks["length"].tolist(), columns.returns().tolist()
     done = columns.is_done.tolist()
-    return [ChunkFigures(*row) for row in zip(columns.ids, lengths, returns, done, strict=True)]
+    for row in zip(columns.ids, lengths, returns, done, strict=True):
+        chunk = ChunkFigures(*row)
+        if chunk.is_done:
+            env_runner._done_episodes_for_metrics.append(chunk)
+        else:
+            env_runner._ongoing_episodes_for_metrics[chunk.id_].append(chunk)
+    env_runner._increase_sampled_metrics(columns.num_steps, sum(done))
 
 
 def join_chunks(chunks: Iterable[SingleAgentEpisode]) -> list[SingleAgentEpisode]:

@@ -9,6 +9,7 @@ bit for bit.
 from __future__ import annotations
 
 import inspect
+import logging
 import uuid
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,8 @@ from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 from rllib_weighted.columns import CHUNK, RolloutColumns, ranges
 from rllib_weighted.sampling.policy import RolloutPolicy, actions_for_env, evaluating
 from rllib_weighted.sampling.stepping import DirectStepper, VectorStepper, can_step_directly
+
+logger = logging.getLogger(__name__)
 
 _EPISODE_CALLBACKS = (
     "on_episode_created",
@@ -65,6 +68,23 @@ def why_not_fast(env_runner: Any) -> str | None:
     if not config.episodes_to_numpy:
         return "`episodes_to_numpy`=False"
     return _callback(config, _EPISODE_CALLBACKS)
+
+
+def make_fast_sampler(env_runner: Any, for_episodes: str | None) -> FastSampler | None:
+    """Returns the fast vector path, or None if something needs RLlib's own loop; logs which.
+
+    Args:
+        env_runner: The env runner.
+        for_episodes: What needs episodes; see `why_episodes`.
+    """
+    index = env_runner.worker_index
+    reason = "it evaluates" if env_runner.config.in_evaluation else why_not_fast(env_runner)
+    if reason is not None:
+        logger.info("Env runner %s samples in RLlib's own loop: %s.", index, reason)
+        return None
+    what = f"episodes: {for_episodes}" if for_episodes else "columns, if the learner takes them"
+    logger.info("Env runner %s samples on the fast path and hands on %s.", index, what)
+    return FastSampler(env_runner)
 
 
 # What a subclass of a user's may override in order to see or change what is sampled.

@@ -56,6 +56,7 @@ class RolloutPolicy:
 
     def __init__(self, module: Any, device: Any) -> None:
         self._device = device
+        self._is_on_cpu = device is None or str(device) == "cpu"
         self._forward = _forward_of(module)
         self._distribution = module.get_exploration_action_dist_cls()
         self._act = {TorchCategorical: self._categorical, TorchDiagGaussian: self._gaussian}.get(
@@ -67,7 +68,7 @@ class RolloutPolicy:
 
     def act(self, obs: np.ndarray) -> np.ndarray:
         """Returns actions, [envs, …], for observations of [envs, …]."""
-        if obs.dtype == np.float32 and self._device in (None, "cpu"):
+        if obs.dtype == np.float32 and self._is_on_cpu:
             tensor = torch.from_numpy(obs)
         else:
             tensor = convert_to_torch_tensor(obs, self._device)
