@@ -46,11 +46,9 @@ from rllib_weighted.learning.round_batch import (
     tag_rows,
 )
 from rllib_weighted.learning.round_update import RoundUpdate
-from rllib_weighted.learning.worker_data import ColumnTrainingData, WorkerTrainingData
+from rllib_weighted.learning.worker_data import ColumnTrainingData, Data
 
 logger = logging.getLogger(__name__)
-
-Data = WorkerTrainingData | ColumnTrainingData
 
 
 class WeightedPPOLearner(PPOTorchLearner):
@@ -65,6 +63,7 @@ class WeightedPPOLearner(PPOTorchLearner):
     exchange: Exchange
     env_steps: int = 0  # Environment steps sampled so far, for the schedules.
     _report: MergeReport | None = None
+    why_not_columns = why_not_columns
 
     @override(PPOTorchLearner)
     def build(self) -> None:
@@ -188,8 +187,6 @@ class WeightedPPOLearner(PPOTorchLearner):
             min_weight=self.config.min_weight_at(env_steps),
             reward_signals={w: float(np.mean(r)) for w, r in returns.items() if r},
         )
-
-    why_not_columns = why_not_columns
 
     def _round_batch(self, training_data: Data) -> tuple[str, RoundBatch]:
         if training_data.is_empty:

@@ -119,6 +119,9 @@ class ColumnTrainingData(TrainingData):
         ]
 
 
+Data = WorkerTrainingData | ColumnTrainingData
+
+
 def group_by_worker(
     episodes: Sequence[SingleAgentEpisode], *, num_workers: int
 ) -> dict[int, list[SingleAgentEpisode]]:

@@ -28,6 +28,8 @@ def test_the_names_are_those_of_the_interface() -> None:
         "NUM_EPISODES": "num_episodes",
         "DRIFT": "drift",
         "DRIFT_MEAN": "drift_mean",
+        "FAST_SAMPLING": "fast_sampling",
+        "COLUMNS": "columns",
     }
 
 

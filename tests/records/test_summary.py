@@ -16,7 +16,11 @@ def test_summary_by_hand() -> None:
     # p = 1/2, 1/4, 1/4: entropy = 1/2 ln 2 + 2 * 1/4 ln 4 = 3/2 ln 2.
     # w = 3/4, 1/2, 1/2: (7/4)^2 / (9/16 + 1/4 + 1/4) = (49/16) / (17/16) = 49/17.
     summary = summarize(
-        with_shares(0.25, 0.5, 0.25), num_skipped_steps=2, recent_returns=[2.0, 4.0]
+        with_shares(0.25, 0.5, 0.25),
+        num_skipped_steps=2,
+        recent_returns=[2.0, 4.0],
+        fast_sampling=1.0,
+        columns=0.5,
     )
     assert summary == pytest.approx(
         {
@@ -28,6 +32,8 @@ def test_summary_by_hand() -> None:
             "num_dropped": 0,
             "num_skipped_steps": 2,
             "episode_return_mean": 3.0,
+            "fast_sampling": 1.0,
+            "columns": 0.5,
         }
     )
     assert all(type(value) is float for value in summary.values())
