@@ -24,6 +24,7 @@ OWN = {
     "actor_export": "best",
     "env_seeding": "stream",
     "fast_learner": True,
+    "fast_sampling": True,
 }
 
 
@@ -48,7 +49,7 @@ def test_defaults_are_not_shared():
 def test_setters_return_the_config_and_leave_alone_what_is_not_given():
     config = WeightedPPOConfig()
     assert config.training(merge_strategy="sum", lr=0.1) is config
-    assert config.env_runners(env_seeding="fixed", num_env_runners=3) is config
+    assert config.env_runners(env_seeding="fixed", fast_sampling=False, num_env_runners=3) is config
     assert config.learners(fast_learner=False, num_learners=2) is config
     assert (config.fast_learner, config.num_learners) == (False, 2)
     assert config.learners(num_learners=0).fast_learner is False
@@ -56,6 +57,7 @@ def test_setters_return_the_config_and_leave_alone_what_is_not_given():
     assert config.env_runners(num_envs_per_env_runner=2) is config
     assert (config.merge_strategy, config.lr, config.min_weight) == ("sum", 0.1, 0.5)
     assert (config.env_seeding, config.num_env_runners) == ("fixed", 3)
+    assert config.fast_sampling is False
     assert config.training(min_weight=None).min_weight is None
     with pytest.raises(TypeError, match="merge_strtegy"):
         config.training(merge_strtegy="sum")
@@ -73,6 +75,7 @@ SETTINGS = {
     "actor_export": "mean",
     "env_seeding": "fixed",
     "fast_learner": False,
+    "fast_sampling": False,
     "lambda": 0.9,
     "num_envs_per_env_runner": 2,
 }

@@ -149,11 +149,12 @@ def test_choices(name, typo):
         assert f"found {value!r}: use '" in sentence
 
 
+@pytest.mark.parametrize("name", ["fast_learner", "fast_sampling"])
 @pytest.mark.parametrize("value", [None, 0, 1, "yes", "False", [True], math.nan])
-def test_a_switch_is_on_or_off(value):
-    assert problems(fast_learner=True) == problems(fast_learner=False) == []
-    (sentence,) = problems(fast_learner=value)
-    assert sentence == f"`fast_learner` should be True or False, found {value!r}: use True"
+def test_a_switch_is_on_or_off(name, value):
+    assert problems(**{name: True}) == problems(**{name: False}) == []
+    (sentence,) = problems(**{name: value})
+    assert sentence == f"`{name}` should be True or False, found {value!r}: use True"
 
 
 @pytest.mark.parametrize(
