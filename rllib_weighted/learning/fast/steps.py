@@ -40,6 +40,7 @@ class FastSteps(Steps):
         self._own = [worker for worker in self._workers if worker in self._batch.rows]
         config = learner.config.get_config_for_module(self._module_id)
         self._clip: dict[str, Any] = {"clip": config.grad_clip, "by": config.grad_clip_by}
+        self._group = learner.get_optimizer(module_id=self._module_id).param_groups[0]
         self._adam = self._make_adam()
         self._kernel = Kernel(
             networks,
@@ -101,10 +102,6 @@ class FastSteps(Steps):
     def _take(self, minibatch: Minibatch) -> WorkerLosses | None:
         """Takes a step; None, and nothing has changed, if something is not finite."""
 
-    def _group(self) -> Any:
-        optimizer = self._learner.get_optimizer(module_id=self._module_id)
-        return optimizer.param_groups[0]
-
     def _rows_of(self, minibatch: Minibatch) -> RowColumns:
         """Returns the columns of a minibatch; those of a whole epoch are gathered at once."""
         assert self._rows is not None
@@ -123,6 +120,8 @@ class FastSteps(Steps):
         means = parts @ own_means.T  # [5, n]
         policy, value, unclipped, entropy, kl = means.unbind()
         local = WorkerLosses(self._loss.mix @ means, policy, value, unclipped, entropy, kl)
+        if self._exchange.is_solo:
+            return local
         return self._of_all(self._own, local, self._workers)
 
 
@@ -171,7 +170,7 @@ class FastMergedSteps(FastSteps):
         if not _is_finite(norms):
             return None
         self._last_norm = norms
-        self._adam.step(gradients, self._group())
+        self._adam.step(gradients, self._group)
         self._merger.record(self._workers, signals, merged, losses)
         return losses
 
@@ -224,7 +223,7 @@ class FastActorSteps(FastSteps):
             return None
         moved = own + shared
         self._adam.clip(moved, **self._clip)
-        self._adam.step(moved, self._group())
+        self._adam.step(moved, self._group)
         self._merger.record(self._workers, signals, merged, losses)
         return losses
 
