@@ -28,6 +28,7 @@ def machine() -> dict[str, str]:
         "cores": str(len(os.sched_getaffinity(0))),
         "memory": f"{memory:.0f} GiB",
         "system": f"{platform.system()} {platform.release().split('-')[0]}",
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "not set"),
         "Python": platform.python_version(),
         **versions,
     }
