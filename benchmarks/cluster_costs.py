@@ -2,175 +2,255 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from statistics import median
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import ray
+import torch
 from cluster_model import Costs, fit_line
 from contenders import rllib_config
 from synthetic import make_learner, make_rollouts, update_seconds
 
+from rllib_weighted.columns import RolloutColumns
+from rllib_weighted.learning.worker_data import ColumnTrainingData
+
 ENVIRONMENT = "CartPole-v1"
+ENVIRONMENTS = (ENVIRONMENT, "BipedalWalker-v3")
 ENVS = 8  # Sub-environments per env runner.
-EPOCHS = 10
+STEPS = 128  # Per sub-environment and round.
+BATCH = 16384  # Of the learner.
+EPOCHS = (1, 5)  # What they differ by is optimizer steps and nothing else.
 
 
-def start_ray() -> None:
-    """Starts a Ray of this script's own that takes more env runners than there are cores."""
-    ray.init(num_cpus=16, include_dashboard=False, log_to_driver=False, configure_logging=False)
+@contextmanager
+def own_ray() -> Iterator[None]:
+    """A Ray of this script's own that takes more env runners than there are cores."""
+    options = {"include_dashboard": False, "log_to_driver": False, "configure_logging": False}
+    ray.init(address="local", num_cpus=16, **options)
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
-def build(environment: str, num_env_runners: int, steps_per_env: int) -> Any:
-    """Builds an algorithm with env runners of 8 sub-environments."""
+@dataclasses.dataclass(frozen=True)
+class Sampled:
+    """A sampling phase, seen by the driver.
+
+    Args:
+        wall: Its seconds.
+        cpu: The driver's own seconds on all cores.
+        columns: What each env runner sampled.
+    """
+
+    wall: float
+    cpu: float
+    columns: list[RolloutColumns]
+
+    @property
+    def steps_per_s(self) -> float:
+        """Environment steps per second."""
+        return sum(part.num_steps for part in self.columns) / self.wall
+
+
+def _config(environment: str, num_env_runners: int) -> Any:
+    """The benchmarks' config, with networks of their own for policy and value."""
     config = rllib_config("average", environment)
+    model = dataclasses.replace(config.model_config, vf_share_layers=False)
     config.env_runners(num_env_runners=num_env_runners, num_envs_per_env_runner=ENVS)
-    batch = max(1, num_env_runners) * ENVS * steps_per_env
+    return config.rl_module(model_config=model)
+
+
+def sample(environment: str, num_env_runners: int, steps: int, rounds: int) -> list[Sampled]:
+    """Returns some sampling phases of a new algorithm, after three that do not count.
+
+    Args:
+        environment: A gymnasium id.
+        num_env_runners: Env runners of 8 sub-environments; 0: one in this process.
+        steps: Steps of every sub-environment per round.
+        rounds: Phases to return.
+
+    Raises:
+        RuntimeError: An env runner did not take the fast path.
+    """
+    config = _config(environment, num_env_runners)
+    batch = max(1, num_env_runners) * ENVS * steps
     config.training(train_batch_size=batch, minibatch_size=None)
-    return config.build_algo()
-
-
-def sample_seconds(algorithm: Any, rounds: int) -> list[float]:
-    """Returns the driver's seconds of some sampling phases, after three that do not count."""
-    seconds = []
-    for number in range(rounds + 3):
-        started = time.perf_counter()
-        algorithm._sample()
-        if number >= 3:
-            seconds.append(time.perf_counter() - started)
-    return seconds
+    algorithm = config.build_algo()
+    found = []
+    try:
+        for _ in range(rounds + 3):
+            wall, cpu = time.perf_counter(), time.process_time()
+            rollouts = algorithm._sample()
+            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+            if not rollouts.columns or rollouts.num_fast != max(1, num_env_runners):
+                raise RuntimeError(
+                    f"All {max(1, num_env_runners)} env runners should sample on the fast path, "
+                    f"found {rollouts.num_fast}; absent: {rollouts.absent}"
+                )
+            found.append(Sampled(wall, cpu, rollouts.columns))
+    finally:
+        algorithm.stop()
+    return found[3:]
 
 
 def sampling_speeds(repeats: int, *, log: Callable[[str], None]) -> list[dict[str, Any]]:
     """Returns environment steps per second, a record per environment, env runners and repeat."""
+    torch.set_num_threads(1)
     records = []
-    start_ray()
-    try:
-        for environment in (ENVIRONMENT, "BipedalWalker-v3"):
+    with own_ray():
+        for environment in ENVIRONMENTS:
+            try:
+                gym.make(environment).close()
+            except gym.error.DependencyNotInstalled as error:
+                log(f"Leaving out {environment}: {error}")
+                continue
             for count in (0, 1, 2, 4):
-                algorithm = build(environment, count, 256)
-                steps = max(1, count) * ENVS * 256
-                for repeat, seconds in enumerate(sample_seconds(algorithm, repeats)):
-                    speed = steps / seconds
-                    records.append(
-                        {
-                            "x": str(count),
-                            "series": environment,
-                            "repeat": repeat + 1,
-                            "seconds": seconds,
-                            "steps_per_s": speed,
-                        }
-                    )
-                algorithm.stop()
+                found = sample(environment, count, 256, repeats)
+                for repeat, each in enumerate(found, start=1):
+                    record = {"x": str(count), "series": environment, "repeat": repeat}
+                    record |= {"seconds": each.wall, "cpu_seconds": each.cpu}
+                    records.append({**record, "steps_per_s": each.steps_per_s})
+                speed = median(each.steps_per_s for each in found)
                 log(f"{environment}, {count} env runners: {speed:,.0f} steps/s")
-    finally:
-        ray.shutdown()
     return records
 
 
-def record_costs(repeats: int) -> tuple[Costs, str]:
-    """Returns the costs, and as Markdown how each was taken."""
-    start_ray()
-    try:
-        sampled = _sampling_costs(repeats)
-    finally:
-        ray.shutdown()
-    learned = _learner_costs(repeats)
-    costs = Costs(**sampled, **learned)
-    rows = "\n".join(
-        f"| {name} | {value:.3g} | {_HOW[name]} |" for name, value in vars(costs).items()
-    )
-    how = (
-        f"Recorded on {ENVIRONMENT} with 64-64, in seconds and bytes. The network is an "
-        "assumption: 1.25 GB/s at the driver, nothing lost.\n\n"
-        "| cost | value | taken from |\n|---|---|---|\n"
-    )
-    return costs, how + rows
-
-
 _HOW = {
-    "sample": "an env runner's own time per step, alone on the machine",
-    "sample_spread": "standard deviation of its logarithm over rounds",
-    "collect": "slope of the driver's time over 1, 2, 4, 8 env runners with 8 steps each",
-    "take_in": "unpickling rollouts, and the learner's update without optimizer steps, per step",
-    "step": "intercept of the learner's time per step over minibatches of 256, 1024, 4096 rows",
+    "sample": "driver's time for one env runner, rounds of 128 vector steps less rounds of 1",
+    "sample_spread": "standard deviation of the logarithm of the former over rounds",
+    "collect": "slope of the driver's CPU time over 1, 2, 4, 8 env runners of 1 vector step",
+    "read": "unpickling four env runners' columns and sorting them by worker, per step",
+    "build": "learner's CPU time for 1 epoch less its optimizer steps, per environment step",
+    "step": "intercept of the CPU time per optimizer step over minibatches of 256, 1024, 4096",
     "row": "slope of the same",
-    "worker": "slope of the learner's time per step over 8, 64, 256 workers",
-    "step_bytes": "pickled rollouts of a round / its steps",
-    "order_bytes": "pickled order of a round",
+    "worker": "slope of the same over 8, 64, 256 workers, minibatches of 256",
+    "step_bytes": "pickled columns of a round / its steps",
+    "order_bytes": "pickled weights and state of a round's order",
     "parameter_bytes": "policy and value network",
 }
 
 
-def _sampling_costs(repeats: int) -> dict[str, float]:
-    steps = 128
-    algorithm = build(ENVIRONMENT, 1, steps)
-    sample_seconds(algorithm, 1)
-    own = np.array(sample_seconds(algorithm, max(20, 4 * repeats)))
-    rollouts = pickle.dumps(algorithm._sample(), protocol=5)
-    loading = []
-    for _ in range(5):
-        started = time.perf_counter()
-        pickle.loads(rollouts)
-        loading.append(time.perf_counter() - started)
-    order = pickle.dumps((algorithm._runner_state, algorithm._actor_parameters), protocol=5)
-    algorithm.stop()
-    counts, tiny = (1, 2, 4, 8), []
-    for count in counts:
-        algorithm = build(ENVIRONMENT, count, 1)
-        tiny.append(median(sample_seconds(algorithm, max(20, 4 * repeats))))
-        algorithm.stop()
-    _, collect = fit_line(counts, tiny)
-    per_round = ENVS * steps
-    return {
-        "sample": float(np.median(own)) / per_round,
+def record_costs(repeats: int) -> tuple[Costs, str]:
+    """Returns the costs, and as Markdown how each was taken."""
+    torch.set_num_threads(1)
+    with own_ray():
+        sampled, note = _sampling_costs(max(20, 4 * repeats))
+    costs = Costs(**sampled, **_learner_costs(repeats))
+    rows = [f"| {name} | {value:.3g} | {_HOW[name]} |" for name, value in vars(costs).items()]
+    how = (
+        f"Recorded on {ENVIRONMENT}, 8 sub-environments per env runner, `reward_weighted`, policy "
+        f"and value 64-64 each, 1 torch thread; seconds and bytes. {note}\n\n"
+        "| cost | value | taken from |\n|---|---|---|"
+    )
+    return costs, "\n".join([how, *rows])
+
+
+def _sampling_costs(rounds: int) -> tuple[dict[str, float], str]:
+    counts = (1, 2, 4, 8)
+    tiny = {count: sample(ENVIRONMENT, count, 1, rounds) for count in counts}
+    long = sample(ENVIRONMENT, 1, STEPS, rounds)
+    walls = {count: median(each.wall for each in found) for count, found in tiny.items()}
+    _, collect = fit_line(counts, [median(each.cpu for each in tiny[c]) for c in counts])
+    _, waited = fit_line(counts, [walls[count] for count in counts])
+    own = np.array([each.wall for each in long])
+    read, step_bytes = _reading([each.columns[0] for each in long[-4:]])
+    costs = {
+        "sample": max(0.0, float(np.median(own)) - walls[1]) / (ENVS * (STEPS - 1)),
         "sample_spread": float(np.log(own).std()),
         "collect": collect,
-        "step_bytes": len(rollouts) / per_round,
-        "order_bytes": float(len(order)),
-        "take_in": median(loading) / per_round + _batch_seconds(repeats),
+        "read": read,
+        "step_bytes": step_bytes,
+        "order_bytes": _order_bytes(),
     }
+    note = (
+        f"{rounds} rounds of each number of env runners. On the wall, an env runner more costs "
+        f"{waited:.3g} s, which is not the driver's alone: all of them share this machine's cores."
+    )
+    return costs, note
 
 
-def _batch_seconds(repeats: int) -> float:
-    """The learner's seconds per environment step outside its optimizer steps."""
-    learner = make_learner("average", 8)
-    batch = 16384
+def _reading(parts: Sequence[RolloutColumns]) -> tuple[float, float]:
+    """Returns seconds per step to read env runners' columns as Ray does, and bytes per step."""
+    steps = sum(part.num_steps for part in parts)
+    buffers: list[list[pickle.PickleBuffer]] = [[] for _ in parts]
+    packed = [
+        pickle.dumps(part, protocol=5, buffer_callback=own.append)
+        for part, own in zip(parts, buffers, strict=True)
+    ]
+    num_bytes = sum(len(each) for each in packed)
+    num_bytes += sum(buffer.raw().nbytes for own in buffers for buffer in own)
     seconds = []
-    for repeat in range(repeats + 1):
-        data = make_rollouts(8, batch, repeat)
-        wall, _ = update_seconds(
-            learner, "average", data, num_workers=8, round=repeat + 1, minibatch=batch, epochs=1
-        )
-        seconds.append(wall)
-    return median(seconds[1:]) / batch
+    for _ in range(20):
+        started = time.perf_counter()
+        columns = [
+            pickle.loads(each, buffers=own) for each, own in zip(packed, buffers, strict=True)
+        ]
+        ColumnTrainingData.from_rollouts(columns, num_workers=ENVS)
+        seconds.append(time.perf_counter() - started)
+    return median(seconds) / steps, num_bytes / steps
+
+
+def _order_bytes() -> float:
+    """Returns the bytes of the state that every env runner is sent."""
+    algorithm = _config(ENVIRONMENT, 0).build_algo()
+    try:
+        algorithm._sample()  # Fetches the state first.
+        return float(len(pickle.dumps(algorithm._runner_state, protocol=5)))
+    finally:
+        algorithm.stop()
 
 
 def _learner_costs(repeats: int) -> dict[str, float]:
-    def per_step(num_workers: int, minibatch: int) -> float:
-        learner = make_learner("reward_weighted", num_workers)
-        found = []
-        for repeat in range(repeats + 1):
-            data = make_rollouts(num_workers, 16384, repeat)
-            wall, _ = update_seconds(
+    sizes, counts = (256, 1024, 4096), (8, 64, 256)
+    learners = {
+        count: make_learner("reward_weighted", count, shares_layers=False) for count in counts
+    }
+    per_step, build = {}, []
+    for setting in dict.fromkeys([*((8, size) for size in sizes), *((n, 256) for n in counts)]):
+        num_workers, minibatch = setting
+        short, long = _epochs_seconds(learners[num_workers], num_workers, minibatch, repeats)
+        steps = BATCH // minibatch
+        per_step[setting] = (long - short) / (steps * (EPOCHS[1] - EPOCHS[0]))
+        build.append((short - steps * EPOCHS[0] * per_step[setting]) / BATCH)
+    step, row = fit_line(sizes, [per_step[8, size] for size in sizes])
+    _, worker = fit_line(counts, [per_step[count, 256] for count in counts])
+    (module,) = learners[8].module.values()
+    size = sum(p.numel() * p.element_size() for p in module.parameters())
+    return {
+        "build": max(0.0, median(build)),
+        # The line was taken with 8 workers, whose part is counted apart.
+        "step": max(0.0, step - 8 * worker),
+        "row": row,
+        "worker": worker,
+        "parameter_bytes": float(size),
+    }
+
+
+def _epochs_seconds(
+    learner: Any, num_workers: int, minibatch: int, repeats: int
+) -> tuple[float, float]:
+    """Returns the CPU seconds of an update of few and of many epochs, medians."""
+    seconds: dict[int, list[float]] = {epochs: [] for epochs in EPOCHS}
+    for repeat in range(repeats + 1):
+        data = make_rollouts(num_workers, BATCH, repeat)
+        for epochs in EPOCHS if repeat % 2 else EPOCHS[::-1]:
+            _, cpu = update_seconds(
                 learner,
                 "reward_weighted",
                 data,
                 num_workers=num_workers,
                 round=repeat + 1,
                 minibatch=minibatch,
-                epochs=EPOCHS,
+                epochs=epochs,
             )
-            found.append(wall)
-        return median(found[1:]) / (EPOCHS * (16384 // minibatch))
-
-    sizes = (256, 1024, 4096)
-    step, row = fit_line(sizes, [per_step(8, size) for size in sizes])
-    counts = (8, 64, 256)
-    _, worker = fit_line(counts, [per_step(count, 256) for count in counts])
-    (module,) = make_learner("reward_weighted", 8).module.values()
-    size = sum(p.numel() * p.element_size() for p in module.parameters())
-    return {"step": step, "row": row, "worker": worker, "parameter_bytes": float(size)}
+            seconds[epochs].append(cpu)
+    few, many = (median(seconds[epochs][1:]) for epochs in EPOCHS)
+    return few, many

@@ -29,10 +29,21 @@ def make_learner(
     num_workers: int,
     *,
     hiddens: tuple[int, ...] = (64, 64),
+    shares_layers: bool = True,
     observations: gym.Space = OBSERVATIONS,
     actions: gym.Space = ACTIONS,
 ) -> WeightedPPOLearner:
-    """Builds a learner in this process, as `num_learners=0` does."""
+    """Builds a learner in this process, as `num_learners=0` does.
+
+    Args:
+        strategy: Name of the merge strategy.
+        num_workers: N, an even number.
+        hiddens: Units of the hidden layers.
+        shares_layers: Whether policy and value have these layers in common, as RLlib's default
+            has it; else each has its own.
+        observations: Observation space.
+        actions: Action space.
+    """
     is_continuous = isinstance(actions, gym.spaces.Box)
     config = (
         WeightedPPOConfig()
@@ -46,7 +57,11 @@ def make_learner(
             grad_clip_by="global_norm",
         )
         .rl_module(
-            model_config=DefaultModelConfig(fcnet_hiddens=list(hiddens), free_log_std=is_continuous)
+            model_config=DefaultModelConfig(
+                fcnet_hiddens=list(hiddens),
+                free_log_std=is_continuous,
+                vf_share_layers=shares_layers,
+            )
         )
         .debugging(seed=0)
     )
