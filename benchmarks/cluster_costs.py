@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import pickle
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -40,7 +40,7 @@ def own_ray() -> Iterator[None]:
         ray.shutdown()
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Sampled:
     """A sampling phase, seen by the driver.
 
@@ -63,7 +63,7 @@ class Sampled:
 def _config(environment: str, num_env_runners: int) -> Any:
     """The benchmarks' config, with networks of their own for policy and value."""
     config = rllib_config("average", environment)
-    model = dataclasses.replace(config.model_config, vf_share_layers=False)
+    model = {**config.model_config, "vf_share_layers": False}
     config.env_runners(num_env_runners=num_env_runners, num_envs_per_env_runner=ENVS)
     return config.rl_module(model_config=model)
 

@@ -164,20 +164,33 @@ def _steps_seconds(costs: Costs, setup: Setup, runners: int) -> float:
 
 
 @dataclass(frozen=True)
-class Saturation:
-    """Where more env runners stop paying.
+class Place:
+    """A number of env runners, and what limits there.
 
     Args:
-        runners: The first count that reaches 90 % of the limit; None if none of the counts does.
-        phase: The phase that takes longest there, or at the last count.
+        runners: R; None: there is no such place, and the rest is of the last count.
+        phase: The phase that takes longest.
         share: Its share of the round.
-        limit: The highest environment steps per second of all counts and of `beyond`.
-        at_last: Environment steps per second at the last count.
     """
 
     runners: int | None
     phase: str
     share: float
+
+
+@dataclass(frozen=True)
+class Saturation:
+    """Where more env runners stop paying.
+
+    Args:
+        knee: The first count of which twice to 8 times as many bring less than a tenth more.
+        ninety: The first count that reaches 90 % of the limit.
+        limit: The highest environment steps per second of all counts and of `beyond`.
+        at_last: Environment steps per second at the last count.
+    """
+
+    knee: Place
+    ninety: Place
     limit: float
     at_last: float
 
@@ -185,7 +198,7 @@ class Saturation:
 def saturation(
     costs: Costs, setup: Setup, counts: Sequence[int], *, beyond: Sequence[int] = (), seed: int = 0
 ) -> Saturation:
-    """Returns where throughput reaches 90 % of its limit, and what limits there.
+    """Returns where throughput levels off, where it reaches 90 % of its limit, and what limits.
 
     Args:
         costs: Recorded costs.
@@ -195,31 +208,54 @@ def saturation(
             straight would look like one.
         seed: Of the draws.
     """
-    found = [simulate(costs, setup, count, seed=seed) for count in counts]
+    found = {count: simulate(costs, setup, count, seed=seed) for count in counts}
     further = [simulate(costs, setup, count, rounds=10, seed=seed) for count in beyond]
-    limit = max(each["steps_per_s"] for each in (*found, *further))
-    reached = [i for i, each in enumerate(found) if each["steps_per_s"] >= 0.9 * limit]
-    place = found[reached[0] if reached else -1]
-    phase = max(PHASES, key=lambda name: place[name])
+    limit = max(each["steps_per_s"] for each in (*found.values(), *further))
+    reached = [count for count in counts if found[count]["steps_per_s"] >= 0.9 * limit]
+
+    def place(count: int | None) -> Place:
+        there = found[counts[-1] if count is None else count]
+        phase = max(PHASES, key=lambda name: there[name])
+        return Place(count, phase, there[phase] / there["round"])
+
     return Saturation(
-        counts[reached[0]] if reached else None,
-        phase,
-        place[phase] / place["round"],
+        place(levels_off(costs, setup, counts, seed=seed)),
+        place(reached[0] if reached else None),
         limit,
-        found[-1]["steps_per_s"],
+        found[counts[-1]]["steps_per_s"],
     )
 
 
-def doubling_ends(
-    costs: Costs, setup: Setup, counts: Sequence[int], *, saved: float = 0.25, seed: int = 0
+def levels_off(
+    costs: Costs,
+    setup: Setup,
+    counts: Sequence[int],
+    *,
+    times: Sequence[int] = (2, 4, 8),
+    gain: float = 1.1,
+    seed: int = 0,
 ) -> int | None:
-    """Returns the first count at which twice as many env runners save less of a round than that.
+    """Returns the first count at which more env runners bring less than `gain` times as much.
 
-    Half of the round is the most that they could save of a fixed batch's. None: at none of them.
+    Args:
+        costs: Recorded costs.
+        setup: How the cluster is used.
+        counts: Numbers of env runners, rising.
+        times: How many times as many are tried; none of them may bring more.
+        gain: Of the environment steps per second. Twice as many env runners can bring twice as
+            much at best; of a fixed batch, that is half of the round's time.
+        seed: Of the draws.
+
+    Returns:
+        None if there is none among the counts.
     """
+
+    def speed(count: int) -> float:
+        return simulate(costs, setup, count, rounds=50, seed=seed)["steps_per_s"]
+
     for count in counts:
-        one, two = (simulate(costs, setup, n, seed=seed)["round"] for n in (count, 2 * count))
-        if two > (1 - saved) * one:
+        least = gain * speed(count)
+        if all(speed(factor * count) < least for factor in times):
             return count
     return None
 

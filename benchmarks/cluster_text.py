@@ -11,9 +11,10 @@ from cluster_model import (
     PHASES,
     Costs,
     Network,
+    Place,
     Saturation,
     Setup,
-    doubling_ends,
+    levels_off,
     remedies,
     saturation,
     simulate,
@@ -45,9 +46,9 @@ def cluster_text(
         text += [f"### {title}", rounds_table(costs, setup, runners)]
         changes = remedies(setup, learners=learners)
         found = {n: saturation(costs, s, FINE, beyond=BEYOND) for n, s in changes.items()}
-        text += [saturation_table(found), sentences(found)]
+        text += [saturation_table(found), sentences(found, setup.minibatch)]
         if setup.steps_per_runner is None:
-            text.append(doubling_sentence(doubling_ends(costs, setup, FINE)))
+            text.append(doubling_sentence(levels_off(costs, setup, FINE, times=(2,), gain=4 / 3)))
         for name, changed in changes.items():
             for count in runners:
                 result = simulate(costs, changed, count)
@@ -87,60 +88,72 @@ def rounds_table(costs: Costs, setup: Setup, runners: Sequence[int]) -> str:
 
 
 def saturation_table(found: dict[str, Saturation]) -> str:
-    """Returns where throughput reaches 90 % of its limit, for each change."""
+    """Returns where throughput levels off and reaches 90 % of its limit, for each change."""
     lines = [
-        f"| | 90 % of the limit at | what takes longest there | steps/s at {FINE[-1]:,} "
-        "| against as it is | limit, steps/s |",
+        "| | up to 8 times as many bring < 10 % from | 90 % of the limit at | limit, steps/s "
+        f"| steps/s at {FINE[-1]:,} | to as it is |",
         "|---|---|---|---|---|---|",
     ]
     first = next(iter(found.values())).at_last
     for name, each in found.items():
         lines.append(
-            f"| {name} | {_count(each.runners)} | {each.phase}, {each.share:.0%} "
-            f"| {each.at_last:,.0f} | {each.at_last / first:.2f} | {each.limit:,.0f} |"
+            f"| {name} | {_cell(each.knee)} | {_cell(each.ninety)} | {each.limit:,.0f} "
+            f"| {each.at_last:,.0f} | {each.at_last / first:.2f} |"
         )
     return "\n".join(lines)
 
 
-def sentences(found: dict[str, Saturation]) -> str:
+def sentences(found: dict[str, Saturation], minibatch: int) -> str:
     """Returns the same in words.
 
     Args:
         found: Name -> where it saturates; the first is as it is.
+        minibatch: Rows per optimizer step that were asked for.
     """
     (_, now), *others = found.items()
-    where = f"at {now.runners}" if now.runners else f"at none of up to {FINE[-1]:,}"
-    text = (
-        f"As it is, throughput reaches 90 % of its limit {where} env runners; the {now.phase} "
-        f"takes {now.share:.0%} of the round {'there' if now.runners else 'at the last'}."
-    )
-    if now.runners and now.at_last < 0.9 * now.limit:
-        text += (
-            f" Then it falls: with {FINE[-1]:,} it is {now.at_last / now.limit:.0%} of the limit."
+    text = ["As it is,", _in_words(now)]
+    if now.ninety.runners and now.at_last < 0.9 * now.limit:
+        text.append(f"With {FINE[-1]:,} it is {now.at_last / now.limit:.0%} of the limit.")
+    end = now.ninety.runners or FINE[-1]
+    if now.knee.runners and now.knee.runners <= minibatch < end:
+        text.append(
+            f"That it rises again lies behind {minibatch} env runners, where minibatches have to "
+            "grow with the workers."
         )
     gains = {name: each.at_last / now.at_last for name, each in others}
     ranked = sorted(gains, key=lambda name: -gains[name])
-    helping = [name for name in ranked if gains[name] >= 1.1]
-    idle = [name for name in ranked if 0.9 < gains[name] < 1.1]
-    harmful = [name for name in ranked if gains[name] <= 0.9]
-    for names, verb in (
-        (helping, "What would raise it"),
-        (idle, "What would change it by less than a tenth"),
-        (harmful, "What would lower it"),
+    for start, names in (
+        ("What would raise it", [n for n in ranked if gains[n] >= 1.1]),
+        ("What would change it by less than a tenth", [n for n in ranked if 0.9 < gains[n] < 1.1]),
+        ("What would lower it", [n for n in ranked if gains[n] <= 0.9]),
     ):
         if names:
             listed = "; ".join(f"{name} ({gains[name]:.2f} times)" for name in names)
-            text += f" {verb} with {FINE[-1]:,} env runners: {listed}."
-    if helping:
-        best = found[helping[0]]
-        text += (
-            f" With {helping[0]}, 90 % of the limit are reached at {_count(best.runners)}, and "
-            f"the {best.phase} takes longest."
-        )
-    return (
-        f"{text} Larger minibatches are fewer optimizer steps: what that does to learning is not "
-        "in here."
+            text.append(f"{start} with {FINE[-1]:,} env runners: {listed}.")
+    if gains[ranked[0]] >= 1.1:
+        text += [f"With {ranked[0]},", _in_words(found[ranked[0]])]
+    text.append(
+        "Larger minibatches are fewer optimizer steps: what that does to learning is not here."
     )
+    return " ".join(text)
+
+
+def _in_words(found: Saturation) -> str:
+    knee, ninety = found.knee, found.ninety
+    last = f"{FINE[-1]:,}"
+    if knee.runners:
+        first = (
+            f"up to 8 times as many env runners bring less than a tenth from {knee.runners:,} on"
+        )
+    else:
+        first = f"8 times as many env runners bring a tenth or more up to {last}"
+    second = (
+        f"90 % of the limit are reached at {ninety.runners:,}"
+        if ninety.runners
+        else f"90 % of the limit are not reached by {last}"
+    )
+    there = f"at {knee.runners or last}"
+    return f"{first}, and {second}; {there} the {knee.phase} takes {knee.share:.0%} of the round."
 
 
 def doubling_sentence(runners: int | None) -> str:
@@ -153,5 +166,6 @@ def doubling_sentence(runners: int | None) -> str:
     )
 
 
-def _count(runners: int | None) -> str:
-    return f"more than {FINE[-1]:,}" if runners is None else f"{runners:,}"
+def _cell(place: Place) -> str:
+    count = f"> {FINE[-1]:,}" if place.runners is None else f"{place.runners:,}"
+    return f"{count} ({place.phase} {place.share:.0%})"

@@ -95,7 +95,9 @@ def num_parameters(learner: Any) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def updated(learner: Any, strategy: str, data: Any, num_workers: int, repeat: int) -> dict:
+def updated(
+    learner: Any, strategy: str, data: Any, num_workers: int, repeat: int
+) -> dict[str, Any]:
     """Runs one round of the learner; returns its seconds and optimizer steps."""
     wall, cpu = update_seconds(learner, strategy, data, num_workers=num_workers, round=repeat + 1)
     steps = learner.take_merge_report().num_steps

@@ -35,14 +35,8 @@ def make_learner(
 ) -> WeightedPPOLearner:
     """Builds a learner in this process, as `num_learners=0` does.
 
-    Args:
-        strategy: Name of the merge strategy.
-        num_workers: N, an even number.
-        hiddens: Units of the hidden layers.
-        shares_layers: Whether policy and value have these layers in common, as RLlib's default
-            has it; else each has its own.
-        observations: Observation space.
-        actions: Action space.
+    Policy and value have their hidden layers in common, as `DefaultModelConfig` has it, unless
+    `shares_layers` is False.
     """
     is_continuous = isinstance(actions, gym.spaces.Box)
     config = (

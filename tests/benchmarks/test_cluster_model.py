@@ -11,8 +11,8 @@ from cluster_model import (
     Costs,
     Network,
     Setup,
-    doubling_ends,
     fit_line,
+    levels_off,
     remedies,
     saturation,
     simulate,
@@ -128,30 +128,36 @@ def test_whatever_costs_more_makes_a_round_longer(name):
 def test_saturation_by_hand():
     # Per round 0.1 s of sampling and 0.01 s of the driver for every env runner: the throughput is
     # 100 R / (0.1 + 0.01 R), its limit 10,000, and 90 % of that are reached at R = 90.
+    # 8 times as many bring 8 (0.1 + 0.01 R) / (0.1 + 0.08 R) times as much: 1.1 at R = 86.25.
     costs = replace(FREE, collect=1e-2)
     setup = replace(SETUP, network=replace(NETWORK, latency=0.0))
-    found = saturation(costs, setup, [1, 10, 89, 90, 91, 1000], beyond=[10**6])
+    found = saturation(costs, setup, [1, 10, 86, 87, 89, 90, 91, 1000], beyond=[10**6])
     assert found.limit == pytest.approx(10_000, rel=1e-3)
-    assert (found.runners, found.phase) == (90, "driver")
-    assert found.share == pytest.approx(0.9 / 1.0)
     assert found.at_last == pytest.approx(100_000 / 10.1)
+    assert (found.ninety.runners, found.ninety.phase) == (90, "driver")
+    assert found.ninety.share == pytest.approx(0.9 / 1.0)
+    assert (found.knee.runners, found.knee.phase) == (87, "driver")
+    assert found.knee.share == pytest.approx(0.87 / 0.97)
 
 
 def test_what_still_rises_straight_is_not_called_saturated():
     costs, counts = replace(FREE, collect=1e-6), [10, 100, 900, 1000]
     setup = replace(SETUP, network=replace(NETWORK, latency=0.0))
-    assert saturation(costs, setup, counts, beyond=[16_000]).runners is None
-    assert saturation(costs, setup, counts).runners == 900  # A control: without looking further.
+    found = saturation(costs, setup, counts, beyond=[16_000])
+    assert (found.ninety.runners, found.knee.runners) == (None, None)
+    assert found.ninety.phase == found.knee.phase == "sampling"
+    # A control: without looking further.
+    assert saturation(costs, setup, counts).ninety.runners == 900
 
 
-def test_doubling_ends_by_hand():
+def test_a_fixed_batch_levels_off_by_hand():
     # Rounds of 60 s / R of sampling and 6 s of building: 60 / R + 6 against 30 / R + 6.
     costs = replace(FREE, sample=0.1, build=1e-2)
     network = replace(NETWORK, latency=0.0)
     setup = replace(SETUP, steps_per_runner=None, batch=600, network=network)
     # R = 10 saves 3 of 12 s, a quarter; R = 12 saves 2.5 of 11 s.
-    assert doubling_ends(costs, setup, [1, 5, 9, 12, 20]) == 12
-    assert doubling_ends(costs, setup, [1, 5, 9]) is None
+    assert levels_off(costs, setup, [1, 5, 9, 12, 20], times=(2,), gain=4 / 3) == 12
+    assert levels_off(costs, setup, [1, 5, 9], times=(2,), gain=4 / 3) is None
 
 
 def test_remedies_start_from_what_is_and_change_it():
