@@ -140,7 +140,6 @@ _HOW = {
 
 def record_costs(repeats: int) -> tuple[Costs, str]:
     """Returns the costs, and as Markdown how each was taken."""
-    torch.set_num_threads(1)
     with own_ray():
         sampled, note = _sampling_costs(max(20, 4 * repeats))
     costs = Costs(**sampled, **_learner_costs(repeats))
@@ -154,6 +153,7 @@ def record_costs(repeats: int) -> tuple[Costs, str]:
 
 
 def _sampling_costs(rounds: int) -> tuple[dict[str, float], str]:
+    torch.set_num_threads(1)
     counts = (1, 2, 4, 8)
     tiny = {count: sample(ENVIRONMENT, count, 1, rounds) for count in counts}
     long = sample(ENVIRONMENT, 1, STEPS, rounds)
@@ -209,6 +209,7 @@ def _order_bytes() -> float:
 
 
 def _learner_costs(repeats: int) -> dict[str, float]:
+    torch.set_num_threads(1)  # CPU time counts all of them.
     sizes, counts = (256, 1024, 4096), (8, 64, 256)
     learners = {
         count: make_learner("reward_weighted", count, shares_layers=False) for count in counts
