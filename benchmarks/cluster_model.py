@@ -274,7 +274,17 @@ def remedies(setup: Setup, *, learners: int = 8) -> dict[str, Setup]:
     }
 
 
-def fit_line(xs: Sequence[float], ys: Sequence[float]) -> tuple[float, float]:
-    """Returns intercept and slope of the least-squares line, neither below 0."""
-    slope, intercept = np.polyfit(np.asarray(xs, float), np.asarray(ys, float), 1)
+def fit_line(
+    xs: Sequence[float], ys: Sequence[float], *, relative: bool = False
+) -> tuple[float, float]:
+    """Returns intercept and slope of the least-squares line, neither below 0.
+
+    Args:
+        xs: Where.
+        ys: What was found there.
+        relative: Whether errors count as a share of what was found, which is then above 0: else
+            the greatest say nearly everything, and the intercept is left to chance.
+    """
+    x, y = np.asarray(xs, float), np.asarray(ys, float)
+    slope, intercept = np.polyfit(x, y, 1, w=1 / y if relative else None)
     return max(0.0, float(intercept)), max(0.0, float(slope))

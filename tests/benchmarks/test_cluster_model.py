@@ -174,3 +174,15 @@ def test_remedies_start_from_what_is_and_change_it():
 def test_a_fitted_line_by_hand():
     assert fit_line([1, 2, 3], [5, 7, 9]) == pytest.approx((3, 2))
     assert fit_line([1, 2, 3], [1, 0, -1]) == (pytest.approx(2), 0)
+
+
+def test_a_relative_fit_is_not_ruled_by_the_greatest():
+    # 3 + 2 x, but for a last point that is 10 % too high.
+    xs, ys = [1, 10, 1000], [5, 23, 2203]
+    intercept, slope = fit_line(xs, ys, relative=True)
+    # Errors of (a + b x) / y - 1, by the normal equations in 1 / y and x / y.
+    u, v = np.array([1 / y for y in ys]), np.array([x / y for x, y in zip(xs, ys, strict=True)])
+    expected = np.linalg.solve([[u @ u, u @ v], [u @ v, v @ v]], [u.sum(), v.sum()])
+    assert (intercept, slope) == pytest.approx(tuple(expected))
+    assert abs(intercept - 3) < 0.2
+    assert abs(fit_line(xs, ys)[0] - 3) > 0.2  # A control.
