@@ -53,7 +53,9 @@ def rllib_config(contender: str, environment: str) -> Any:
         )
     with closing(gym.make(environment)) as env:
         model = DefaultModelConfig(
-            fcnet_hiddens=[64, 64], free_log_std=isinstance(env.action_space, gym.spaces.Box)
+            fcnet_hiddens=[64, 64],
+            vf_share_layers=False,  # As Stable-Baselines3; RLlib shares them unasked.
+            free_log_std=isinstance(env.action_space, gym.spaces.Box),
         )
     return (
         config.environment(environment)

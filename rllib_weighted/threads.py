@@ -17,6 +17,7 @@ import torch
 
 VARIABLE = "OMP_NUM_THREADS"
 MAX_THREADS = 8  # Unasked: PPO's minibatches are too small to keep more of them busy.
+SMALL = 50_000  # Parameters; 64-64 networks have 10,000, 256-256 networks 150,000.
 
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")  # Of a container, under version 2 of control groups.
 _OLD_QUOTA = Path("/sys/fs/cgroup/cpu")  # Under version 1.
@@ -63,12 +64,18 @@ def set_env_runner_threads(config: Any) -> None:
     torch.set_num_threads(threads)
 
 
-def round_threads(config: Any) -> int | None:
+def round_threads(config: Any, *, num_parameters: int | None = None) -> int | None:
     """Returns with how many threads a trial's own process works during a round.
 
     Its env runners wait while it learns, so their CPUs are its own then. Ray (2.60) gives it one
     thread, whatever there is. In a process of the user's, which Ray has not started, the number
     that torch has there is the most.
+
+    Args:
+        config: An `AlgorithmConfig`.
+        num_parameters: Size of the module, if known. Below `SMALL` it takes one thread unasked:
+            more gain next to nothing, and where the cores have other work besides, threads that
+            wait for each other at every operation make a round many times slower.
 
     Returns:
         None where the learners are processes of their own: Ray gives those their CPUs' threads.
@@ -78,6 +85,8 @@ def round_threads(config: Any) -> int | None:
     cores: float = cores_at_hand()
     if not _is_ray_worker():
         cores = min(cores, torch.get_num_threads())
+    if num_parameters is not None and num_parameters < SMALL:
+        cores = 1
     return num_threads(trial_cpus(config), cores=cores, asked=asked_for_threads())
 
 

@@ -42,7 +42,9 @@ class TrialPPO(PPO):
     @override(Algorithm)
     def setup(self, config: Any) -> None:
         super().setup(config)
-        self._num_threads = round_threads(self.config)
+        self._num_threads = round_threads(
+            self.config, num_parameters=self.learner_group.num_parameters
+        )
 
     @classmethod
     @override(Algorithm)

@@ -82,8 +82,11 @@ def test_a_process_of_the_users_keeps_fewer_threads_than_the_trial_has_cpus(
         assert threads.round_threads(config) == 2
     with computing_with(8):
         assert threads.round_threads(config) == 5  # 1 + 4 x 1 CPUs
+        assert threads.round_threads(config, num_parameters=threads.SMALL) == 5
+        assert threads.round_threads(config, num_parameters=threads.SMALL - 1) == 1
     monkeypatch.setenv(threads.VARIABLE, "7")
     assert threads.round_threads(config) == 7
+    assert threads.round_threads(config, num_parameters=10) == 7
 
 
 def test_threads_are_as_before_after_the_block() -> None:

@@ -119,6 +119,14 @@ class WeightedLearnerGroup(LearnerGroup):
         return self._results([self._workers[0].actor_parameters.remote()], "giving parameters")[0]
 
     @property
+    def num_parameters(self) -> int | None:
+        """Parameters of the modules, if they are in this process."""
+        if not self.is_local:
+            return None
+        modules = self._learner.module.values()
+        return sum(p.numel() for module in modules for p in module.parameters())
+
+    @property
     def module_spec(self) -> Any:
         """The modules that the learners were built with."""
         return self._module_spec
