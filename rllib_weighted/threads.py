@@ -57,11 +57,12 @@ def trial_cpus(config: Any) -> float:
 
 
 def set_env_runner_threads(config: Any) -> None:
-    """Gives the process of a remote env runner the threads that its own CPUs allow."""
-    threads = num_threads(
-        config.num_cpus_per_env_runner, cores=cores_at_hand(), asked=asked_for_threads()
-    )
-    torch.set_num_threads(threads)
+    """Gives the process of a remote env runner the threads that its own CPUs allow.
+
+    `OMP_NUM_THREADS` is not asked: with a batch of one row per sub-environment, a second thread on
+    the same CPU makes sampling ten times slower.
+    """
+    torch.set_num_threads(num_threads(config.num_cpus_per_env_runner, cores=cores_at_hand()))
 
 
 def round_threads(config: Any, *, num_parameters: int | None = None) -> int | None:

@@ -12,9 +12,9 @@ own `env_runners/episode_return_mean` has only the last round's.) Measured up to
 torch 2.13.0 and Python 3.11, on a 2-core machine that had other work besides, so that the minutes
 are an upper bound; start-up not counted:
 
-    seed 1     137,670 steps    0.8 minutes   return 478.3
-    seed 2     344,208 steps    2.0 minutes   return 477.4
-    seed 3     129,365 steps    1.1 minutes   return 476.7
+    seed 1     140,733 steps    0.4 minutes   return 475.6
+    seed 2     146,890 steps    0.8 minutes   return 476.0
+    seed 3     210,523 steps    1.2 minutes   return 481.7
 """
 
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig

@@ -12,8 +12,9 @@ the second axis, hardware, is any of the three settings below, in the file or on
     rllib train file cartpole_sweep.py --set 'num_env_runners={"grid_search": [0, 2, 4]}'
 
 Three trials of seed 0 took 36, 36 and 46 seconds (start-up, about 8 seconds, not counted), two at
-once, with Ray 2.60.0, torch 2.13.0 and Python 3.11 on a 2-core machine that had some other work
-besides. At that rate the 36 trials of three seeds take 15 minutes: extrapolated.
+once, with Ray 2.60.0, torch 2.13.0, Python 3.11 and an earlier, slower version of this package on a
+2-core machine that had some other work besides. At that rate the 36 trials of three seeds take 15
+minutes: extrapolated.
 """
 
 import os

@@ -12,9 +12,9 @@ own `env_runners/episode_return_mean` has only the last round's.) Measured up to
 torch 2.13.0 and Python 3.11, on a 2-core machine that had other work besides, so that the minutes
 are an upper bound; start-up not counted:
 
-    seed 1     499,857 steps    1.6 minutes   return 214.1
-    seed 2     393,341 steps    1.2 minutes   return 200.4
-    seed 3     483,491 steps    1.9 minutes   return 201.5
+    seed 1     393,342 steps    2.1 minutes   return 214.2
+    seed 2     368,755 steps    0.9 minutes   return 210.8
+    seed 3     450,709 steps    0.8 minutes   return 218.2
 """
 
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig

@@ -84,6 +84,6 @@ def test_an_env_runners_process_loads_no_more_than_it_needs() -> None:
         found = algorithm.env_runner_group.foreach_env_runner(look, local_env_runner=False)
     finally:
         algorithm.stop()
-    own = threads.num_threads(1.5, cores=threads.cores_at_hand(), asked=threads.asked_for_threads())
+    own = threads.num_threads(1.5, cores=threads.cores_at_hand())
     deterministic = 2 if torch.version.cuda is None else 0
     assert found == [([], own, deterministic)] * 2
