@@ -18,7 +18,6 @@ from ray.rllib.connectors.learner import (
     AddOneTsToEpisodesAndTruncate,
 )
 from ray.rllib.core.columns import Columns
-from ray.rllib.core.learner.learner import Learner
 from ray.rllib.core.rl_module.apis.value_function_api import ValueFunctionAPI
 from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.utils.numpy import convert_to_numpy
@@ -28,10 +27,9 @@ from torch import Tensor
 from rllib_weighted.columns import RolloutColumns
 from rllib_weighted.learning.advantages import EpisodeAdvantages, chunk_advantages
 from rllib_weighted.learning.connectors import ScaleRewards
-from rllib_weighted.learning.overrides import definer
+from rllib_weighted.learning.overrides import overrider
 from rllib_weighted.learning.round_batch import WORKER_COLUMN, RoundBatch
 
-_OWN_PACKAGES = ("ray.rllib.", "rllib_weighted.")
 # What the pipeline of a single-agent PPO is made of (tested with Ray 2.60), apart from
 # `ScaleRewards`: what `column_batch` stands in for.
 _FIRST = (AddOneTsToEpisodesAndTruncate,)
@@ -56,9 +54,8 @@ def why_not_columns(learner: Any) -> str | None:
     module = learner.module[module_id].unwrapped()
     if module.is_stateful() or not isinstance(module, ValueFunctionAPI):
         return "the module is a recurrent one, or has no value function"
-    owner = definer(type(learner), "update")
-    if owner is not Learner and not owner.__module__.startswith(_OWN_PACKAGES):
-        return f"{owner.__name__} overrides `update`"
+    if user := overrider(type(learner), "update"):
+        return f"{user} overrides `update`"
     pieces = list(learner._learner_connector.connectors)
     ends = pieces[: len(_FIRST)], pieces[len(pieces) - len(_LAST) :]
     customs = pieces[len(_FIRST) : len(pieces) - len(_LAST)]

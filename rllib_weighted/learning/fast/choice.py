@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from rllib_weighted.learning.fast.networks import Networks, UnknownNetworkError, read_networks
-from rllib_weighted.learning.overrides import definer
+from rllib_weighted.learning.overrides import overrider
 
 # What the general way calls at every step, or what made the optimizer that it steps.
 _HOOKS = (
@@ -21,7 +21,6 @@ _HOOKS = (
     "postprocess_gradients_for_module",
     "worker_losses",
 )
-_OWN_PACKAGES = ("ray.rllib.", "rllib_weighted.")
 
 
 class SlowStepsError(Exception):
@@ -52,9 +51,8 @@ def _why_not(learner: Any, module_id: str) -> str | None:
     if not learner.has_stock_loss(module_id):
         return "the loss is a custom one, or the module a recurrent one"
     for hook in _HOOKS:
-        owner = definer(type(learner), hook)
-        if not owner.__module__.startswith(_OWN_PACKAGES):
-            return f"{owner.__name__} overrides `{hook}`"
+        if user := overrider(type(learner), hook):
+            return f"{user} overrides `{hook}`"
     if not config.use_critic:
         return "`use_critic`=False"
     if config.log_gradients:

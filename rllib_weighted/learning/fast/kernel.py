@@ -8,6 +8,7 @@ into one flat vector of gradients.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,13 +36,14 @@ class Kernel:
         *,
         stacked: bool,
     ) -> None:
+        slots = _Slots(parameters, gradients, stacked)
         self._trunk, self._policy, self._value = (
-            [_Dense(layer, parameters, gradients, stacked=stacked) for layer in chain]
+            [_Dense(layer, slots) for layer in chain]
             for chain in (networks.trunk, networks.policy, networks.value)
         )
         self._deviations = None
         if networks.distribution == "gaussian":
-            self._deviations = _Deviations(networks, parameters, gradients, stacked=stacked)
+            self._deviations = _Deviations(networks, slots)
         self._saved: tuple[_Saved, _Saved, _Saved] = ([], [], [])
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,25 +80,28 @@ class Kernel:
             _backward(self._trunk, trunk_saved, down.add_(other), wanted=False)
 
 
+class _Slots(NamedTuple):
+    """Where parameters and their gradients lie; see `Kernel`."""
+
+    parameters: Mapping[str, Tensor]
+    gradients: Mapping[str, Tensor]
+    stacked: bool
+
+    def vector(self, name: str | None) -> tuple[Tensor | None, Tensor | None]:
+        """Returns a vector and its gradient as they fit all rows: [size], or [n, 1, size]."""
+        if name is None:
+            return None, None
+        vector, gradient = self.parameters[name], self.gradients[name]
+        return (vector.unsqueeze(1), gradient.unsqueeze(1)) if self.stacked else (vector, gradient)
+
+
 class _Deviations:
     """A Gaussian's log standard deviations: outputs of the network, or a parameter; clamped."""
 
-    def __init__(
-        self,
-        networks: Networks,
-        parameters: Mapping[str, Tensor],
-        gradients: Mapping[str, Tensor],
-        *,
-        stacked: bool,
-    ) -> None:
+    def __init__(self, networks: Networks, slots: _Slots) -> None:
         self._bound = networks.log_std_bound
-        self._parameter = self._gradient = None
-        if networks.log_std is not None:
-            self._parameter, self._gradient = (
-                named[networks.log_std].unsqueeze(-2) if stacked else named[networks.log_std]
-                for named in (parameters, gradients)
-            )
-        self._stacked = stacked
+        self._parameter, self._gradient = slots.vector(networks.log_std)
+        self._stacked = slots.stacked
         self._raw: Tensor | None = None
 
     def forward(self, outputs: Tensor) -> Tensor:
@@ -130,30 +135,15 @@ class _Deviations:
 class _Dense:
     """One layer: views into the flat vectors, and the operations for its number of sets."""
 
-    def __init__(
-        self,
-        layer: Layer,
-        parameters: Mapping[str, Tensor],
-        gradients: Mapping[str, Tensor],
-        *,
-        stacked: bool,
-    ) -> None:
+    def __init__(self, layer: Layer, slots: _Slots) -> None:
         self.activation = layer.activation
-        self.weight = parameters[layer.weight]  # [.., out, in]
+        self.weight = slots.parameters[layer.weight]  # [.., out, in]
         self.transposed = self.weight.mT
-        self.weight_gradient = gradients[layer.weight]
-        self.bias = self.bias_gradient = None
-        if layer.bias is not None:
-            self.bias = parameters[layer.bias]  # [out], or [n, 1, out]
-            self.bias_gradient = gradients[layer.bias]
-            if stacked:
-                self.bias, self.bias_gradient = (
-                    self.bias.unsqueeze(1),
-                    self.bias_gradient.unsqueeze(1),
-                )
-        self.stacked = stacked
-        self.affine = torch.baddbmm if stacked else torch.addmm
-        self.product = torch.bmm if stacked else torch.mm
+        self.weight_gradient = slots.gradients[layer.weight]
+        self.bias, self.bias_gradient = slots.vector(layer.bias)
+        self.stacked = slots.stacked
+        self.affine = torch.baddbmm if slots.stacked else torch.addmm
+        self.product = torch.bmm if slots.stacked else torch.mm
 
 
 def _forward(layers: Sequence[_Dense], inputs: Tensor) -> _Saved:
