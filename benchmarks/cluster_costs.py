@@ -18,8 +18,8 @@ from cluster_model import Costs, fit_line
 from contenders import rllib_config
 from synthetic import make_learner, make_rollouts, update_seconds
 
-from rllib_weighted.columns import RolloutColumns
-from rllib_weighted.learning.worker_data import ColumnTrainingData
+from rllib_weighted.core.rollouts import RolloutColumns
+from rllib_weighted.learning.learner_group import ColumnTrainingData
 
 ENVIRONMENT = "CartPole-v1"
 ENVIRONMENTS = (ENVIRONMENT, "BipedalWalker-v3")

@@ -11,10 +11,10 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 
 from rllib_weighted import WeightedPPOConfig
-from rllib_weighted.columns import CHUNK, RolloutColumns
+from rllib_weighted.core.messages import MergeOrder
+from rllib_weighted.core.rollouts import CHUNK, RolloutColumns
 from rllib_weighted.learning.learner import WeightedPPOLearner
-from rllib_weighted.learning.orders import MergeOrder
-from rllib_weighted.learning.worker_data import ColumnTrainingData
+from rllib_weighted.learning.learner_group import ColumnTrainingData
 from rllib_weighted.merging import resolve_strategy
 
 OBSERVATIONS = gym.spaces.Box(-1.0, 1.0, (8,), np.float32)

@@ -8,12 +8,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from rllib_weighted.registration import register_with_tune
+import wrapt
 
 if TYPE_CHECKING:
     from rllib_weighted.algorithm import WeightedPPO
     from rllib_weighted.config import WeightedPPOConfig
-    from rllib_weighted.grids import merge_grid
     from rllib_weighted.learning.connectors import ScaleRewards
     from rllib_weighted.merging import (
         ActorAverage,
@@ -26,6 +25,40 @@ if TYPE_CHECKING:
         merge_weights,
         register_strategy,
     )
+    from rllib_weighted.tuning import merge_grid
+
+# Makes `WeightedPPO` known to Tune by its name, without loading Ray for it
+
+
+ALGORITHM = "WeightedPPO"
+
+
+def register_with_tune() -> None:
+    """Registers the algorithm as soon as Tune is imported, or at once if it has been."""
+    wrapt.register_post_import_hook(_register, "ray.tune.registry")
+
+
+class _Deferred:
+    """Stands for the algorithm until it is asked for, then is it.
+
+    Tune's registry keeps its entries pickled (tested with Ray 2.60), and this one's pickle is the
+    instruction to import the algorithm. `tune.register_trainable` wants the class itself, which
+    cannot be imported here: RLlib imports Tune first, and is then half loaded.
+    """
+
+    def __reduce__(self) -> Any:
+        return _load, ()
+
+
+def _load() -> type:
+    import rllib_weighted
+
+    return rllib_weighted.WeightedPPO
+
+
+def _register(registry: Any) -> None:
+    registry._global_registry.register(registry.TRAINABLE_CLASS, ALGORITHM, _Deferred())
+
 
 __version__ = "0.1.0"
 
@@ -49,7 +82,7 @@ _MODULES = {
     "ScaleRewards": "learning.connectors",
     "WeightedPPO": "algorithm",
     "WeightedPPOConfig": "config",
-    "merge_grid": "grids",
+    "merge_grid": "tuning",
 }  # The others are merging's.
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import posixpath
 import uuid
 from typing import Any
@@ -10,7 +11,14 @@ from typing import Any
 import numpy as np
 from pyarrow.fs import LocalFileSystem
 from ray.rllib.algorithms.algorithm import Algorithm
-from ray.rllib.core import COMPONENT_ENV_RUNNER, COMPONENT_LEARNER_GROUP
+from ray.rllib.core import (
+    COMPONENT_ENV_RUNNER,
+    COMPONENT_ENV_TO_MODULE_CONNECTOR,
+    COMPONENT_LEARNER,
+    COMPONENT_LEARNER_GROUP,
+    COMPONENT_MODULE_TO_ENV_CONNECTOR,
+    COMPONENT_RL_MODULE,
+)
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import (
     ALL_MODULES,
@@ -22,28 +30,151 @@ from ray.rllib.utils.metrics import (
     NUM_MODULE_STEPS_TRAINED_LIFETIME,
     SYNCH_WORKER_WEIGHTS_TIMER,
     TIMERS,
+    WEIGHTS_SEQ_NO,
 )
 
 from rllib_weighted.config import WeightedPPOConfig
+from rllib_weighted.core.messages import MergeOrder, MergeReport
+from rllib_weighted.core.seeding import draw_root_seed, environment_seed
+from rllib_weighted.core.workers import WorkerLayout
+from rllib_weighted.fault_tolerance import Rescue, kill_unresponsive, take_back
 from rllib_weighted.learning.learner_group import LearnerFailedError
-from rllib_weighted.learning.orders import MergeOrder, MergeReport
 from rllib_weighted.records import metrics as names
 from rllib_weighted.records.history import HISTORY_DIR, MergeHistory
-from rllib_weighted.records.summary import summarize, worker_metrics
-from rllib_weighted.rescue import Rescue
-from rllib_weighted.round_records import log_drops, sampling_path, worker_drops, worker_records
-from rllib_weighted.runner_state import collect_runner_state, connector_states, pipelines
-from rllib_weighted.sampling.collect import (
-    Rollouts,
-    collect_rollouts,
-    kill_unresponsive,
-    merge_connector_states,
-)
-from rllib_weighted.sampling.recovery import take_back
-from rllib_weighted.seeding import draw_root_seed
-from rllib_weighted.trial import TrialPPO
+from rllib_weighted.records.metrics import WorkerRecord, summarize, worker_metrics
+from rllib_weighted.sampling.collect import Rollouts, collect_rollouts, merge_connector_states
+from rllib_weighted.tuning import TrialPPO
+
+# What is written down of each worker after a round
+
 
 logger = logging.getLogger(__name__)
+
+
+def worker_records(
+    rollouts: Rollouts,
+    report: MergeReport | None,
+    drops: dict[int, str],
+    *,
+    layout: WorkerLayout,
+    root_seed: int,
+) -> list[WorkerRecord]:
+    """Returns a record per configured worker.
+
+    Args:
+        rollouts: What the env runners sampled.
+        report: What the merges did; None if there was nothing to learn from.
+        drops: The workers that were dropped; see `worker_drops`.
+        layout: Numbering of the workers.
+        root_seed: The run's root seed.
+    """
+    records = []
+    for worker in range(layout.num_workers):
+        returns = rollouts.returns.get(worker, [])
+        records.append(
+            WorkerRecord(
+                worker=worker,
+                env_runner=layout.env_runner(worker),
+                env_index=layout.env_index(worker),
+                seed=_first_seed(worker, layout, root_seed),
+                signal=report.signals[worker] if report else None,
+                share=report.shares[worker] if report else 0.0,
+                weight=report.weights[worker] if report else 0.0,
+                loss=report.losses[worker] if report else None,
+                episode_return=float(np.mean(returns)) if returns else None,
+                num_episodes=len(returns),
+                dropped=worker in drops,
+                drift=report.drifts[worker] if report and report.drifts else None,
+            )
+        )
+    return records
+
+
+def worker_drops(
+    rollouts: Rollouts, report: MergeReport | None, layout: WorkerLayout
+) -> dict[int, str]:
+    """Returns the workers that were left out of a merge of the round, and why."""
+    sampled = rollouts.workers
+    drops = {}
+    for worker in range(layout.num_workers):
+        reason = report.drops[worker] if report else None
+        if worker not in sampled:
+            reason = rollouts.absent.get(layout.env_runner(worker), "it sent nothing")
+        if reason is not None:
+            drops[worker] = reason
+    return drops
+
+
+def log_drops(round: int, drops: dict[int, str], before: dict[int, str]) -> None:
+    """Says who is dropped and why; once, for as long as it stays so.
+
+    Args:
+        round: Number of the round.
+        drops: Who is dropped in this round.
+        before: Who was in the round before.
+    """
+    news = {worker: why for worker, why in drops.items() if before.get(worker) != why}
+    for reason in dict.fromkeys(news.values()):
+        workers = [worker for worker, why in news.items() if why == reason]
+        logger.warning("Round %d: dropped worker(s) %s: %s", round, workers, reason)
+    if back := sorted(before.keys() - drops.keys()):
+        logger.warning("Round %d: worker(s) %s take part again", round, back)
+
+
+def sampling_path(rollouts: Rollouts) -> dict[str, float]:
+    """Returns the metrics that say which way the round's steps came; NaN if none came."""
+    count = rollouts.num_results
+    shares = {names.FAST_SAMPLING: rollouts.num_fast, names.COLUMNS: len(rollouts.columns)}
+    return {name: number / count if count else math.nan for name, number in shares.items()}
+
+
+def _first_seed(worker: int, layout: WorkerLayout, root_seed: int) -> int:
+    """Returns the environment seed of a worker's first episode ("fixed": of all of them)."""
+    return environment_seed(
+        root_seed,
+        slot=layout.first_slot(worker),
+        num_slots=layout.num_slots,
+        evaluation=False,
+        counters=(0,),
+    )
+
+
+# What the driver sends to env runners: weights, connector states, the lifetime step counter
+
+
+def pipelines(algorithm: Any) -> tuple[Any, Any]:
+    """Returns the driver's connector pipelines: the local env runner's, if there is one."""
+    return (
+        getattr(algorithm.env_runner, "_env_to_module", algorithm.env_to_module_connector),
+        getattr(algorithm.env_runner, "_module_to_env", algorithm.module_to_env_connector),
+    )
+
+
+def connector_states(algorithm: Any) -> dict[str, Any]:
+    """Returns the states of the driver's connector pipelines, as env runners take them."""
+    env_to_module, module_to_env = pipelines(algorithm)
+    return {
+        COMPONENT_ENV_TO_MODULE_CONNECTOR: env_to_module.get_state(),
+        COMPONENT_MODULE_TO_ENV_CONNECTOR: module_to_env.get_state(),
+    }
+
+
+def collect_runner_state(algorithm: Any, *, env_steps: int) -> dict[str, Any]:
+    """Returns the state that env runners need for the next round.
+
+    Args:
+        algorithm: The algorithm.
+        env_steps: Environment steps sampled so far.
+    """
+    component = f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}"
+    learner = algorithm.learner_group.get_state(components=component, inference_only=True)
+    kept = {COMPONENT_RL_MODULE, WEIGHTS_SEQ_NO}
+    state = {key: value for key, value in learner[COMPONENT_LEARNER].items() if key in kept}
+    state[NUM_ENV_STEPS_SAMPLED_LIFETIME] = env_steps
+    if algorithm.config.broadcast_env_runner_states and algorithm.config.merge_env_runner_states:
+        state |= connector_states(algorithm)
+    return state
+
 
 _STATE_KEY = "weighted_ppo"
 

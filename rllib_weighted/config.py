@@ -14,13 +14,13 @@ from ray.rllib.utils.schedules.scheduler import Scheduler
 from typing_extensions import Self
 
 import rllib_weighted
-from rllib_weighted.learning.actor_parameters import ActorExport
+from rllib_weighted.core.workers import MergeUnit, WorkerLayout
 from rllib_weighted.learning.learner import WeightedPPOLearner
 from rllib_weighted.learning.learner_group import WeightedLearnerGroup
+from rllib_weighted.learning.parameters import ActorExport
 from rllib_weighted.merging import Weighting, resolve_strategy
 from rllib_weighted.sampling.env_runner import WeightedEnvRunner
 from rllib_weighted.validation import CHECKED_NUMBERS, config_problems, has_sound_counts
-from rllib_weighted.workers import MergeUnit, WorkerLayout
 
 logger = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
-from rllib_weighted.envs import env_problem
+from rllib_weighted.core.envs import env_problem
 from rllib_weighted.learning.learner import WeightedPPOLearner
 from rllib_weighted.merging import strategy_problems
-from rllib_weighted.merging.options import nearest
+from rllib_weighted.merging.registry import nearest
 from rllib_weighted.sampling.env_runner import WeightedEnvRunner
 
 _CHOICES = {

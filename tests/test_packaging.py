@@ -24,7 +24,6 @@ else:
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
-MAX_LINES = 350
 PIN = re.compile(r"(?P<name>[a-z0-9.-]+)==(?P<version>[0-9][0-9a-z.]*)")
 
 REQUIREMENTS = [
@@ -120,13 +119,6 @@ def test_every_folder_of_the_package_is_a_package():
     """Without an `__init__.py` the import rules would silently not be checked there."""
     folders = {file.parent for file in (ROOT / "rllib_weighted").rglob("*.py")}
     assert [folder for folder in folders if not (folder / "__init__.py").is_file()] == []
-
-
-def test_no_file_is_too_long_to_be_read_at_once():
-    files = sorted((ROOT / "rllib_weighted").rglob("*.py"))
-    lengths = {str(file.relative_to(ROOT)): len(file.read_text().splitlines()) for file in files}
-    assert lengths
-    assert {file: n for file, n in lengths.items() if n > MAX_LINES} == {}
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import ast
 from dataclasses import dataclass
 from pathlib import Path
 
-from rllib_weighted.cli.errors import InputError, nearest
+from rllib_weighted.cli.cluster import InputError, nearest
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # Inside an installed package, or beside it in a checkout.

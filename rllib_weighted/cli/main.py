@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import importlib.metadata
+import platform
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,8 +12,35 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from rllib_weighted.cli.errors import Aborted, InputError, TrainingError
-from rllib_weighted.cli.options import TrainOptions
+from rllib_weighted.cli.cluster import Aborted, InputError, TrainingError
+from rllib_weighted.cli.inputs import (
+    TrainOptions,
+)
+
+# Versions of what matters for a result; the verb `version`
+
+
+_PACKAGES = {
+    "rllib_weighted": "rllib-weighted",
+    "ray": "ray",
+    "torch": "torch",
+    "gymnasium": "gymnasium",
+}
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of this package, Ray, PyTorch, Gymnasium and Python.
+
+    They are read from the installation's metadata: nothing is imported.
+    """
+    found = {}
+    for name, distribution in _PACKAGES.items():
+        try:
+            found[name] = importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return {**found, "python": platform.python_version()}
+
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
@@ -280,8 +309,6 @@ def example_run(ctx: typer.Context, name: str) -> None:
 @app.command()
 def version() -> None:
     """Print the versions of this package and of what it stands on."""
-    from rllib_weighted.cli.versions import versions
-
     for name, number in versions().items():
         typer.echo(f"{name:<15} {number}")
 
@@ -323,3 +350,16 @@ def _drawn(explore: bool) -> str:
 
 if __name__ == "__main__":
     main()
+
+
+def train_file_main(file: str, argv: Sequence[str] | None = None) -> NoReturn:
+    """Does what `rllib train file FILE` does; the last line of a training file that runs itself.
+
+    Args:
+        file: The training file: pass `__file__`.
+        argv: Options as on the command line; None takes those of this process.
+
+    Raises:
+        SystemExit: Always, with the command's exit status.
+    """
+    main(["train", "file", file, *(sys.argv[1:] if argv is None else argv)])

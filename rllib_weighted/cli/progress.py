@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import collections
 import math
-from collections.abc import Mapping
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
 
 from rllib_weighted.records import metrics
 
@@ -220,3 +228,223 @@ def _lookup(result: Mapping[str, Any], key: str) -> Any:
 
 def _ratio(amount: float | None, seconds: float | None) -> float | None:
     return amount / seconds if amount is not None and seconds else None
+
+
+# The live table of a sweep: a row per trial, as many as the terminal has room for
+
+
+MERGE_SETTINGS = ("merge_strategy", "min_weight")
+
+_ORDER = ("RUNNING", "ERROR", "TERMINATED", "PAUSED", "PENDING")
+_STATUS_NAMES = {"TERMINATED": "done", "ERROR": "failed", "PENDING": "waiting"}
+_HEADERS = {
+    "merge_strategy": "strategy",
+    "min_weight": "min\nweight",
+    "best": "best\nso far",
+    "time left": "time\nleft",
+}
+_LEAST_NEEDED = ("trial", "best", "steps", "round")
+_GAP = 2  # Blanks between columns.
+
+
+def trials_table(trials: Sequence[TrialProgress], *, width: int, max_rows: int) -> Table:
+    """Returns a compact table: running trials first, then finished ones, the best first.
+
+    Trials that wait are only counted.
+
+    Args:
+        trials: All trials.
+        width: Columns of the terminal; what does not fit is left out, the least needed first.
+        max_rows: How many trials to show; the rest is counted in the caption.
+    """
+    ordered = sorted(trials, key=_rank)
+    num_started = sum(trial.status != "PENDING" for trial in trials)
+    num_shown = min(max_rows, max(1, num_started))
+    settings = telling_settings(trials)
+    rows = [_row(trial, settings) for trial in ordered[:num_shown]]
+    table = Table(
+        box=None,
+        pad_edge=False,
+        padding=(0, _GAP, 0, 0),
+        header_style="dim",
+        caption_justify="left",
+    )
+    for name in _fitting(rows, width):
+        left = name in ("trial", *settings)
+        table.add_column(
+            _HEADERS.get(name, name), justify="left" if left else "right", vertical="bottom"
+        )
+    for row in rows:
+        table.add_row(*(Text(row[name], no_wrap=True) for name in _fitting(rows, width)))
+    rest = ordered[num_shown:]
+    if rest:
+        table.caption = f"… and {len(rest)} more: {count_statuses(rest)}"
+    return table
+
+
+def count_statuses(trials: Iterable[TrialProgress]) -> str:
+    """Returns how many trials are in which state: `2 running, 5 done, 29 waiting`."""
+    counts = Counter(trial.status for trial in trials)
+    known = [*_ORDER, *(status for status in counts if status not in _ORDER)]
+    return ", ".join(f"{counts[status]} {_status(status)}" for status in known if counts[status])
+
+
+def telling_settings(trials: Sequence[TrialProgress]) -> list[str]:
+    """Returns the settings that tell: those of the merge, and others that differ among trials."""
+    names = dict.fromkeys(name for trial in trials for name in trial.settings)
+    values = {name: {trial.settings.get(name) for trial in trials} for name in names}
+    return [name for name in names if name in MERGE_SETTINGS or len(values[name]) > 1]
+
+
+def _rank(trial: TrialProgress) -> tuple[int, float]:
+    place = _ORDER.index(trial.status) if trial.status in _ORDER else len(_ORDER)
+    best = -math.inf if trial.best_return is None else trial.best_return
+    return place, -best if trial.status == "TERMINATED" else 0.0
+
+
+def _fitting(rows: Sequence[dict[str, str]], width: int) -> list[str]:
+    """Returns the columns that fit, of which what is in them is shown whole."""
+    widths = {}
+    for name in rows[0]:
+        texts = [*_HEADERS.get(name, name).splitlines(), *(row[name] for row in rows)]
+        widths[name] = max(map(len, texts)) + _GAP
+    for name in _LEAST_NEEDED:
+        if sum(widths.values()) - _GAP > width:
+            widths.pop(name)
+    return list(widths)
+
+
+def _row(trial: TrialProgress, settings: Sequence[str]) -> dict[str, str]:
+    return {
+        "trial": trial.name,
+        **{name: trial.settings.get(name, NOTHING) for name in settings},
+        "round": format_number(trial.value(ROUND)),
+        "steps": format_number(trial.value(STEPS)),
+        "return": format_number(trial.mean_return),
+        "best": format_number(trial.best_return),
+        "time left": _time_left(trial),
+    }
+
+
+def _time_left(trial: TrialProgress) -> str:
+    if trial.status != "RUNNING":
+        return _status(trial.status)
+    if not trial.last:
+        return "starts"
+    seconds = trial.seconds_left()
+    return ("≤ " if seconds and may_end_sooner(trial) else "") + format_brief_duration(seconds)
+
+
+def _status(status: str) -> str:
+    return _STATUS_NAMES.get(status, status.lower())
+
+
+# Shows training progress: live on a terminal, one plain line now and then elsewhere
+
+
+PLAIN_INTERVAL = 10.0  # Seconds between plain lines of one trial.
+_MARGIN = 2  # Columns that keep what the terminal echoes (^C) from wrapping into the next line.
+_OTHER_LINES = 7  # Those above, in and below the table that hold no trial.
+
+
+class Display:
+    """Shows the progress of trials and messages.
+
+    Args:
+        console: Where to write.
+        live: Whether to redraw in place; None does so on a terminal.
+        title: What is trained.
+    """
+
+    def __init__(self, console: Console, *, title: str, live: bool | None = None) -> None:
+        self.console = console
+        self.title = title
+        self._live: Live | None = None
+        self._use_live = console.is_terminal if live is None else live
+        self._trials: list[TrialProgress] = []
+        self._last_line: dict[int, float] = {}
+        self._warned = False
+        self._started = time.monotonic()
+
+    def __enter__(self) -> Display:
+        self._started = time.monotonic()
+        if self._use_live:
+            self._live = Live(
+                console=self.console, get_renderable=self.renderable, refresh_per_second=4
+            )
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def note(self, message: str) -> None:
+        """Shows a message above the progress."""
+        self.console.print(Text(message), soft_wrap=True)
+
+    def refresh(self, trials: Sequence[TrialProgress]) -> None:
+        """Takes the trials to show."""
+        self._trials = list(trials)
+
+    def round_ended(self, trial: TrialProgress) -> None:
+        """Writes a plain line for a trial if its last one is long enough ago."""
+        self._warn_of_unreported(trial)
+        now = time.monotonic()
+        last = self._last_line.get(id(trial), -PLAIN_INTERVAL)
+        if not self._use_live and now - last >= PLAIN_INTERVAL:
+            self._last_line[id(trial)] = now
+            prefix = f"{self._label(trial)} | " if len(self._trials) > 1 else ""
+            self.note(prefix + plain_line(trial))
+
+    def _label(self, trial: TrialProgress) -> str:
+        settings = [f"{key}={trial.settings.get(key)}" for key in telling_settings(self._trials)]
+        return ", ".join([f"trial {trial.name}", *settings])
+
+    def _warn_of_unreported(self, trial: TrialProgress) -> None:
+        missing = [] if self._warned else trial.unreported()
+        if missing:
+            self._warned = True
+            names = ", ".join(repr(name) for name in missing)
+            ends = "" if len(missing) < len(trial.stop) else " Training goes on until Ctrl-C."
+            self.note(f"Warning: `stop` names {names}, which this algorithm does not report.{ends}")
+
+    def renderable(self) -> RenderableType:
+        """Returns what the terminal shows now."""
+        elapsed = format_duration(time.monotonic() - self._started)
+        trials = self._trials
+        if len(trials) <= 1:
+            head = Text(f"{self.title}  {elapsed}", style="bold")
+            return Group(head, _single(trials[0] if trials else None))
+        title = f"{self.title}  {elapsed}  ({len(trials)} trials: {count_statuses(trials)})"
+        table = trials_table(
+            trials,
+            width=self.console.width - _MARGIN,
+            max_rows=max(3, self.console.height - _OTHER_LINES),
+        )
+        head = Text(title, style="bold", no_wrap=True, overflow="ellipsis")
+        return Group(head, table)
+
+
+def _single(trial: TrialProgress | None) -> RenderableType:
+    if trial is None or not trial.last:
+        return Text("  starting: building environments and workers …", style="dim")
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column()
+    steps, speed = format_number(trial.value(STEPS)), format_number(trial.speed(STEPS))
+    best = f"  (best {format_number(trial.best_return)})" if trial.best_return is not None else ""
+    table.add_row("  round", format_number(trial.value(ROUND)))
+    table.add_row("  steps", f"{steps}  ({speed} per second)")
+    table.add_row("  return", format_return(trial) + best)
+    weights = format_weights(trial)
+    if weights:
+        table.add_row("  weights", weights)
+    table.add_row("  time left", format_time_left(trial))
+    return table

@@ -3,22 +3,183 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import json
+import signal
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ray.air.constants import EXPR_PROGRESS_FILE, EXPR_RESULT_FILE, TRAINING_ITERATION
 from ray.tune import Callback
+from ray.tune.logger import CSVLoggerCallback
 from ray.tune.result import SHOULD_CHECKPOINT
 
-from rllib_weighted.cli.display import Display
-from rllib_weighted.cli.interrupt import Interrupt, handling_signals
-from rllib_weighted.cli.logs import forget_rounds_behind_checkpoint
-from rllib_weighted.cli.progress import TrialProgress
-from rllib_weighted.cli.trials_table import MERGE_SETTINGS, count_statuses
-from rllib_weighted.grids import uses_min_weight
+from rllib_weighted.cli.cluster import environment_variable
+from rllib_weighted.cli.progress import MERGE_SETTINGS, Display, TrialProgress, count_statuses
+from rllib_weighted.tuning import uses_min_weight
 
 if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
     from ray.tune.experiment import Trial
+
+# Ends a training on Ctrl-C (SIGINT) or SIGTERM so that it can be resumed
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_STOPPING = "Stopping after this round, to save a checkpoint. Once more Ctrl-C stops at once."
+
+
+class Interrupt:
+    """A request to stop, and which trials have answered it.
+
+    Args:
+        on_request: Called once, with a message for the user, when the request is seen.
+    """
+
+    def __init__(self, on_request: Callable[[str], None]) -> None:
+        self.signum: int | None = None
+        self._on_request = on_request
+        self._waiting: set[str] | None = None
+        self._saved: set[str] = set()
+        self._ended = False
+
+    @property
+    def requested(self) -> bool:
+        """Whether somebody asked to stop."""
+        return self.signum is not None
+
+    @property
+    def exit_code(self) -> int:
+        """Exit status by the shell's convention: 130 for Ctrl-C, 143 for SIGTERM."""
+        return 128 + (self.signum or signal.SIGINT)
+
+    def handle(self, signum: int, frame: Any) -> None:
+        """Signal handler: the first signal asks to stop, a second one stops at once."""
+        if self.requested:
+            raise KeyboardInterrupt
+        self.signum = signum  # Nothing is printed here: a handler may interrupt a print.
+
+    def before_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Asks Tune to save a trial after this result; it reads the flag from the result."""
+        if self.requested and trial_id not in self._saved:
+            result["should_checkpoint"] = True
+
+    def after_save(self, trial_id: str) -> None:
+        """Notes that a trial has a checkpoint of its last round."""
+        if self.requested:
+            self._saved.add(trial_id)
+
+    def after_step(self, trials: Sequence[Trial]) -> None:
+        """Ends the experiment once every trial that was running has been saved."""
+        if not self.requested or self._ended:
+            return
+        running = {trial.trial_id for trial in trials if trial.status == "RUNNING"}
+        if self._waiting is None:
+            self._waiting = running
+            self._on_request(_STOPPING if running else "Stopping: no trial had started yet.")
+        if not (self._waiting & running) - self._saved:
+            self._ended = True
+            # Tune's handler of this signal ends its loop and saves the experiment's state.
+            signal.raise_signal(signal.SIGUSR1)
+
+
+@contextlib.contextmanager
+def handling_signals(interrupt: Interrupt) -> Iterator[None]:
+    """Lets `interrupt` handle Ctrl-C and SIGTERM inside the block.
+
+    Outside of the main thread (where Python takes no handlers) and where the platform has no
+    SIGUSR1 this does nothing, and Tune's own handling stays.
+    """
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or not hasattr(signal, "SIGUSR1"):
+        yield
+        return
+    handlers = {signum: signal.getsignal(signum) for signum in (*_SIGNALS, signal.SIGUSR1)}
+    for signum in _SIGNALS:
+        signal.signal(signum, interrupt.handle)
+    try:
+        # Otherwise Tune would put its own handler in place of this one.
+        with environment_variable("TUNE_DISABLE_SIGINT_HANDLER", "1"):
+            yield
+    finally:
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)
+
+
+# Keeps what Tune's loggers write right when a trial goes on in another process
+
+
+class ProgressTable(CSVLoggerCallback):
+    """Tune's writer of progress.csv, whose rows stay under their header.
+
+    It reads attributes of Tune's that are not public; tested with Ray 2.60.
+    """
+
+    def log_trial_result(self, iteration: int, trial: Trial, result: dict[str, Any]) -> None:
+        """Writes a row; what has no column is left out, what has no value is empty."""
+        if trial not in self._trial_files:
+            self._setup_trial(trial)
+        if self._trial_csv[trial] is None and self._trial_continue[trial]:
+            with Path(trial.local_path or "", EXPR_PROGRESS_FILE).open(newline="") as stream:
+                header = next(csv.reader(stream))
+            self._trial_csv[trial] = csv.DictWriter(self._trial_files[trial], header)
+        super().log_trial_result(iteration, trial, result)
+
+
+def forget_rounds_behind_checkpoint(trial: Trial) -> None:
+    """Removes the results behind a trial's last checkpoint from the files that it goes on with.
+
+    Args:
+        trial: A trial that is about to go on, or to start anew if it has no checkpoint.
+    """
+    if trial.storage is None:
+        return
+    saved = trial.latest_checkpoint_result
+    last_round = int((saved.metrics or {}).get(TRAINING_ITERATION, 0)) if saved else 0
+    filesystem, folder = trial.storage.storage_filesystem, trial.storage.trial_fs_path
+    _keep_lines(filesystem, f"{folder}/{EXPR_RESULT_FILE}", _json_rounds, last_round)
+    _keep_lines(filesystem, f"{folder}/{EXPR_PROGRESS_FILE}", _csv_rounds, last_round)
+
+
+def _keep_lines(filesystem: FileSystem, path: str, rounds: Any, last_round: int) -> None:
+    """Keeps the lines of a file up to a round. A last line that a kill has torn goes too."""
+    try:
+        with filesystem.open_input_stream(path) as stream:
+            lines = stream.read().decode().splitlines(keepends=True)
+    except FileNotFoundError:
+        return
+    kept = [
+        line
+        for line, round in zip(lines, rounds(lines), strict=True)
+        if round is not None and round <= last_round
+    ]
+    if kept != lines:
+        with filesystem.open_output_stream(path) as stream:
+            stream.write("".join(kept).encode())
+
+
+def _json_rounds(lines: list[str]) -> list[int | None]:
+    def round_of(line: str) -> int | None:
+        try:
+            return int(json.loads(line)[TRAINING_ITERATION])
+        except (ValueError, KeyError, TypeError):
+            return None
+
+    return [round_of(line) for line in lines]
+
+
+def _csv_rounds(lines: list[str]) -> list[int | None]:
+    """Returns the round of each line; the header counts as round 0."""
+    table = [row for line in lines for row in csv.reader([line])]
+    if not table or TRAINING_ITERATION not in table[0]:
+        return [None] * len(lines)
+    column, length = table[0].index(TRAINING_ITERATION), len(table[0])
+    whole = [len(row) == length and row[column].isdigit() for row in table[1:]]
+    rows = zip(table[1:], whole, strict=True)
+    return [0, *(int(row[column]) if is_whole else None for row, is_whole in rows)]
 
 
 class TrainSession:

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rllib_weighted.cli.errors import InputError
-from rllib_weighted.cli.settings import variants
-from rllib_weighted.placement import (
+from rllib_weighted.cli.cluster import InputError
+from rllib_weighted.cli.inputs import variants
+from rllib_weighted.tuning import (
     cluster_grows,
     cluster_nodes,
     describe,

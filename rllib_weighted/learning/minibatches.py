@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from rllib_weighted.seeding import Stream, stream
+from rllib_weighted.core.seeding import Stream, stream
 
 
 @dataclass(frozen=True)

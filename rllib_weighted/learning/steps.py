@@ -6,13 +6,22 @@ import abc
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from ray.rllib.core.columns import Columns
 from torch import Tensor
 
+from rllib_weighted.core.modules import StackedForward, swapped_parameters, why_not_stacked
+from rllib_weighted.learning.batch import RoundBatch
 from rllib_weighted.learning.losses import WorkerLosses
 from rllib_weighted.learning.minibatches import Minibatch
-from rllib_weighted.learning.round_batch import RoundBatch
-from rllib_weighted.learning.round_merger import RoundMerger
+from rllib_weighted.learning.parameters import (
+    actor_gradients,
+    clip_rows,
+    finite_rows,
+    weighted_rows,
+)
+from rllib_weighted.learning.round_weights import RoundMerger
 from rllib_weighted.merging import weighted_sum
 
 
@@ -170,3 +179,153 @@ def not_finite(workers: Sequence[int], values: Tensor) -> list[int]:
     if finite.all():
         return []
     return [worker for worker, fine in zip(workers, finite.tolist(), strict=True) if not fine]
+
+
+# One optimizer step of every worker's own parameters: its own gradient, and the merged one
+
+
+_Gradients = dict[str, Tensor]
+
+
+class ActorSteps(Steps):
+    """Steps with g_i' = g_i + sum_j w_j g_j (Actor-avg, Actor-sum; arXiv 2304.12778).
+
+    All of this learner's workers are computed at once where the module can be stacked, else one
+    after the other. A worker whose loss or gradient is not finite takes no part: the others merge
+    without it, and its parameters and optimizer state stay as they are.
+    """
+
+    def __init__(self, learner: Any, module_id: str, **kwargs: Any) -> None:
+        super().__init__(learner, module_id, **kwargs)
+        self._actors = learner.actors
+        self._module = learner.module[module_id].unwrapped()
+        self._own = [worker for worker in self._workers if worker in self._batch.rows]
+        self._forward = None
+        if learner.has_stock_loss(module_id) and why_not_stacked(self._module) is None:
+            self._forward = StackedForward(self._module)
+
+    def take(self, minibatch: Minibatch) -> WorkerLosses | None:
+        """Moves every worker's parameters once; see `Steps.take`."""
+        if not self._workers:
+            self._merger.skip()
+            return None
+        local, gradients = self._losses_and_gradients(minibatch)
+        losses = self._of_all(self._own, local, self._workers)
+        kept = self._without_bad_ones(losses, gradients)
+        if not kept:
+            self._merger.skip()
+            return None
+        if len(kept) < len(self._workers):
+            losses = losses.take(positions(kept, self._workers))
+        signals, merged = self._merger.weigh(kept, losses)
+        self._step(gradients, kept, merged.weights)
+        self._merger.record(kept, signals, merged, losses)
+        return losses
+
+    def losses_of_round(self) -> WorkerLosses:
+        """Returns each worker's loss over its whole batch, at its parameters as they are now."""
+        local = None
+        with torch.no_grad():
+            if self._own:
+                local = self._losses(Minibatch.of(self._batch.rows), self._actors.leaves(self._own))
+            return self._of_all(self._own, local, self._workers)
+
+    # Losses and gradients of this learner's workers
+
+    def _losses_and_gradients(self, minibatch: Minibatch) -> tuple[WorkerLosses | None, _Gradients]:
+        if not self._own:
+            return None, {}
+        leaves = self._actors.leaves(self._own)
+        losses = self._losses(minibatch, leaves)
+        # No loss depends on the parameters of another worker: each row is that worker's gradient.
+        found = torch.autograd.grad(losses.total.sum(), list(leaves.values()), allow_unused=True)
+        gradients = {name: g for name, g in zip(leaves, found, strict=True) if g is not None}
+        return losses, gradients
+
+    def _losses(self, minibatch: Minibatch, leaves: _Gradients) -> WorkerLosses:
+        if self._forward is not None:
+            return self._stacked_losses(minibatch, leaves)
+        found = []
+        for position, worker in enumerate(self._own):
+            rows = {name: stack[position] for name, stack in leaves.items()}
+            with swapped_parameters(self._module, {**self._actors.of_worker(worker), **rows}):
+                found.append(
+                    self._learner.worker_losses(self._module_id, self._batch, minibatch, [worker])
+                )
+        return WorkerLosses.join(found)
+
+    def _stacked_losses(self, minibatch: Minibatch, leaves: _Gradients) -> WorkerLosses:
+        assert self._forward is not None
+        sizes = [len(minibatch.parts[worker]) for worker in self._own]
+        columns = self._batch.take(minibatch.rows(self._own))
+        padded, real = padding(sizes)
+        obs = columns[Columns.OBS][torch.from_numpy(padded).to(columns[Columns.OBS].device)]
+        outputs = self._forward.forward_train(leaves, {Columns.OBS: obs})
+        flat = {key: output.flatten(0, 1) for key, output in outputs.items()}
+        if real is not None:
+            index = torch.from_numpy(real).to(obs.device)
+            flat = {key: output[index] for key, output in flat.items()}
+        return self._learner.losses_of_rows(self._module_id, columns, flat, sizes)
+
+    # The step
+
+    def _without_bad_ones(self, losses: WorkerLosses, gradients: _Gradients) -> list[int]:
+        """Returns the workers that take part; notes why the others do not."""
+        bad = dict.fromkeys(not_finite(self._workers, losses.total), "its loss is not finite")
+        flags: dict[int, bool] = {}
+        if gradients:
+            flags = dict(zip(self._own, (~finite_rows(gradients)).tolist(), strict=True))
+        for worker in sorted(self._flagged(flags)):
+            bad.setdefault(worker, "its gradient is not finite")
+        for worker, reason in bad.items():
+            self._merger.drop(worker, reason)
+        return [worker for worker in self._workers if worker not in bad]
+
+    def _step(self, gradients: _Gradients, kept: list[int], weights: Tensor) -> None:
+        own = [worker for worker in self._own if worker in kept]
+        if gradients and len(own) < len(self._own):
+            places = positions(own, self._own)
+            gradients = {name: rows[places] for name, rows in gradients.items()}
+        own_weights = weights[positions(own, kept)]
+        partial = weighted_rows(gradients, own_weights) if own else {}
+        shapes = {name: stack[0] for name, stack in self._actors.stacks.items()}
+        merged = self._exchange.gradients(partial, shapes)
+        if own:
+            config = self._learner.config
+            moved = clip_rows(
+                actor_gradients(gradients, merged),
+                clip=config.grad_clip,
+                by=config.grad_clip_by,
+            )
+            self._apply(own, moved)
+
+    def _apply(self, own: list[int], gradients: _Gradients) -> None:
+        rows = self._actors.rows_of(own)
+        self._actors.optimizer.rows = rows
+        full = {}
+        for name, gradient in gradients.items():
+            stack = self._actors.stacks[name]
+            if rows == slice(None):
+                full[stack] = gradient
+            else:
+                full[stack] = torch.zeros_like(stack)
+                full[stack][rows] = gradient
+        self._learner.apply_gradients(full)
+
+
+def padding(sizes: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:
+    """Returns how rows of n workers, one after the other, fill a rectangle, and how to undo it.
+
+    Args:
+        sizes: Rows per worker, each >= 1.
+
+    Returns:
+        [n, B] indices of rows, B the largest size; a worker with fewer repeats its first one. And
+        the positions in the flattened rectangle that hold the rows, in order; None if all do.
+    """
+    widest = max(sizes)
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    offsets = np.arange(widest)[None, :]
+    is_real = offsets < np.asarray(sizes)[:, None]
+    indices = starts[:, None] + np.where(is_real, offsets, 0)
+    return indices, None if is_real.all() else np.flatnonzero(is_real)

@@ -6,27 +6,147 @@ weighted sum of the workers' losses gives the merged gradient. Dropped workers a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import numbers
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from rllib_weighted.merging.registry import resolve_strategy
-from rllib_weighted.merging.signals import (
-    Present,
-    Signals,
-    as_signals,
-    dropped_mask,
-    fill_missing,
-)
-from rllib_weighted.merging.transforms import (
-    Direction,
-    NegativeSignalError,
-    Offset,
-    Transform,
-)
-from rllib_weighted.merging.weightings import BUILT_IN, RewardWeighted, Weighting
+from rllib_weighted.merging.shares import Direction, NegativeSignalError, Offset, Transform
+from rllib_weighted.merging.strategies import BUILT_IN, LossWeighted, RewardWeighted, Weighting
+
+# What each worker reports for a merge: reading signals, filling missing ones, masking drops
+
+
+Signals: TypeAlias = Tensor | Sequence[float | None]
+"""One signal per worker, [N]; None, NaN and infinities mean "missing"."""
+
+Present: TypeAlias = Tensor | Sequence[bool]
+"""One bool per worker, [N]; False means "dropped from this merge"."""
+
+
+def as_signals(signals: Signals) -> Tensor:
+    """Read one signal per worker as a detached float64 tensor.
+
+    Args:
+        signals: [N], a tensor or a sequence of numbers; None stands for a missing signal. The
+            unit is the caller's (return per episode, loss).
+
+    Returns:
+        [N] float64 on the device of `signals`; None has become NaN. It may share memory with
+        `signals`: do not write to it.
+
+    Raises:
+        ValueError: if there is no signal, the shape is not [N], or an entry is not a real number.
+    """
+    if isinstance(signals, Tensor):
+        if signals.dtype == torch.bool or signals.is_complex():
+            raise ValueError(
+                f"signals should be real numbers, found a tensor of {signals.dtype}: convert it"
+            )
+        values = signals.detach().to(torch.float64)
+    else:
+        values = torch.tensor(_numbers(signals), dtype=torch.float64)
+    if values.ndim != 1:
+        raise ValueError(
+            f"signals should have the shape [N], one per worker, found {list(values.shape)}: "
+            "reduce them to one number per worker"
+        )
+    if len(values) == 0:
+        raise ValueError("signals should hold at least one worker, found none: a merge needs one")
+    return values
+
+
+def _numbers(signals: object) -> list[float]:
+    """The entries of a sequence as floats, None as NaN."""
+    if isinstance(signals, (str, bytes, Mapping, set, frozenset)) or not isinstance(
+        signals, Iterable
+    ):
+        raise ValueError(
+            f"signals should be a tensor or a sequence of numbers, found {type(signals).__name__}: "
+            "give one number (or None) per worker, in the order of the workers"
+        )
+    return [_number(worker, value) for worker, value in enumerate(signals)]
+
+
+def _number(worker: int, value: object) -> float:
+    if value is None:
+        return math.nan
+    if isinstance(value, Tensor) and value.numel() == 1 and value.dtype != torch.bool:
+        value = value.item()
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        raise ValueError(
+            f"the signal of worker {worker} should be a number or None, found {value!r} "
+            f"({type(value).__name__}): give None if it is missing"
+        )
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def fill_missing(values: Tensor) -> Tensor | None:
+    """Give every non-finite signal the mean of the finite ones (ours, after arXiv 2304.12778).
+
+    Args:
+        values: [N] float64.
+
+    Returns:
+        [N] float64, all finite (`values` itself if nothing is missing), or None if no signal is
+        finite, in which case the shares are 1/N whatever the strategy.
+    """
+    # The quick way out: a finite sum has finite terms. An infinite one may also be an overflow.
+    if math.isfinite(values.sum().item()):
+        return values
+    finite = torch.isfinite(values)
+    known = values[finite]
+    if len(known) == 0:
+        return None
+    # Divided before summing, so that 1e308 does not overflow; clamped, so that the mean of equal
+    # signals is that signal to the last bit. Otherwise offset="min" would blow up the rounding.
+    mean = (known / len(known)).sum().clamp(known.amin(), known.amax())
+    return torch.where(finite, values, mean)
+
+
+def dropped_mask(present: Present | None, num_workers: int) -> Tensor | None:
+    """Read which workers take part in the merge.
+
+    Args:
+        present: [N] bool, or None if all do.
+        num_workers: N.
+
+    Returns:
+        [N] bool with at least one True and one False, or None if all workers are present.
+
+    Raises:
+        ValueError: if `present` is not [N] bool, or no worker is present.
+    """
+    if present is None:
+        return None
+    mask = torch.as_tensor(present)
+    if mask.dtype != torch.bool:
+        raise ValueError(
+            f"present should hold bools, found {mask.dtype}: give True for each worker that "
+            "takes part and False for each that is dropped"
+        )
+    if mask.shape != (num_workers,):
+        raise ValueError(
+            f"present should have the shape [{num_workers}], one bool per signal, found "
+            f"{list(mask.shape)}: give one bool per worker"
+        )
+    if bool(mask.all()):
+        return None
+    if not bool(mask.any()):
+        raise ValueError(
+            f"present should keep at least one of the {num_workers} workers, found all dropped: "
+            "skip this update"
+        )
+    return mask
 
 
 @dataclass(frozen=True)
@@ -220,3 +340,47 @@ def weighted_sum(losses: Tensor | Sequence[Tensor], weights: Tensor) -> Tensor:
         losses, weights = torch.stack([losses[worker] for worker in kept]), weights[kept]
     constants = weights.detach().to(device=losses.device, dtype=losses.dtype)
     return (losses.masked_fill(constants == 0, 0.0) * constants).sum()
+
+
+# The merge that is computed anew at every optimizer step, without a dozen tensor operations
+
+
+_TINY = 1e-300  # Below, halving a signal as `merge` does loses digits.
+
+
+def is_quick(strategy: Weighting) -> bool:
+    """Whether `quick_merge` knows a strategy: shares in proportion to signals, weights p + m."""
+    return (
+        isinstance(strategy, (LossWeighted, RewardWeighted))
+        and type(strategy) in BUILT_IN
+        and strategy.transform == "proportional"
+        and strategy.direction == "high"
+        and strategy.offset in ("auto", "min")
+        and not strategy.normalize
+    )
+
+
+def quick_merge(strategy: Any, signals: Tensor, *, min_weight: float | None) -> Merge | None:
+    """Shares and weights of N workers that all take part, as `merge` gives them.
+
+    Args:
+        strategy: One for which `is_quick`.
+        signals: [N] on the CPU.
+        min_weight: m >= 0, not checked again; None is 1/N.
+
+    Returns:
+        `Merge`; None if the numbers are not plain (one is missing, they overflow, all are equal to
+        the lowest): then `merge` is to be asked.
+    """
+    values = signals.numpy()
+    lowest = float(np.minimum.reduce(values))
+    shift = lowest if strategy.offset == "min" or lowest < 0.0 else 0.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        shares = np.subtract(values, shift, dtype=np.float64)
+        total = float(np.add.reduce(shares))
+    if not _TINY < total < math.inf:
+        return None
+    shares /= total
+    if min_weight is None:
+        min_weight = 1.0 / len(shares)
+    return Merge(torch.from_numpy(shares), torch.from_numpy(shares + min_weight))

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from rllib_weighted.records.history import MergeHistory, open_history
-from rllib_weighted.records.metrics import METRICS, MetricInfo, metrics_table
+from rllib_weighted.records.metrics import (
+    METRICS,
+    MetricInfo,
+    WorkerRecord,
+    metrics_table,
+    summarize,
+    worker_metrics,
+)
 from rllib_weighted.records.reading import iter_history, read_history
 from rllib_weighted.records.schema import HISTORY_DIR, SCHEMA
-from rllib_weighted.records.summary import WorkerRecord, summarize, worker_metrics
 
 __all__ = [
     "HISTORY_DIR",

@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from rllib_weighted.records.metrics import WorkerRecord
 from rllib_weighted.records.origin import ORIGIN_KEY, origin
 from rllib_weighted.records.reading import UNREADABLE, iter_history, read_file, read_history
 from rllib_weighted.records.schema import (
@@ -33,7 +34,6 @@ from rllib_weighted.records.schema import (
     parse_file_name,
     resolve,
 )
-from rllib_weighted.records.summary import WorkerRecord
 
 __all__ = [
     "HISTORY_DIR",

@@ -6,18 +6,21 @@ Every step is a function that returns a pandas DataFrame; none of them needs Ray
 from __future__ import annotations
 
 from rllib_weighted.report.comparisons import comparisons
-from rllib_weighted.report.convergence import (
+from rllib_weighted.report.measures import (
     Threshold,
     convergence,
     convergence_runs,
+    drops,
+    final_returns,
+    learning_curves,
+    sensitivity,
     thresholds,
+    weight_curves,
 )
-from rllib_weighted.report.curves import drops, learning_curves, weight_curves
-from rllib_weighted.report.errors import ReportError
-from rllib_weighted.report.finals import final_returns, sensitivity
+from rllib_weighted.report.page import Report, write_report
 from rllib_weighted.report.results import Results, load_results
 from rllib_weighted.report.tables import Tables, compute
-from rllib_weighted.report.writing import Report, write_report
+from rllib_weighted.report.trials import ReportError
 
 __all__ = [
     "Report",

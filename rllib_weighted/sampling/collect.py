@@ -11,15 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.rllib.core import (
-    COMPONENT_ENV_TO_MODULE_CONNECTOR,
-    COMPONENT_MODULE_TO_ENV_CONNECTOR,
-)
+from ray.rllib.core import COMPONENT_ENV_TO_MODULE_CONNECTOR, COMPONENT_MODULE_TO_ENV_CONNECTOR
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
-from rllib_weighted.columns import RolloutColumns
-from rllib_weighted.sampling.rounds import RoundOrder, RoundRollouts
-from rllib_weighted.workers import WORKER_KEY
+from rllib_weighted.core.messages import RoundOrder, RoundRollouts
+from rllib_weighted.core.rollouts import RolloutColumns
+from rllib_weighted.core.workers import WORKER_KEY
 
 logger = logging.getLogger(__name__)
 
@@ -158,33 +155,6 @@ def _joined(results: list[RoundRollouts], config: Any) -> Rollouts:
         else:
             joined.absent[result.env_runner] = f"env runner {result.env_runner} raised"
     return joined
-
-
-def kill_unresponsive(env_runner_group: Any, *, timeout_s: float = 5.0) -> list[int]:
-    """Kills the env runners that do not answer in time.
-
-    RLlib waits for every env runner when it stops a group, and would wait forever for one whose
-    environment hangs. Tested with Ray 2.60; can go when stopping a group has a timeout.
-
-    Args:
-        env_runner_group: RLlib's group, which is going to be stopped.
-        timeout_s: How long to wait for their answers.
-
-    Returns:
-        The indices of those that were killed.
-    """
-    answers = env_runner_group.foreach_env_runner(
-        lambda env_runner: env_runner.worker_index,
-        local_env_runner=False,
-        timeout_seconds=timeout_s,
-    )
-    silent = {
-        i: a for i, a in env_runner_group._worker_manager.actors().items() if i not in answers
-    }
-    for index, actor in silent.items():
-        logger.warning("Env runner %d does not answer; killing it.", index)
-        ray.kill(actor)
-    return list(silent)
 
 
 def merge_connector_states(

@@ -2,35 +2,166 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import math
 import time
 import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
 import ray
+import torch
+import tree
 from gymnasium.wrappers.vector import DictInfoToList
 from ray.rllib.callbacks.utils import make_callback
 from ray.rllib.core import COMPONENT_RL_MODULE
+from ray.rllib.core.columns import Columns
 from ray.rllib.env.env_context import EnvContext
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
+from torch import Tensor
 
-from rllib_weighted.columns import RolloutColumns, concatenated
-from rllib_weighted.sampling.env_process import prepare_process
-from rllib_weighted.sampling.env_seeds import EnvSeeds
-from rllib_weighted.sampling.episodes import Quotas, join_chunks, note_figures
-from rllib_weighted.sampling.fast_path import FastSampler, make_fast_sampler, why_episodes
+from rllib_weighted.core.messages import RoundOrder, RoundRollouts
+from rllib_weighted.core.modules import (
+    ParameterPlaces,
+    StackedForward,
+    swapped_parameters,
+    why_not_stacked,
+    worker_parameters,
+)
+from rllib_weighted.core.processes import prepare_process
+from rllib_weighted.core.rollouts import (
+    CarriedReturns,
+    Quotas,
+    RolloutColumns,
+    concatenated,
+    join_chunks,
+    note_figures,
+    of_columns,
+    of_episodes,
+)
+from rllib_weighted.core.seeding import Stream, draw_root_seed, seeded_globals, stream_seed
+from rllib_weighted.core.workers import ENV_INDEX_KEY, WORKER_KEY
+from rllib_weighted.sampling.envs import EnvSeeds
+from rllib_weighted.sampling.fast_sampler import FastSampler, make_fast_sampler, why_episodes
 from rllib_weighted.sampling.filters import is_finite, repair_deltas
-from rllib_weighted.sampling.own_parameters import acting_with
-from rllib_weighted.sampling.returns import CarriedReturns, of_columns, of_episodes
-from rllib_weighted.sampling.rounds import RoundOrder, RoundRollouts
-from rllib_weighted.seeding import Stream, draw_root_seed, seeded_globals, stream_seed
-from rllib_weighted.workers import ENV_INDEX_KEY, WORKER_KEY
+
+# Acting with each worker's own parameters, for the time of a round
+
+
+_FORWARDS = ("forward_exploration", "forward_inference")  # All that RLlib acts with.
+
+
+@contextlib.contextmanager
+def acting_with(
+    module: Any, actor_parameters: Mapping[str, Any] | None, workers: Sequence[int]
+) -> Iterator[None]:
+    """Inside, every sub-environment acts with its own worker's parameters.
+
+    If all belong to one worker, the module has its parameters. Else the module's forward passes
+    for acting compute each row of a batch, one per sub-environment, with that row's parameters,
+    and everything else still sees the module's own. On leaving, it has those again, and only
+    those.
+
+    Args:
+        module: The env runner's module.
+        actor_parameters: Name -> [N, ...], see `RoundOrder`; None: nothing changes.
+        workers: The worker of each sub-environment.
+
+    Raises:
+        ValueError: If the parameters do not fit the module.
+    """
+    if actor_parameters is None:
+        yield
+    elif len(set(workers)) == 1:
+        own = worker_parameters(module, actor_parameters, workers[0])
+        with swapped_parameters(module, own):
+            yield
+    else:
+        own = worker_parameters(module, actor_parameters, workers)
+        forwards = (_one_by_one if why_not_stacked(module) else _all_at_once)(module, own)
+        with _shadowed(module, forwards):
+            yield
+
+
+@contextlib.contextmanager
+def _shadowed(module: Any, forwards: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
+    """Puts functions in front of methods of one object, and takes them away again."""
+    before = {name: vars(module)[name] for name in forwards if name in vars(module)}
+    for name, forward in forwards.items():
+        setattr(module, name, forward)
+    try:
+        yield
+    finally:
+        for name in forwards:
+            delattr(module, name)
+        for name, forward in before.items():
+            setattr(module, name, forward)
+
+
+def _all_at_once(module: Any, own: dict[str, Tensor]) -> dict[str, Callable[..., Any]]:
+    """The fast way: one forward pass over rows with parameters of their own."""
+    stacked = StackedForward(module)
+
+    def make(name: str) -> Callable[..., Any]:
+        forward = getattr(stacked, name)
+
+        def act(batch: Mapping[str, Any], **kwargs: Any) -> dict[str, Any]:
+            _check_rows(batch, own)
+            obs = tree.map_structure(lambda column: column.unsqueeze(1), batch[Columns.OBS])
+            outputs = forward(own, {Columns.OBS: obs})
+            return {key: output.squeeze(1) for key, output in outputs.items()}
+
+        return act
+
+    return {name: make(name) for name in _FORWARDS}
+
+
+def _one_by_one(module: Any, own: dict[str, Tensor]) -> dict[str, Callable[..., Any]]:
+    """The general way: the module's own forward pass on each row alone."""
+    places = ParameterPlaces(module)
+    rows = [dict(zip(own, tensors, strict=True)) for tensors in zip(*own.values(), strict=True)]
+
+    def make(name: str) -> Callable[..., Any]:
+        forward = getattr(module, name)
+
+        def act(batch: Mapping[str, Any], **kwargs: Any) -> Any:
+            _check_rows(batch, own)
+            outputs = []
+            for index, tensors in enumerate(rows):
+                with places.hold(tensors):
+                    outputs.append(forward(_row(batch, index, len(rows)), **kwargs))
+            return tree.map_structure(lambda *parts: torch.cat(parts), *outputs)
+
+        return act
+
+    return {name: make(name) for name in _FORWARDS}
+
+
+def _row(batch: Mapping[str, Any], index: int, num_rows: int) -> dict[str, Any]:
+    def cut(column: Any) -> Any:
+        has_rows = isinstance(column, Tensor) and column.ndim and len(column) == num_rows
+        return column[index : index + 1] if has_rows else column
+
+    return {key: tree.map_structure(cut, value) for key, value in batch.items()}
+
+
+def _check_rows(batch: Mapping[str, Any], own: Mapping[str, Tensor]) -> None:
+    """ValueError unless the batch has one row per sub-environment: else whose is a row?"""
+    num_rows = len(tree.flatten(batch[Columns.OBS])[0])
+    num_envs = len(next(iter(own.values())))
+    if num_rows != num_envs:
+        raise ValueError(
+            f"the env-to-module connectors should make one row per sub-environment ({num_envs}) "
+            f"when each acts with its worker's own parameters, found {num_rows}: use connectors "
+            'that keep the rows, or merge_unit="env_runner"'
+        )
+
 
 logger = logging.getLogger(__name__)
 

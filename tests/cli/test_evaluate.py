@@ -11,7 +11,7 @@ from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.connectors.env_to_module import MeanStdFilter
 
 from rllib_weighted.cli import evaluate as evaluate_module
-from rllib_weighted.cli.errors import InputError
+from rllib_weighted.cli.cluster import InputError
 from rllib_weighted.cli.evaluate import evaluate_checkpoint, find_checkpoint
 from rllib_weighted.cli.storage import ExperimentRecord
 
@@ -97,7 +97,7 @@ def test_video_needs_moviepy(
     trained: tuple[Path, float], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     checkpoint, _ = trained
-    from rllib_weighted.cli import video
+    from rllib_weighted.cli import evaluate as video
 
     monkeypatch.setattr(video.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r'pip install "rllib-weighted\[video\]"'):

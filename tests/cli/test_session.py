@@ -11,7 +11,7 @@ from rich.console import Console
 
 from rllib_weighted import LossWeighted
 from rllib_weighted.cli import session as session_module
-from rllib_weighted.cli.display import Display
+from rllib_weighted.cli.progress import Display
 from rllib_weighted.cli.session import SessionCallback, TrainSession, session, trial_settings
 
 

@@ -11,9 +11,9 @@ from ray.rllib.connectors.env_to_module import MeanStdFilter
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 
 from rllib_weighted import WeightedPPO, WeightedPPOConfig
+from rllib_weighted.core.modules import swapped_parameters
 from rllib_weighted.learning.learner import WeightedPPOLearner
 from rllib_weighted.records import read_history
-from rllib_weighted.stacks import swapped_parameters
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

@@ -14,10 +14,10 @@ from ray import tune
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 
 from rllib_weighted import WeightedPPO, WeightedPPOConfig
+from rllib_weighted.fault_tolerance import RESCUE_DIR
 from rllib_weighted.learning.learner import WeightedPPOLearner
 from rllib_weighted.learning.learner_group import LearnerFailedError
 from rllib_weighted.records import read_history
-from rllib_weighted.rescue import RESCUE_DIR
 
 pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.slow]
 

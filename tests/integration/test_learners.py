@@ -16,9 +16,9 @@ from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.utils.numpy import convert_to_numpy
 
 from rllib_weighted import WeightedPPOConfig
+from rllib_weighted.core.workers import WORKER_KEY
 from rllib_weighted.learning.learner_group import WeightedLearnerGroup
 from rllib_weighted.learning.losses import segment_means
-from rllib_weighted.workers import WORKER_KEY
 from tests.learning.helpers import (
     EitherPrecision,
     build_group,

@@ -19,8 +19,8 @@ from ray.rllib.connectors.env_to_module import MeanStdFilter
 from ray.rllib.utils.filter import RunningStat
 
 from rllib_weighted import WeightedPPO, WeightedPPOConfig
+from rllib_weighted.fault_tolerance import kill_unresponsive
 from rllib_weighted.records import read_history
-from rllib_weighted.sampling.collect import kill_unresponsive
 from tests.sampling.envs import INF, NAN, ScriptedEnv, written
 
 pytestmark = pytest.mark.usefixtures("ray_session")

@@ -20,15 +20,18 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from torch import Tensor
 
 from rllib_weighted import WeightedPPOConfig
+from rllib_weighted.core.messages import MergeOrder
+from rllib_weighted.core.workers import WORKER_KEY
+from rllib_weighted.learning.batch import RoundBatch
 from rllib_weighted.learning.learner import WeightedPPOLearner
-from rllib_weighted.learning.learner_group import WeightedLearnerGroup
+from rllib_weighted.learning.learner_group import (
+    WeightedLearnerGroup,
+    WorkerTrainingData,
+    group_by_worker,
+)
 from rllib_weighted.learning.losses import WorkerLosses
 from rllib_weighted.learning.minibatches import minibatches, num_minibatches
-from rllib_weighted.learning.orders import MergeOrder
-from rllib_weighted.learning.round_batch import RoundBatch
-from rllib_weighted.learning.worker_data import WorkerTrainingData, group_by_worker
 from rllib_weighted.merging import resolve_strategy
-from rllib_weighted.workers import WORKER_KEY
 
 OBS = gym.spaces.Box(-1.0, 1.0, (3,), np.float32)
 DISCRETE = gym.spaces.Discrete(2)

@@ -8,7 +8,7 @@ from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.utils.postprocessing.value_predictions import compute_value_targets
 
 from rllib_weighted.learning.advantages import MIN_STD, chunk_advantages, moments, standardize
-from rllib_weighted.learning.worker_data import WorkerTrainingData, group_by_worker
+from rllib_weighted.learning.learner_group import WorkerTrainingData, group_by_worker
 from tests.learning.helpers import (
     learner_of,
     make_episode,

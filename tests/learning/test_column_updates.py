@@ -10,11 +10,11 @@ import pytest
 import torch
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 
-from rllib_weighted.columns import CHUNK, RolloutColumns
+from rllib_weighted.core.rollouts import CHUNK, RolloutColumns
+from rllib_weighted.core.workers import WORKER_KEY
 from rllib_weighted.learning.connectors import ScaleRewards
 from rllib_weighted.learning.learner import WeightedPPOLearner
-from rllib_weighted.learning.worker_data import ColumnTrainingData
-from rllib_weighted.workers import WORKER_KEY
+from rllib_weighted.learning.learner_group import ColumnTrainingData
 from tests.learning.helpers import (
     DISCRETE,
     EitherPrecision,

@@ -8,8 +8,8 @@ import math
 import pytest
 import torch
 
+from rllib_weighted.core.workers import WORKER_KEY
 from rllib_weighted.learning.learner import WeightedPPOLearner
-from rllib_weighted.workers import WORKER_KEY
 from tests.learning.helpers import (
     flat_parameters,
     learner_of,

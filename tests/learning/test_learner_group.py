@@ -5,8 +5,11 @@ import torch
 from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE
 
 from rllib_weighted.learning.learner import WeightedPPOLearner
-from rllib_weighted.learning.learner_group import WeightedLearnerGroup
-from rllib_weighted.learning.worker_data import WorkerTrainingData, group_by_worker
+from rllib_weighted.learning.learner_group import (
+    WeightedLearnerGroup,
+    WorkerTrainingData,
+    group_by_worker,
+)
 from tests.learning.helpers import (
     flat_parameters,
     learner_of,

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from rllib_weighted.core.workers import WORKER_KEY
 from rllib_weighted.learning.learner import WeightedPPOLearner
+from rllib_weighted.learning.learner_group import WorkerTrainingData, group_by_worker
 from rllib_weighted.learning.minibatches import Minibatch
-from rllib_weighted.learning.round_merger import RoundMerger
-from rllib_weighted.learning.worker_data import WorkerTrainingData, group_by_worker
+from rllib_weighted.learning.round_weights import RoundMerger
 from rllib_weighted.merging import weighted_sum
-from rllib_weighted.workers import WORKER_KEY
 from tests.learning.helpers import (
     LR,
     SGD,

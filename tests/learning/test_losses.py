@@ -8,6 +8,7 @@ import torch
 from ray.rllib.core.learner.learner import ENTROPY_KEY, POLICY_LOSS_KEY, VF_LOSS_KEY
 
 from rllib_weighted.learning.learner import WeightedPPOLearner
+from rllib_weighted.learning.learner_group import WorkerTrainingData, group_by_worker
 from rllib_weighted.learning.losses import (
     WorkerLosses,
     losses_one_by_one,
@@ -15,7 +16,6 @@ from rllib_weighted.learning.losses import (
     segment_means,
 )
 from rllib_weighted.learning.minibatches import Minibatch
-from rllib_weighted.learning.worker_data import WorkerTrainingData, group_by_worker
 from tests.learning.helpers import SGD, learner_of, make_episodes, pooled_group
 
 VALUES = torch.tensor([[1.0, 10], [3, 30], [5, 50], [7, 70]], dtype=torch.float64)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from rllib_weighted.core.seeding import Stream
 from rllib_weighted.learning.minibatches import (
     Minibatch,
     minibatches,
@@ -10,7 +11,6 @@ from rllib_weighted.learning.minibatches import (
     ranks,
     shuffle_keys,
 )
-from rllib_weighted.seeding import Stream
 
 
 def rows_of(*counts: int) -> dict[int, np.ndarray]:

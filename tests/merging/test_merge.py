@@ -4,14 +4,7 @@ import math
 import pytest
 import torch
 
-from rllib_weighted.merging import (
-    Average,
-    LossWeighted,
-    RewardWeighted,
-    Sum,
-    Weighting,
-    merge,
-)
+from rllib_weighted.merging import Average, LossWeighted, RewardWeighted, Sum, Weighting, merge
 from tests.merging import _asserts
 from tests.merging._asserts import assert_close, draw
 

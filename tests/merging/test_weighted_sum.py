@@ -5,14 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rllib_weighted.merging import (
-    Average,
-    LossWeighted,
-    RewardWeighted,
-    Sum,
-    merge,
-    weighted_sum,
-)
+from rllib_weighted.merging import Average, LossWeighted, RewardWeighted, Sum, merge, weighted_sum
 from tests.merging._asserts import assert_close, draw
 
 NAN, INF = math.nan, math.inf

@@ -5,7 +5,11 @@ import pytest
 from rllib_weighted.records import metrics, summarize, worker_metrics
 from tests.records.helpers import record
 
-NAMES = [name for name in metrics.__all__ if isinstance(getattr(metrics, name), str)]
+NAMES = [
+    name
+    for name, value in vars(metrics).items()
+    if name.isupper() and name[0] != "_" and isinstance(value, str)
+]
 
 
 def test_the_names_are_those_of_the_interface() -> None:

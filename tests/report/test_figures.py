@@ -1,8 +1,7 @@
 from __future__ import annotations
 
 from rllib_weighted.report import compute
-from rllib_weighted.report.figures import MOST_LINES, Scene, metric_label
-from rllib_weighted.report.style import looks
+from rllib_weighted.report.figures import MOST_LINES, Scene, looks, metric_label
 from tests.report.helpers import METRIC, make_results
 
 

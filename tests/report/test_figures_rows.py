@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from rllib_weighted.report.figures_rows import _weight_axis
+from rllib_weighted.report.figures import _weight_axis
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from rllib_weighted.report import progress as module
-from rllib_weighted.report.locate import Trial, find_trials
 from rllib_weighted.report.progress import read_held_out, read_progress
+from rllib_weighted.report.trials import Trial, find_trials
 from tests.report.helpers import HELD_OUT, METRIC, STEPS, rows_of, write_csv, write_trial
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from rllib_weighted import WeightedPPOConfig
+from rllib_weighted.core.messages import RoundOrder, RoundRollouts
 from rllib_weighted.sampling.env_runner import WeightedEnvRunner
-from rllib_weighted.sampling.rounds import RoundOrder, RoundRollouts
 
 SEED = 3
 

@@ -10,9 +10,9 @@ import pytest
 from ray.rllib.connectors.env_to_module import EnvToModulePipeline, MeanStdFilter
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
+from rllib_weighted.core.messages import RoundOrder, RoundRollouts
+from rllib_weighted.core.workers import WORKER_KEY
 from rllib_weighted.sampling.collect import Rollouts, collect_rollouts, merge_connector_states
-from rllib_weighted.sampling.rounds import RoundOrder, RoundRollouts
-from rllib_weighted.workers import WORKER_KEY
 
 
 class _LocalGroup:

@@ -18,10 +18,10 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
 from rllib_weighted import WeightedPPOConfig
+from rllib_weighted.core.messages import RoundOrder, RoundRollouts
+from rllib_weighted.core.seeding import environment_seed
+from rllib_weighted.core.workers import ENV_INDEX_KEY, WORKER_KEY
 from rllib_weighted.sampling.env_runner import WeightedEnvRunner
-from rllib_weighted.sampling.rounds import RoundOrder, RoundRollouts
-from rllib_weighted.seeding import environment_seed
-from rllib_weighted.workers import ENV_INDEX_KEY, WORKER_KEY
 from tests.sampling.envs import INF, NAN, ScriptedEnv, written
 from tests.sampling.helpers import SEED, make_config, make_runner, sample
 

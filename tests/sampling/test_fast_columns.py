@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from ray.rllib.callbacks.callbacks import RLlibCallback
 
+from rllib_weighted.core.messages import RoundRollouts
+from rllib_weighted.core.workers import ENV_INDEX_KEY
 from rllib_weighted.sampling.env_runner import WeightedEnvRunner
-from rllib_weighted.sampling.rounds import RoundRollouts
-from rllib_weighted.workers import ENV_INDEX_KEY
 from tests.sampling.envs import ScriptedEnv
 from tests.sampling.helpers import make_config, make_runner, sample
-from tests.sampling.test_fast_path import _CASES, _CONFIGS, _counts, _filter
+from tests.sampling.test_fast_sampler import _CASES, _CONFIGS, _counts, _filter
 
 
 def _assert_same(ours: RoundRollouts, theirs: RoundRollouts) -> None:

@@ -1,0 +1,1 @@
+"""What driver, env runners and learners share."""

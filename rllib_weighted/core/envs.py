@@ -1,0 +1,165 @@
+"""Whether an environment can be built, and what to do where it cannot."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import importlib.util
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec, load_env_creator
+from ray.rllib.env.env_context import EnvContext
+from ray.tune.registry import ENV_CREATOR, _global_registry
+
+
+class _Family(NamedTuple):
+    """A family of environments whose simulator is a separate package."""
+
+    name: str
+    ids: tuple[str, ...]  # What the ids of its unregistered environments begin with.
+    entry_point: str  # What the entry points of its registered environments begin with.
+    module: str  # The module that must be importable.
+    remedy: str
+
+
+_FAMILIES = (
+    _Family(
+        "Box2D",
+        ("LunarLander", "BipedalWalker", "CarRacing"),
+        "gymnasium.envs.box2d",
+        "Box2D",
+        'pip install "rllib-weighted[box2d]"',
+    ),
+    _Family(
+        "MuJoCo",
+        (),
+        "gymnasium.envs.mujoco",
+        "mujoco",
+        'pip install "gymnasium[mujoco]"',
+    ),
+    _Family(
+        "Atari",
+        ("ALE/", "ale_py:"),
+        "ale_py",
+        "ale_py",
+        'pip install "gymnasium[atari]"',
+    ),
+    _Family(
+        "DeepMind Control",
+        ("dm_control/",),
+        "shimmy",
+        "shimmy",
+        'pip install "shimmy[dm-control]"',
+    ),
+)
+
+
+def env_problem(env: Any) -> str | None:
+    """Returns why an environment cannot be built and the remedy, or None if nothing is wrong.
+
+    Nothing is built: only gymnasium's and Tune's registries are read, and the environment's
+    module is imported.
+
+    Args:
+        env: What an `AlgorithmConfig` holds as `env`: a registered name, or a class or creator.
+    """
+    if env is None:
+        return "no environment is set: use `config.environment(...)` or `--env`"
+    if isinstance(env, type) or (isinstance(env, str) and _in_tune_registry(env)):
+        return None
+    if not isinstance(env, str):
+        remedy = "register it with `ray.tune.register_env(name, creator)` and use that name"
+        hint = f"; a creator has no place there: {remedy}" if callable(env) else ""
+        return f"`env` must be a name or a class; found {env!r}{hint}"
+    missing = _missing_module(env)
+    if missing:
+        return missing
+    if "." in env and ":" not in env:
+        return _class_path_problem(env)
+    try:
+        spec = gym.spec(env)
+    except (gym.error.Error, ImportError) as error:
+        return f"environment {env!r} is not registered: {_one_line(error)}. {_known_like(env)}"
+    return _dependency_problem(env, spec)
+
+
+def _in_tune_registry(env: str) -> bool:
+    from ray.tune.registry import ENV_CREATOR, _global_registry
+
+    return bool(_global_registry.contains(ENV_CREATOR, env))
+
+
+def _class_path_problem(env: str) -> str | None:
+    """Checks a name like `package.module.Class`, which RLlib takes too."""
+    module, _, name = env.rpartition(".")
+    try:
+        getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        return f"environment {env!r} cannot be imported: {_one_line(error)}"
+    return None
+
+
+def _missing_module(env: str) -> str | None:
+    """Returns the remedy for an id of a known family whose package is not installed."""
+    for family in _FAMILIES:
+        if env.startswith(family.ids) and importlib.util.find_spec(family.module) is None:
+            return _needs(env, family)
+    if env.startswith("ALE/") and env not in gym.registry:
+        return (
+            f"environment {env!r} is not registered yet: put `import ale_py, gymnasium` and "
+            f"`gymnasium.register_envs(ale_py)` into the training file, or name it 'ale_py:{env}'"
+        )
+    return None
+
+
+def _dependency_problem(env: str, spec: EnvSpec) -> str | None:
+    entry_point = spec.entry_point
+    if not isinstance(entry_point, str):
+        return None
+    for family in _FAMILIES:
+        if entry_point.startswith(family.entry_point):
+            if importlib.util.find_spec(family.module) is None:
+                return _needs(env, family)
+            break
+    try:
+        load_env_creator(entry_point)
+    except (gym.error.Error, ImportError, AttributeError) as error:
+        return f"environment {env!r} is registered but cannot be loaded: {_one_line(error)}"
+    return None
+
+
+def _needs(env: str, family: _Family) -> str:
+    return (
+        f"environment {env!r} belongs to {family.name}, and its package {family.module!r} is "
+        f"not installed: {family.remedy}"
+    )
+
+
+def _known_like(env: str) -> str:
+    matches = difflib.get_close_matches(env, list(gym.registry), n=3, cutoff=0.6)
+    known = f"Close to it: {', '.join(matches)}. " if matches else ""
+    return (
+        f"{known}An environment of your own: register it in the training file with "
+        "`ray.tune.register_env(name, creator)`, or pass its class to `config.environment()`"
+    )
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()).rstrip(".")
+
+
+def env_creator(env: Any) -> Callable[[EnvContext], gym.Env]:
+    """Resolves `config.env` as RLlib does."""
+    if isinstance(env, str) and _global_registry.contains(ENV_CREATOR, env):
+        creator: Callable[[EnvContext], gym.Env] = _global_registry.get(ENV_CREATOR, env)
+        return creator
+    if callable(env):
+        return env
+    return functools.partial(_make_registered, env)
+
+
+def _make_registered(env_id: str, context: EnvContext) -> gym.Env:
+    return gym.make(env_id, **context)

@@ -1,0 +1,126 @@
+"""What the algorithm asks of an env runner for one round, and what comes back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+
+from rllib_weighted.core.rollouts import RolloutColumns
+from rllib_weighted.merging import Weighting
+
+# What the algorithm tells the learner about a round's merge, and what comes back
+
+
+@dataclass(frozen=True)
+class MergeOrder:
+    """How the workers' gradients are merged in one round.
+
+    Args:
+        round: Number of the round, from 1.
+        root_seed: The run's root seed; shuffles and random shares are counted from it.
+        num_workers: N, also those that sent nothing.
+        strategy: Maps signals to weights.
+        min_weight: Minimum weight m in this round; None is 1 / (number of merged workers).
+        reward_signals: Worker -> reward signal; absent means missing.
+        faults: Worker -> why it is dropped before the first step.
+    """
+
+    round: int
+    root_seed: int
+    num_workers: int
+    strategy: Weighting
+    min_weight: float | None = None
+    reward_signals: dict[int, float] = field(default_factory=dict)
+    faults: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """What the merges of one round did. All lists have one entry per worker, 0 … N - 1.
+
+    Args:
+        signals: Mean signal over the round's steps; None if it was missing throughout.
+        shares: Mean share over the round's optimizer steps (0 in a step that left it out).
+        weights: Mean weight, likewise.
+        losses: Mean total loss over the steps in which it was finite; None if there is none.
+        drops: Why a worker was left out of at least one merge of this round, else None.
+        num_steps: Optimizer steps taken.
+        num_skipped_steps: Steps skipped because no worker was left.
+        drifts: ‖θ_i - θ̄‖ / ‖θ̄‖ after the round; None if the workers share their parameters.
+        exported: The worker whose own policy is exported; None for a mean or a shared one.
+    """
+
+    signals: list[float | None]
+    shares: list[float]
+    weights: list[float]
+    losses: list[float | None]
+    drops: list[str | None]
+    num_steps: int
+    num_skipped_steps: int
+    drifts: list[float] | None = None
+    exported: int | None = None
+
+
+@dataclass(frozen=True)
+class RoundOrder:
+    """Everything that an env runner needs in order to sample one round.
+
+    Env runners hold no training state of their own: a restarted one gets all of it here.
+
+    Args:
+        round: Number of the round, from 1.
+        root_seed: The run's root seed.
+        state: RLlib env-runner state: module weights, connector states, lifetime counters.
+        num_resets: Slot -> resets of that sub-environment that the run has already used.
+        lineage: Names what the run grew from; it changes when a checkpoint is restored, and then
+            an env runner that lived through it starts over from these counters.
+        expires: `time.time()` from when on nobody waits for the round.
+        actor_parameters: Name, as in the module's `named_parameters()`, -> [N, ...]: each worker
+            acts with the parameters in its row, in this round only. They stand in for the weights
+            in `state`, which the env runner keeps for everything else, evaluation above all. From
+            numpy arrays every env runner reads just its own rows; detached tensors will do. None:
+            all act with the weights in `state`.
+        takes_columns: Whether columns will do, where they can be had; else: episodes.
+    """
+
+    round: int
+    root_seed: int
+    state: dict[str, Any]
+    num_resets: dict[int, int]
+    lineage: str = ""
+    expires: float = math.inf
+    actor_parameters: Mapping[str, Any] | None = None
+    takes_columns: bool = False
+
+
+@dataclass
+class RoundRollouts:
+    """What one env runner sampled in one round.
+
+    Args:
+        env_runner: RLlib's index of the env runner (0 = local).
+        episodes: Episodes and chunks of episodes, each with its worker in `custom_data`.
+        columns: The same as columns, instead of them.
+        is_fast: Whether they were sampled on the fast path.
+        metrics: The env runner's reduced metrics.
+        connector_states: State of both connector pipelines after the round.
+        num_resets: Slot -> resets used so far.
+        returns: Worker -> undiscounted returns of its episodes that ended in this round.
+        faults: Worker -> what was wrong with its numbers; such a worker must be dropped.
+        error: Traceback of an exception that ended the round early; then nothing else is set.
+    """
+
+    env_runner: int
+    episodes: list[SingleAgentEpisode] = field(default_factory=list)
+    columns: RolloutColumns | None = None
+    is_fast: bool = False
+    metrics: Any = None
+    connector_states: dict[str, Any] = field(default_factory=dict)
+    num_resets: dict[int, int] = field(default_factory=dict)
+    returns: dict[int, list[float]] = field(default_factory=dict)
+    faults: dict[int, str] = field(default_factory=dict)
+    error: str | None = None

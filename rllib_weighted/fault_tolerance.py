@@ -1,0 +1,200 @@
+"""What is saved when a learner dies: the state after the last whole round.
+
+A dead learner takes optimizer state along, and the others have begun a round that cannot be
+finished. So the state before each round is kept outside of the learners (in Ray's object store),
+and written as a checkpoint when the round fails. Tune does not know of that checkpoint: a trial
+that it starts again finds it in its own folder.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import ray
+from pyarrow import fs
+from ray.air.constants import TRAINING_ITERATION
+from ray.rllib.core import (
+    COMPONENT_LEARNER,
+    COMPONENT_LEARNER_GROUP,
+)
+
+from rllib_weighted.learning.learner_group import LearnerFailedError
+
+logger = logging.getLogger(__name__)
+
+RESCUE_DIR = "rescue"
+"""Name of the folder, inside a trial's folder, that holds the rescued checkpoint."""
+
+
+class Rescue:
+    """Keeps the state before each round of an algorithm whose learners are other processes.
+
+    Args:
+        algorithm: The algorithm.
+        filesystem: Where its trial's folder lies.
+        folder: The trial's folder there.
+    """
+
+    def __init__(self, algorithm: Any, filesystem: fs.FileSystem, folder: str) -> None:
+        self._algorithm = algorithm
+        self._filesystem = filesystem
+        self._path = f"{folder.rstrip('/')}/{RESCUE_DIR}"
+        self._kept: list[tuple[dict[str, Any], ray.ObjectRef]] = []
+        self._restored_round: int | None = None
+
+    def keep(self) -> None:
+        """Keeps the state as it is now; the learner's part is fetched while the round samples."""
+        if self._algorithm.learner_group.is_local:
+            return
+        state = self._algorithm.get_state(not_components=COMPONENT_LEARNER_GROUP)
+        # The one before it stays: a learner that is dead already gives nothing any more.
+        self._kept = [*self._kept[-1:], (state, self._algorithm.learner_group.request_state())]
+
+    def save(self, error: LearnerFailedError) -> LearnerFailedError:
+        """Writes the newest state that was kept; returns the error with where it lies."""
+        iteration = self._algorithm.training_iteration
+        for age, (state, reference) in enumerate(reversed(self._kept)):
+            try:
+                learner_state = ray.get(reference)
+            except ray.exceptions.RayError:
+                continue
+            self._write({**state, TRAINING_ITERATION: iteration - age}, learner_state)
+            return LearnerFailedError(
+                f"{error}\nThe state after round {self._algorithm.rounds_done} is saved in "
+                f"{self._path}. Restore it, or run the trial again (Tune does by itself with "
+                "FailureConfig(max_failures=1), `rllib train` with --resume): it goes on there."
+            )
+        return LearnerFailedError(
+            f"{error}\nThere is no state of it to save: go on from the last checkpoint."
+        )
+
+    def _write(self, state: dict[str, Any], learner_state: dict[str, Any]) -> None:
+        """Puts a learner of this process in the place of the dead ones, and saves it."""
+        algorithm = self._algorithm
+        failed = algorithm.learner_group
+        config = algorithm.config.copy(copy_frozen=False)
+        config.learners(num_learners=0, num_gpus_per_learner=0)  # Here, there may be no GPU.
+        algorithm.learner_group = config.build_learner_group(rl_module_spec=failed.module_spec)
+        algorithm.learner_group.set_state({COMPONENT_LEARNER: learner_state})
+        failed.shutdown()
+        algorithm.set_state(state)
+        self.forget()
+        algorithm.save_to_path(self._path, filesystem=self._filesystem)
+
+    def restore(self) -> bool:
+        """Goes on from a rescued checkpoint, if the trial's folder holds one."""
+        info = self._filesystem.get_file_info(self._path)
+        if info.type != fs.FileType.Directory:
+            return False
+        self._algorithm.restore_from_path(self._path, filesystem=self._filesystem)
+        self._restored_round = self._algorithm.rounds_done
+        logger.info("Going on after round %d, rescued from a failure.", self._restored_round)
+        return True
+
+    def restore_if_newer(self) -> None:
+        """Goes on from the rescued checkpoint if the one just restored is older."""
+        if self._restored_round is not None and self._restored_round > self._algorithm.rounds_done:
+            self.restore()
+
+    def forget(self) -> None:
+        """Removes the rescued checkpoint: there is a newer one."""
+        self._restored_round = None
+        if self._filesystem.get_file_info(self._path).type == fs.FileType.Directory:
+            self._filesystem.delete_dir(self._path)
+
+
+# Env runners that were lost with their node or process: taking them back, or waiting for one
+
+
+_TAG = "take back"
+_PAUSE_S = 0.5  # Between two looks, where there is nothing to do but wait.
+
+
+def take_back(env_runner_group: Any, config: Any) -> list[int]:
+    """Takes back the env runners that Ray has restarted since they were lost.
+
+    It does not wait for those that are still away, however long their node is: the question to
+    each stays open, and is looked at again in the next round. (RLlib's own
+    `probe_unhealthy_env_runners` asks anew and waits, in every round.) Only if no env runner is
+    left, it waits for one.
+
+    `_worker_manager` is private to RLlib's group (tested with Ray 2.60); the manager is not.
+
+    Args:
+        env_runner_group: RLlib's group.
+        config: The algorithm's config.
+
+    Returns:
+        The indices of those that are back.
+
+    Raises:
+        RuntimeError: No env runner is left, and none may be restarted or has come back within
+            `env_runner_restore_timeout_s`.
+    """
+    manager = env_runner_group._worker_manager
+    taken = _take_ready(manager)
+    if manager.num_actors() == 0 or manager.num_healthy_actors() > 0:
+        return taken
+    num_lost = manager.num_actors()
+    if not config.restart_failed_env_runners:
+        raise RuntimeError(
+            f"all {num_lost} env runners are lost, and `restart_failed_env_runners`=False: restore "
+            "the last checkpoint, or let env runners be restarted"
+        )
+    timeout = config.env_runner_restore_timeout_s
+    logger.warning("All %d env runners are lost: waiting up to %g s for one.", num_lost, timeout)
+    deadline = time.monotonic() + timeout
+    while not taken:
+        if time.monotonic() > deadline:
+            raise RuntimeError(
+                f"all {num_lost} env runners are lost, and none has come back within "
+                f"`env_runner_restore_timeout_s`={timeout:g} s: give the cluster a node with free "
+                "CPUs, and restore the last checkpoint"
+            )
+        time.sleep(_PAUSE_S)
+        taken = _take_ready(manager)
+    return taken
+
+
+def _take_ready(manager: Any) -> list[int]:
+    lost = sorted(set(manager.actor_ids()) - set(manager.healthy_actor_ids()))
+    if not lost:
+        return []
+    # The manager bounds the open questions to each; one that fails is asked again in the next call.
+    manager.foreach_actor_async(
+        lambda env_runner: env_runner.ping(), tag=_TAG, healthy_only=False, remote_actor_ids=lost
+    )
+    answers = manager.fetch_ready_async_reqs(tags=_TAG, timeout_seconds=0.0, mark_healthy=True)
+    taken = sorted({answer.actor_id for answer in answers if answer.ok})
+    if taken:
+        logger.warning("Env runner(s) %s are back.", taken)
+    return taken
+
+
+def kill_unresponsive(env_runner_group: Any, *, timeout_s: float = 5.0) -> list[int]:
+    """Kills the env runners that do not answer in time.
+
+    RLlib waits for every env runner when it stops a group, and would wait forever for one whose
+    environment hangs. Tested with Ray 2.60; can go when stopping a group has a timeout.
+
+    Args:
+        env_runner_group: RLlib's group, which is going to be stopped.
+        timeout_s: How long to wait for their answers.
+
+    Returns:
+        The indices of those that were killed.
+    """
+    answers = env_runner_group.foreach_env_runner(
+        lambda env_runner: env_runner.worker_index,
+        local_env_runner=False,
+        timeout_seconds=timeout_s,
+    )
+    silent = {
+        i: a for i, a in env_runner_group._worker_manager.actors().items() if i not in answers
+    }
+    for index, actor in silent.items():
+        logger.warning("Env runner %d does not answer; killing it.", index)
+        ray.kill(actor)
+    return list(silent)

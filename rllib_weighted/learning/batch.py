@@ -1,0 +1,350 @@
+"""One round's data as tensors: real steps only, rows grouped by worker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import tree
+from ray.rllib.connectors.common import (
+    AddObservationsFromEpisodesToBatch,
+    AddStatesFromEpisodesToBatch,
+    AddTimeDimToBatchAndZeroPad,
+    BatchIndividualItems,
+    NumpyToTensor,
+)
+from ray.rllib.connectors.learner import (
+    AddColumnsFromEpisodesToTrainBatch,
+    AddOneTsToEpisodesAndTruncate,
+)
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.apis.value_function_api import ValueFunctionAPI
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+from ray.rllib.env.utils.infinite_lookback_buffer import InfiniteLookbackBuffer
+from ray.rllib.evaluation.postprocessing import Postprocessing
+from ray.rllib.utils.numpy import convert_to_numpy
+from ray.rllib.utils.torch_utils import convert_to_torch_tensor
+from torch import Tensor
+
+from rllib_weighted.core.modules import overrider
+from rllib_weighted.core.rollouts import RolloutColumns
+from rllib_weighted.learning.advantages import (
+    AdvantageNormalization,
+    chunk_advantages,
+    moments,
+    pooled,
+    standardize,
+)
+from rllib_weighted.learning.connectors import EpisodeAdvantages, ScaleRewards
+
+WORKER_COLUMN = "rllib_weighted_worker"
+# Not the policy's outputs: a model that masks actions has logits of minus infinity.
+_CHECKED = (
+    Columns.OBS,
+    Columns.ACTIONS,
+    Columns.ACTION_LOGP,
+    Columns.REWARDS,
+    Postprocessing.ADVANTAGES,
+    Postprocessing.VALUE_TARGETS,
+)
+_NOT_FOR_TRAINING = (WORKER_COLUMN, Columns.INFOS, Columns.EPS_ID, "weights_seq_no")
+
+
+@dataclass
+class RoundBatch:
+    """Columns of one module and who owns which rows.
+
+    Args:
+        columns: Name -> tensor, or nest of tensors, of [rows, …]. A row is one environment step,
+            or one padded sequence of them if the module is recurrent.
+        rows: Worker -> its row indices, int64; dropped workers have none.
+        is_sequences: Whether a row is a sequence.
+    """
+
+    columns: dict[str, Any]
+    rows: dict[int, np.ndarray]
+    is_sequences: bool
+
+    @property
+    def mask(self) -> Tensor | None:
+        """[sequences, time]: which entries are real steps; None if all rows are."""
+        return self.columns.get(Columns.LOSS_MASK) if self.is_sequences else None
+
+    @property
+    def all_rows(self) -> np.ndarray:
+        """The rows of all workers that are left, worker after worker."""
+        return np.concatenate([np.empty(0, np.int64), *self.rows.values()])
+
+    @property
+    def num_steps(self) -> int:
+        """Real environment steps of all workers that are left."""
+        return self._num_real(self.all_rows)
+
+    @property
+    def sizes(self) -> dict[int, tuple[int, int]]:
+        """Worker -> its rows and its real environment steps."""
+        return {w: (len(rows), self._num_real(rows)) for w, rows in self.rows.items()}
+
+    def _num_real(self, rows: np.ndarray) -> int:
+        if self.mask is None:
+            return len(rows)
+        return int(self.mask[torch.from_numpy(rows).to(self.mask.device)].sum())
+
+    def take(self, indices: np.ndarray) -> dict[str, Any]:
+        """Returns the columns of the given rows."""
+        index = torch.from_numpy(indices)
+        return {key: take_rows(value, index) for key, value in self.columns.items()}
+
+    @property
+    def owner(self) -> Tensor:
+        """Whose each of `all_rows` is: the worker's position in `rows`, [rows] int64."""
+        counts = torch.tensor([len(rows) for rows in self.rows.values()], dtype=torch.int64)
+        return torch.repeat_interleave(torch.arange(len(self.rows)), counts)
+
+    def moments(self, *columns: Tensor) -> Tensor:
+        """Returns `moments` of every worker's real steps, [workers, 3] per column, side by side.
+
+        Args:
+            columns: In the order of `all_rows`: [rows], or [sequences, time].
+        """
+        owner = self.owner.to(columns[0].device)
+        if self.mask is not None:
+            mask = self.mask[torch.from_numpy(self.all_rows).to(self.mask.device)]
+            owner = owner.unsqueeze(1).expand_as(mask)[mask]
+            columns = tuple(column[mask] for column in columns)
+        found = [moments(column, owner, num_groups=len(self.rows)) for column in columns]
+        return torch.cat(found, dim=1)
+
+    def standardize_advantages(
+        self, mode: AdvantageNormalization, overall: tuple[Tensor, Tensor] | None = None
+    ) -> None:
+        """Standardises the advantages.
+
+        Args:
+            mode: Over what: "worker", "batch" or "none".
+            overall: Mean and variance over the batch, for "batch"; None: over the rows here.
+        """
+        if mode == "none" or not self.rows:
+            return
+        advantages = self.columns[Postprocessing.ADVANTAGES].clone()
+        index = torch.from_numpy(self.all_rows).to(advantages.device)
+        taken = advantages[index]
+        if mode == "worker":
+            count, mean, squares = self.moments(taken).unbind(1)
+            owner = self.owner.to(advantages.device)
+            shape = (-1, *[1] * (taken.ndim - 1))  # A worker's rows may be sequences.
+            mean, variance = (
+                values[owner].view(shape) for values in (mean, squares / count.clamp_min(1))
+            )
+        else:
+            mean, variance = pooled(self.moments(taken)) if overall is None else overall
+        advantages[index] = standardize(taken, mean, variance)
+        self.columns[Postprocessing.ADVANTAGES] = advantages
+
+    def drop(self, workers: Iterable[int]) -> None:
+        """Removes workers, as if they had never been there; unknown ones are no matter."""
+        for worker in workers:
+            self.rows.pop(worker, None)
+
+    def drop_unsound_workers(self) -> dict[int, str]:
+        """Removes workers with NaN or infinite numbers in their rows; returns why."""
+        unsound: dict[int, str] = {}
+        for path, column in self._checked_columns():
+            if not isinstance(column, Tensor) or not column.is_floating_point():
+                continue
+            if torch.isfinite(column).all():
+                continue
+            for worker, rows in self.rows.items():
+                if not torch.isfinite(column[torch.from_numpy(rows).to(column.device)]).all():
+                    unsound.setdefault(worker, f"{path} has NaN or infinite entries")
+        self.drop(unsound)
+        return unsound
+
+    def _checked_columns(self) -> Iterator[tuple[str, Any]]:
+        """Names and columns; what comes from the environment first, what follows from it last."""
+        for key in _CHECKED:
+            if key in self.columns:
+                for path, column in tree.flatten_with_path(self.columns[key]):
+                    yield "/".join([key, *map(str, path)]), column
+
+
+def tag_rows(workers: dict[int, list[SingleAgentEpisode]]) -> None:
+    """Writes each episode's worker into a per-step column that survives every connector."""
+    for worker, episodes in workers.items():
+        for episode in episodes:
+            lookback = episode.rewards.lookback
+            tags = np.full(len(episode) + lookback, worker, np.int32)
+            episode.extra_model_outputs[WORKER_COLUMN] = InfiniteLookbackBuffer(
+                tags, lookback=lookback
+            )
+
+
+def make_round_batch(
+    columns: dict[str, Any], *, is_sequences: bool, unused: Sequence[str] = ()
+) -> RoundBatch:
+    """Groups the rows of a module's batch, as the learner connectors made it, by worker.
+
+    Args:
+        columns: Name -> tensors of [rows, …], among them the worker column and `loss_mask`. The
+            artificial row at the end of every episode chunk is removed (in sequences: masked).
+            Without a mask, every row is a real step.
+        is_sequences: Whether the module is recurrent: a row is a zero-padded sequence.
+        unused: Columns that the loss and the module do not read.
+
+    Raises:
+        ValueError: If the connectors have left the worker column out.
+    """
+    if WORKER_COLUMN not in columns:
+        raise ValueError(
+            f"The learner connectors should pass the column {WORKER_COLUMN!r} on, found "
+            f"{sorted(columns)}: leave `add_default_connectors_to_learner_pipeline` at True, or "
+            "put RLlib's `AddColumnsFromEpisodesToTrainBatch` into your pipeline."
+        )
+    owner = columns[WORKER_COLUMN]
+    owner = (owner[:, 0] if is_sequences else owner).cpu().numpy()
+    mask = columns.get(Columns.LOSS_MASK)
+    leave_out = {*_NOT_FOR_TRAINING, *unused}
+    kept = {key: value for key, value in columns.items() if key not in leave_out}
+    if mask is None and is_sequences:
+        first = next(c for c in tree.flatten(kept) if isinstance(c, Tensor))
+        kept[Columns.LOSS_MASK] = torch.ones(first.shape[:2], dtype=torch.bool, device=first.device)
+    elif mask is not None and not is_sequences:
+        real = torch.nonzero(mask).squeeze(-1)
+        owner = owner[real.cpu().numpy()]
+        del kept[Columns.LOSS_MASK]
+        kept = {key: take_rows(value, real) for key, value in kept.items()}
+    rows = {int(w): np.flatnonzero(owner == w) for w in np.unique(owner)}
+    return RoundBatch(kept, rows, is_sequences)
+
+
+def take_rows(columns: Any, index: Tensor) -> Any:
+    """Returns the rows of a tensor, or of each in a nest; what is no tensor has no rows."""
+
+    def select(column: Any) -> Any:
+        return column[index.to(column.device)] if isinstance(column, Tensor) else column
+
+    return tree.map_structure(select, columns)
+
+
+# A round's batch straight from columns: what the learner connectors do, without episodes
+
+
+# What the pipeline of a single-agent PPO is made of (tested with Ray 2.60), apart from
+# `ScaleRewards`: what `column_batch` stands in for.
+_FIRST = (AddOneTsToEpisodesAndTruncate,)
+
+
+_LAST = (
+    AddObservationsFromEpisodesToBatch,
+    AddColumnsFromEpisodesToTrainBatch,
+    AddTimeDimToBatchAndZeroPad,
+    AddStatesFromEpisodesToBatch,
+    BatchIndividualItems,
+    NumpyToTensor,
+    EpisodeAdvantages,
+)
+
+
+def why_not_columns(learner: Any) -> str | None:
+    """Returns what in a built learner needs episodes; None if columns will do."""
+    if not learner.config.fast_sampling:
+        return "`fast_sampling`=False"
+    if len(learner.module.keys()) != 1:
+        return "several modules"
+    (module_id,) = learner.module.keys()
+    module = learner.module[module_id].unwrapped()
+    if module.is_stateful() or not isinstance(module, ValueFunctionAPI):
+        return "the module is a recurrent one, or has no value function"
+    if user := overrider(type(learner), "update"):
+        return f"{user} overrides `update`"
+    pieces = list(learner._learner_connector.connectors)
+    ends = pieces[: len(_FIRST)], pieces[len(pieces) - len(_LAST) :]
+    customs = pieces[len(_FIRST) : len(pieces) - len(_LAST)]
+    are_known = [tuple(map(type, end)) for end in ends] == [_FIRST, _LAST]
+    are_known &= len(customs) <= 1 and all(type(piece) is ScaleRewards for piece in customs)
+    if not are_known:
+        return "custom learner connectors"
+    return None
+
+
+def column_batch(learner: Any, columns: RolloutColumns) -> tuple[str, RoundBatch]:
+    """Returns the module's id and the same batch as the learner connectors make of episodes.
+
+    One forward pass predicts the values of all observations, the bootstrap ones included.
+
+    Args:
+        learner: A learner for which `why_not_columns` is None.
+        columns: The learner's workers' steps, worker after worker; one or more.
+    """
+    (module_id,) = learner.module.keys()
+    lengths = columns.chunks["length"]
+    names = {*columns.steps} - {Columns.REWARDS}
+    batch: dict[str, Any] = convert_to_torch_tensor(
+        {
+            Columns.OBS: columns.obs,
+            WORKER_COLUMN: np.repeat(columns.chunks["worker"], lengths + 1),
+            **{name: columns.steps[name] for name in names},
+            Columns.REWARDS: _rewards(learner, columns),
+        },
+        device=learner.device,
+    )
+    values = _values(learner, module_id, batch)
+    predictions = np.asarray(convert_to_numpy(values))
+    advantages = chunk_advantages(
+        np.asarray(convert_to_numpy(batch[Columns.REWARDS])),
+        predictions,
+        lengths,
+        terminated=columns.chunks["terminated"],
+        gamma=learner.config.gamma,
+        lambda_=learner.config.lambda_,
+    )
+    # An observation's row in `obs`: one more per chunk before it than in `steps`.
+    rows = np.arange(len(advantages)) + np.repeat(np.arange(len(lengths)), lengths)
+    del batch[WORKER_COLUMN]
+    index = torch.from_numpy(rows).to(batch[Columns.OBS].device)
+    batch[Columns.OBS] = batch[Columns.OBS][index]
+    targets = (advantages + predictions[rows]).astype(np.float32)
+    batch[Postprocessing.ADVANTAGES] = torch.from_numpy(advantages).to(values.device)
+    batch[Postprocessing.VALUE_TARGETS] = torch.from_numpy(targets).to(values.device)
+    if not learner.has_stock_loss(module_id):
+        ends = np.cumsum(lengths) - 1
+        terminated, truncated = (np.zeros(len(advantages), np.bool_) for _ in range(2))
+        terminated[ends] = columns.chunks["terminated"]
+        truncated[ends] = ~terminated[ends]  # So is a chunk that goes on, in RLlib's batch.
+        flags = {Columns.TERMINATEDS: terminated, Columns.TRUNCATEDS: truncated}
+        batch |= convert_to_torch_tensor(flags, device=learner.device)
+    return module_id, RoundBatch(batch, _rows(columns), False)
+
+
+def _rewards(learner: Any, columns: RolloutColumns) -> np.ndarray:
+    """Returns the rewards as the learner sees them."""
+    rewards = columns.steps[Columns.REWARDS]
+    for piece in learner._learner_connector.connectors:
+        if isinstance(piece, ScaleRewards):
+            return rewards * piece.scale
+    return rewards
+
+
+def _values(learner: Any, module_id: str, batch: dict[str, Any]) -> Tensor:
+    module = learner.module[module_id].unwrapped()
+    seen = {name: batch[name] for name in (Columns.OBS, WORKER_COLUMN)}
+    with torch.no_grad():
+        values: Tensor = (
+            learner.actors.compute_values(module, seen)
+            if learner.actors is not None
+            else module.compute_values(seen)
+        )
+    return values
+
+
+def _rows(columns: RolloutColumns) -> dict[int, np.ndarray]:
+    owner = np.repeat(columns.chunks["worker"], columns.chunks["length"])
+    workers, starts = np.unique(owner, return_index=True)
+    stops = [*starts[1:].tolist(), len(owner)]
+    return {
+        int(worker): np.arange(start, stop)
+        for worker, start, stop in zip(workers, starts.tolist(), stops, strict=True)
+    }

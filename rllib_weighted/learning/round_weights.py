@@ -1,0 +1,135 @@
+"""The merges of one round: signals to weights at every step, and the account of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rllib_weighted.core.messages import MergeOrder, MergeReport
+from rllib_weighted.core.seeding import Stream, torch_generator
+from rllib_weighted.learning.losses import WorkerLosses
+from rllib_weighted.merging import Merge, is_quick, merge, quick_merge
+from rllib_weighted.merging.shares import NegativeSignalError
+
+
+class RoundMerger:
+    """Weighs the workers of every step of a round and keeps what the report needs.
+
+    Args:
+        order: The round's merge order.
+    """
+
+    def __init__(self, order: MergeOrder) -> None:
+        self._order = order
+        self._is_quick = is_quick(order.strategy)
+        self._generator = torch_generator(order.root_seed, Stream.SHARES, order.round)
+        self._round_losses: dict[int, float] | None = None
+        self._fixed: dict[tuple[int, ...], tuple[Tensor, Merge]] = {}
+        self._steps: list[tuple[tuple[int, ...], Tensor, Merge, Tensor]] = []
+        self._drops: dict[int, str] = dict(order.faults)
+        self._num_skipped_steps = 0
+
+    @property
+    def needs_round_losses(self) -> bool:
+        """Whether the signal is each worker's loss over its whole batch before the first step."""
+        strategy = self._order.strategy
+        return strategy.signal == "loss" and getattr(strategy, "scope", "minibatch") == "round"
+
+    @property
+    def _loss_part(self) -> str:
+        return str(getattr(self._order.strategy, "loss", "total"))
+
+    def set_round_losses(self, workers: Sequence[int], losses: WorkerLosses) -> None:
+        """Takes the losses that are the signals of the whole round."""
+        values = losses.part(self._loss_part).detach().double().cpu().tolist()
+        self._round_losses = dict(zip(workers, values, strict=True))
+
+    def weigh(self, workers: Sequence[int], losses: WorkerLosses) -> tuple[Tensor, Merge]:
+        """Returns signals and merge of the workers that take part in one step.
+
+        Args:
+            workers: Their indices.
+            losses: Their losses on this minibatch, in the same order.
+
+        Returns:
+            Signals [n] float64 (NaN = missing), and weights and shares [n].
+
+        Raises:
+            ValueError: If a numeric offset leaves a signal negative; it names the worker.
+        """
+        key = tuple(workers)
+        if key in self._fixed:
+            return self._fixed[key]
+        strategy = self._order.strategy
+        signals = self._signals(key, losses)
+        merged = self._merge(key, signals)
+        if strategy.signal != "loss" or self._round_losses is not None:
+            self._fixed[key] = signals, merged
+        return signals, merged
+
+    def _merge(self, workers: tuple[int, ...], signals: Tensor) -> Merge:
+        strategy, min_weight = self._order.strategy, self._order.min_weight
+        if self._is_quick and signals.is_cpu:
+            quick = quick_merge(strategy, signals, min_weight=min_weight)
+            if quick is not None:
+                return quick
+        try:
+            return merge(strategy, signals, min_weight=min_weight, generator=self._generator)
+        except NegativeSignalError as error:
+            raise error.at(workers[error.worker]) from None
+
+    def _signals(self, workers: tuple[int, ...], losses: WorkerLosses) -> Tensor:
+        if self._order.strategy.signal != "loss":
+            known = self._order.reward_signals
+        elif self._round_losses is not None:
+            known = self._round_losses
+        else:
+            return losses.part(self._loss_part).detach()
+        values = [known.get(worker, math.nan) for worker in workers]
+        return torch.tensor(values, dtype=torch.float64, device=losses.total.device)
+
+    def record(
+        self, workers: Sequence[int], signals: Tensor, merged: Merge, losses: WorkerLosses
+    ) -> None:
+        """Notes a step that was taken."""
+        self._steps.append((tuple(workers), signals, merged, losses.total.detach()))
+
+    def drop(self, worker: int, reason: str) -> None:
+        """Notes that a worker was left out of a merge."""
+        self._drops.setdefault(worker, reason)
+
+    def skip(self) -> None:
+        """Notes a step that was not taken, because no worker was left."""
+        self._num_skipped_steps += 1
+
+    def report(self) -> MergeReport:
+        """Returns what the merges of this round did, averaged over its steps."""
+        num_workers = self._order.num_workers
+        sums = torch.zeros(4, num_workers, dtype=torch.float64)
+        counts = torch.zeros(4, num_workers, dtype=torch.float64)
+        by_workers: dict[tuple[int, ...], list[tuple[Tensor, ...]]] = {}
+        for workers, signals, merged, losses in self._steps:
+            row = signals, merged.shares, merged.weights, losses
+            by_workers.setdefault(workers, []).append(row)
+        for workers, rows in by_workers.items():
+            columns = [torch.stack(column).double().cpu() for column in zip(*rows, strict=True)]
+            values = torch.stack(columns)  # [4, steps, workers]
+            known = torch.isfinite(values)
+            index = torch.tensor(workers)
+            sums[:, index] += torch.where(known, values, 0.0).sum(1)
+            counts[:, index] += known.sum(1)
+        taken = len(self._steps)
+        means = (sums / counts).tolist()
+        over_steps = (sums / max(1, taken)).tolist()
+        return MergeReport(
+            signals=[None if math.isnan(x) else x for x in means[0]],
+            shares=over_steps[1],
+            weights=over_steps[2],
+            losses=[None if math.isnan(x) else x for x in means[3]],
+            drops=[self._drops.get(worker) for worker in range(num_workers)],
+            num_steps=taken,
+            num_skipped_steps=self._num_skipped_steps,
+        )

@@ -1,0 +1,563 @@
+"""Learning curves, and what the weights did over time, per arm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from rllib_weighted.report.results import Results, choose_baseline, format_number, runs_of
+from rllib_weighted.report.statistics import (
+    CONFIDENCE,
+    NOT_KNOWN,
+    SEED,
+    Interval,
+    bootstrap_interval,
+    common_horizon,
+    encode,
+    iqm,
+    median_time,
+    restricted_mean,
+)
+from rllib_weighted.report.trials import ReportError, unknown
+
+NUM_POINTS = 100
+
+
+def learning_curves(
+    results: Results,
+    *,
+    num_points: int = NUM_POINTS,
+    confidence: float = CONFIDENCE,
+    seed: int = SEED,
+) -> pd.DataFrame:
+    """Returns the learning curve of each arm: the interquartile mean over its runs, with a band.
+
+    A run's value after x steps is that of its last round up to x; nothing is carried beyond a
+    run's end. The band resamples the runs of each arm for itself (stratified bootstrap, see
+    `bootstrap_interval`).
+
+    Args:
+        results: From `load_results`.
+        num_points: Points of the common grid, from the first to the last step in an environment.
+        confidence: Coverage of the band at each point, for itself.
+        seed: Seeds the bootstrap.
+
+    Returns:
+        A row per (arm, point): env, arm, env_steps, iqm (of the metric), low, high, num_runs
+        (that had come so far), total_runs. The band is NaN where not all runs of the arm have
+        come that far (those that have may be a selection), and with a single run.
+    """
+    parts = []
+    for env in results.arms["env"].unique():
+        grid = _grid(results, env, num_points)
+        for arm, runs in runs_of(results, env):
+            values = values_at(results.progress, runs["run"].to_numpy(), grid)
+            parts.append(_curve(env, arm, grid, values, confidence, seed))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _grid(results: Results, env: str, num_points: int) -> np.ndarray:
+    runs = results.runs.loc[results.runs["counts"] & (results.runs["env"] == env), "run"]
+    rows = row_ranges(results.progress, runs.to_numpy())
+    steps = results.progress["env_steps"].to_numpy()
+    first = min(int(steps[start]) for start, _ in rows)
+    last = max(int(steps[end - 1]) for _, end in rows)
+    return np.unique(np.linspace(first, last, num_points).round().astype(np.int64))
+
+
+def row_ranges(progress: pd.DataFrame, runs: np.ndarray) -> list[tuple[int, int]]:
+    """Returns where the rows of each run begin and end in the table of progress."""
+    numbers = progress["run"].to_numpy()
+    starts = np.searchsorted(numbers, runs, side="left")
+    ends = np.searchsorted(numbers, runs, side="right")
+    return list(zip(starts.tolist(), ends.tolist(), strict=True))
+
+
+def values_at(progress: pd.DataFrame, runs: np.ndarray, grid: np.ndarray) -> np.ndarray:
+    """Returns the metric of each run at each point of a grid of environment steps, `[runs, grid]`.
+
+    It is that of the last round up to the point; NaN before the first and after the last.
+    """
+    steps, values = progress["env_steps"].to_numpy(), progress["value"].to_numpy()
+    found = np.full((runs.size, grid.size), np.nan)
+    for row, (start, end) in enumerate(row_ranges(progress, runs)):
+        index = np.searchsorted(steps[start:end], grid, side="right") - 1
+        inside = (index >= 0) & (grid <= steps[end - 1])
+        found[row, inside] = values[start:end][index[inside]]
+    return found
+
+
+def _curve(
+    env: str, arm: str, grid: np.ndarray, values: np.ndarray, confidence: float, seed: int
+) -> pd.DataFrame:
+    total = values.shape[0]
+    known = np.isfinite(values)
+    num_runs = known.sum(axis=0)
+    middle, low, high = (np.full(grid.size, np.nan) for _ in range(3))
+    complete = num_runs == total
+    if complete.any():
+        columns = np.ascontiguousarray(values[:, complete].T)
+        middle[complete] = iqm(columns)
+        low[complete], high[complete] = bootstrap_interval(
+            iqm, [columns], confidence=confidence, seed=seed
+        )
+    for point in np.flatnonzero(~complete & (num_runs > 0)):
+        middle[point] = iqm(values[known[:, point], point])
+    rows = num_runs > 0
+    columns_: dict[str, Any] = {
+        "env": env,
+        "arm": arm,
+        "env_steps": grid[rows],
+        "iqm": middle[rows],
+        "low": low[rows],
+        "high": high[rows],
+        "num_runs": num_runs[rows],
+        "total_runs": total,
+    }
+    return pd.DataFrame(columns_)
+
+
+def weight_curves(results: Results) -> pd.DataFrame:
+    """Returns what the weights did over time: means over the runs of each arm.
+
+    Returns:
+        A row per (arm, range of rounds): env, arm, round (last of the range), effective_workers,
+        share_min, share_max (means over runs), effective_low, effective_high (lowest and highest
+        run), num_dropped, num_worker_rounds (sums over runs), num_runs. Empty if no run has a
+        merge history.
+    """
+    if results.weights.empty:
+        return pd.DataFrame()
+    facts = results.runs.set_index("run")[["env", "arm"]]
+    table = results.weights.join(facts, on="run")
+    table["bin"] = table.groupby("run", sort=False).cumcount()
+    grouped = table.groupby(["env", "arm", "bin"], sort=True)
+    curves = grouped.agg(
+        round=("round", "max"),
+        effective_workers=("effective_workers", "mean"),
+        effective_low=("effective_workers", "min"),
+        effective_high=("effective_workers", "max"),
+        share_min=("share_min", "mean"),
+        share_max=("share_max", "mean"),
+        num_dropped=("num_dropped", "sum"),
+        num_worker_rounds=("num_worker_rounds", "sum"),
+        num_runs=("run", "nunique"),
+    )
+    return curves.reset_index().drop(columns="bin")
+
+
+def drops(results: Results) -> pd.DataFrame:
+    """Returns how often workers were dropped from the merge.
+
+    Returns:
+        A row per arm with a merge history: env, arm, num_runs, num_dropped (worker-rounds), and
+        dropped_fraction of all worker-rounds.
+    """
+    curves = weight_curves(results)
+    if curves.empty:
+        return pd.DataFrame(columns=["env", "arm", "num_runs", "num_dropped", "dropped_fraction"])
+    grouped = curves.groupby(["env", "arm"], sort=False)
+    table = grouped.agg(
+        num_runs=("num_runs", "max"),
+        num_dropped=("num_dropped", "sum"),
+        all=("num_worker_rounds", "sum"),
+    ).reset_index()
+    table["dropped_fraction"] = table["num_dropped"] / table.pop("all")
+    return table
+
+
+# When each run first held the threshold, and how long an arm takes on average
+
+
+HOLD = 5
+DERIVED_FRACTION = 0.9
+
+CLOCKS = {"env_steps": "env steps", "time_s": "s"}
+"""What convergence is measured in: columns, and their units."""
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """The value of the metric that counts as having learned an environment.
+
+    Attributes:
+        value: The threshold; NaN if none was given and none could be derived.
+        origin: Where it comes from, as a sentence.
+    """
+
+    value: float
+    origin: str
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is one."""
+        return math.isfinite(self.value)
+
+
+def thresholds(
+    results: Results,
+    threshold: float | Mapping[str, float] | None = None,
+    *,
+    baseline: str | None = None,
+) -> dict[str, Threshold]:
+    """Returns the threshold of each environment.
+
+    Args:
+        results: From `load_results`.
+        threshold: One for all environments, or one for some of them by name. Where there is none,
+            it is derived: `DERIVED_FRACTION` of the way from the median first value of the
+            baseline's runs (of all runs, without a baseline) to the interquartile mean of their
+            final returns, to three digits.
+        baseline: As in `convergence`.
+
+    Raises:
+        ReportError: A threshold is not finite, or is for an environment that is not there.
+    """
+    envs = list(results.arms["env"].unique())
+    given = threshold if isinstance(threshold, Mapping) else dict.fromkeys(envs, threshold)
+    for env, value in given.items():
+        if env not in envs:
+            raise unknown("environment", env, envs)
+        if value is not None and not math.isfinite(value):
+            raise ReportError(f"the threshold should be a finite number, found {value}")
+    name = choose_baseline(results.arms, baseline)
+    return {
+        env: Threshold(float(value), "given")
+        if (value := given.get(env)) is not None
+        else _derived(results, env, name)
+        for env in envs
+    }
+
+
+def _derived(results: Results, env: str, baseline: str | None) -> Threshold:
+    runs = results.runs[results.runs["counts"] & (results.runs["env"] == env)]
+    is_baseline = (runs["strategy"] == baseline) | (runs["arm"] == baseline)
+    whose = "all runs"
+    if is_baseline.any():
+        runs, whose = runs[is_baseline], f"the runs of {baseline}"
+    values = results.progress["value"].to_numpy()
+    rows = row_ranges(results.progress, runs["run"].to_numpy())
+    firsts = [part[0] for start, end in rows if (part := _finite(values[start:end])).size]
+    finals = _finite(runs["final"].to_numpy())
+    if not firsts or not finals.size:
+        return Threshold(math.nan, f"none: {whose} never finished an episode")
+    start, final = float(np.median(firsts)), float(iqm(finals))
+    if not final > start:
+        return Threshold(
+            math.nan,
+            f"none: {whose} did not improve (from {format_number(start)} to "
+            f"{format_number(final)}), so no threshold could be derived",
+        )
+    value = float(f"{start + DERIVED_FRACTION * (final - start):.3g}")
+    return Threshold(
+        value,
+        f"derived from these results: {DERIVED_FRACTION:.0%} of the way from the first value of "
+        f"{whose} ({format_number(start)}, median) to their final return ({format_number(final)}, "
+        "interquartile mean)",
+    )
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    return values[np.isfinite(values)]
+
+
+def first_held(
+    values: np.ndarray, threshold: float, hold: int, *, stopped_early: bool
+) -> int | None:
+    """Returns the index of the round in which a threshold is first held; None if never.
+
+    It is held in the first of `hold` rounds in a row whose value is at least the threshold. At
+    the end of a run that a stop criterion may have ended for just that, fewer rounds are enough.
+
+    Args:
+        values: The metric per round; NaN is below any threshold.
+        threshold: The threshold.
+        hold: Rounds, >= 1.
+        stopped_early: Whether the run came to its own end before its budget was used up.
+    """
+    below = np.flatnonzero(~(values >= threshold))
+    starts = np.concatenate([[0], below + 1])
+    lengths = np.concatenate([below, [values.size]]) - starts
+    enough = lengths >= hold
+    if stopped_early and lengths[-1] > 0:
+        enough[-1] = True
+    return int(starts[enough.argmax()]) if enough.any() else None
+
+
+def convergence_runs(
+    results: Results,
+    *,
+    threshold: float | Mapping[str, float] | None = None,
+    hold: int = HOLD,
+    baseline: str | None = None,
+) -> pd.DataFrame:
+    """Returns when each run first held its environment's threshold.
+
+    Args:
+        results: From `load_results`.
+        threshold: As in `thresholds`.
+        hold: Rounds; see `first_held`.
+        baseline: As in `convergence`.
+
+    Returns:
+        A row per run that counts, without environments that have no threshold: run, env, arm,
+        strategy, seed, threshold, reached, env_steps and time_s (of the first round that holds
+        it; of the whole run if not reached: the run is censored then).
+
+    Raises:
+        ReportError: A bad threshold, or `hold` is not at least 1.
+    """
+    if hold < 1:
+        raise ReportError(f"`hold` should be at least 1 round, found {hold}")
+    limits = thresholds(results, threshold, baseline=baseline)
+    has_limit = results.runs["env"].map({env: limit.exists for env, limit in limits.items()})
+    runs = results.runs[results.runs["counts"] & has_limit]
+    values, steps, times = (
+        results.progress[name].to_numpy() for name in ("value", "env_steps", "time_s")
+    )
+    rows = []
+    ranges = row_ranges(results.progress, runs["run"].to_numpy())
+    early = stopped_early(runs)
+    for (start, end), env, is_early in zip(ranges, runs["env"], early, strict=True):
+        limit = limits[env].value
+        found = first_held(values[start:end], limit, hold, stopped_early=is_early)
+        at = end - 1 if found is None else start + found
+        rows.append((limit, found is not None, int(steps[at]), float(times[at])))
+    table = runs[["run", "env", "arm", "strategy", "seed"]].reset_index(drop=True)
+    names = ["threshold", "reached", "env_steps", "time_s"]
+    return table.join(pd.DataFrame(rows, columns=names, index=table.index))
+
+
+def stopped_early(runs: pd.DataFrame) -> np.ndarray:
+    """Whether each run came to its own end before its budget was used up.
+
+    Nothing in a trial's folder says what ended it. Where several finished runs of an environment
+    have the same number of rounds and none has more, that number is taken for the budget.
+    """
+    rounds = runs["num_rounds"]
+    most = rounds.groupby(runs["env"]).transform("max")
+    is_longest = runs["finished"] & (rounds == most)
+    num_longest = is_longest.groupby(runs["env"]).transform("sum")
+    return (runs["finished"] & ~(is_longest & (num_longest > 1))).to_numpy()
+
+
+def encoded(runs: pd.DataFrame, clock: str) -> np.ndarray:
+    """Returns the times of some rows of `convergence_runs` in the form that `survival` takes."""
+    return encode(runs[clock].to_numpy(dtype=np.float64), runs["reached"].to_numpy(dtype=bool))
+
+
+def convergence(
+    results: Results,
+    *,
+    threshold: float | Mapping[str, float] | None = None,
+    hold: int = HOLD,
+    baseline: str | None = None,
+    confidence: float = CONFIDENCE,
+    seed: int = SEED,
+) -> pd.DataFrame:
+    """Returns how long each arm takes to its environment's threshold.
+
+    The mean time is restricted to a horizon, the same for all arms of an environment, up to
+    which all are known: runs that never reached the threshold count with the time that they ran,
+    as censored (see `survival`). Arms whose longest run is less than half of the longest one's
+    do not shorten the horizon; they have no mean.
+
+    Args:
+        results: From `load_results`.
+        threshold: As in `thresholds`.
+        hold: Rounds; see `first_held`.
+        baseline: Strategy or arm that the threshold is derived from where none is given; None
+            takes "average", if it is there.
+        confidence: Coverage of the intervals.
+        seed: Seeds the bootstrap.
+
+    Returns:
+        A row per arm: env, arm, threshold, num_runs, num_reached; and both in environment steps
+        and in seconds (`…_env_steps`, `…_time_s`): mean (restricted), low, high, median
+        (Kaplan-Meier; NaN if less than half of the runs came so far), horizon.
+
+    Raises:
+        ReportError: A bad threshold, baseline or `hold`.
+    """
+    choose_baseline(results.arms, baseline)
+    runs = convergence_runs(results, threshold=threshold, hold=hold, baseline=baseline)
+    rows = []
+    for env in runs["env"].unique():
+        arms = {
+            arm: runs[(runs["env"] == env) & (runs["arm"] == arm)]
+            for arm, _ in runs_of(results, env)
+        }
+        clocks = {clock: _clock(arms, clock, confidence, seed) for clock in CLOCKS}
+        for arm, part in arms.items():
+            row: dict[str, Any] = {
+                "env": env,
+                "arm": arm,
+                "threshold": part["threshold"].iat[0],
+                "num_runs": len(part),
+                "num_reached": int(part["reached"].sum()),
+            }
+            for clock, numbers in clocks.items():
+                row |= {f"{name}_{clock}": value for name, value in numbers[arm].items()}
+            rows.append(row)
+    columns = ["env", "arm", "threshold", "num_runs", "num_reached"]
+    return pd.DataFrame(rows, columns=None if rows else columns)
+
+
+def _clock(
+    arms: Mapping[str, pd.DataFrame], clock: str, confidence: float, seed: int
+) -> dict[str, dict[str, float]]:
+    """Returns mean, interval, median and horizon of each arm by one clock."""
+    times = {arm: encoded(part, clock) for arm, part in arms.items()}
+    known = {arm: part for arm, part in times.items() if np.isfinite(part).all()}
+    longest = {arm: float(np.abs(part).max()) for arm, part in known.items()}
+    enough = [
+        part
+        for arm, part in known.items()
+        if (part > 0).all() or longest[arm] >= 0.5 * max(longest.values())
+    ]
+    horizon = common_horizon(*enough) if enough else math.nan
+    found = {}
+    for arm, part in times.items():
+        row = dict.fromkeys(("mean", "low", "high", "median"), math.nan) | {"horizon": horizon}
+        is_known = arm in known and ((part > 0).all() or longest[arm] >= horizon)
+        if is_known:
+            row["mean"] = float(restricted_mean(part, horizon))
+            row["low"], row["high"] = bootstrap_interval(
+                lambda data, axis: restricted_mean(data, horizon, axis),
+                [part],
+                confidence=confidence,
+                seed=seed,
+            )
+        if arm in known:
+            row["median"] = median_time(part)
+        found[arm] = row
+    return found
+
+
+# Final returns in training and on held-out seeds, and how both depend on the minimum weight
+
+
+LEAST_LENGTH = 0.9
+"""Part of its arm's longest run that a run which did not come to its own end must have."""
+
+
+def is_final(runs: pd.DataFrame) -> pd.Series:
+    """Whether each of an arm's runs has come so far that its last return is a final one.
+
+    It has if it came to its own end, or is at least `LEAST_LENGTH` as long as the arm's longest.
+    """
+    return runs["finished"] | (runs["env_steps"] >= LEAST_LENGTH * runs["env_steps"].max())
+
+
+def final_returns(
+    results: Results, *, confidence: float = CONFIDENCE, seed: int = SEED
+) -> pd.DataFrame:
+    """Returns each arm's final return in training and on held-out seeds, and their difference.
+
+    A run's final return is the mean of the metric over the last tenth of its environment steps;
+    its held-out return is that of the evaluations in the same rounds (or the last one before), in
+    environments whose seeds no worker ever saw. Runs that are still far from done (see
+    `is_final`) are left out.
+
+    Args:
+        results: From `load_results`.
+        confidence: Coverage of the intervals.
+        seed: Seeds the bootstrap.
+
+    Returns:
+        A row per arm: env, arm, num_runs, num_unfinished (left out); final, final_low, final_high
+        (interquartile mean over runs, bootstrap interval); num_held_out (runs with an
+        evaluation), held_out, held_out_low, held_out_high (the same); gap, gap_low, gap_high
+        (training minus held-out: mean over the runs that have both, t interval). NaN where there
+        are no data.
+    """
+    rows = []
+    for env in results.arms["env"].unique():
+        for arm, every in runs_of(results, env):
+            runs = every[is_final(every)]
+            row: dict[str, Any] = {
+                "env": env,
+                "arm": arm,
+                "num_runs": len(runs),
+                "num_unfinished": len(every) - len(runs),
+            }
+            for name in ("final", "held_out"):
+                values = runs[name].to_numpy()
+                values = values[np.isfinite(values)]
+                low, high = bootstrap_interval(iqm, [values], confidence=confidence, seed=seed)
+                middle = float(iqm(values)) if values.size else math.nan
+                row |= {name: middle, f"{name}_low": low, f"{name}_high": high}
+            gaps = (runs["final"] - runs["held_out"]).dropna().to_numpy()
+            low, high = mean_interval(gaps, confidence)
+            mean = float(gaps.mean()) if gaps.size else math.nan
+            row |= {"num_held_out": gaps.size, "gap": mean, "gap_low": low, "gap_high": high}
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def mean_interval(values: np.ndarray, confidence: float = CONFIDENCE) -> Interval:
+    """Returns the t interval of a mean; NaN with less than two values."""
+    if values.size < 2:
+        return NOT_KNOWN
+    if np.ptp(values) == 0:
+        return float(values[0]), float(values[0])
+    interval = stats.ttest_1samp(values, 0.0).confidence_interval(confidence)
+    return float(interval.low), float(interval.high)
+
+
+def sensitivity(
+    results: Results,
+    *,
+    threshold: float | Mapping[str, float] | None = None,
+    hold: int = HOLD,
+    baseline: str | None = None,
+    confidence: float = CONFIDENCE,
+    seed: int = SEED,
+) -> pd.DataFrame:
+    """Returns final return and convergence as they depend on the minimum weight.
+
+    Args:
+        results: From `load_results`.
+        threshold: As in `thresholds`.
+        hold: As in `first_held`.
+        baseline: As in `convergence`.
+        confidence: Coverage of the intervals.
+        seed: Seeds the bootstraps.
+
+    Returns:
+        A row per arm whose minimum weight is a number, or that has none: env, line (the strategy
+        and whatever else tells lines apart), arm, min_weight (NaN: a level line), and the columns
+        of `final_returns` and `convergence`. Only of environments in which a line has at least
+        two minimum weights.
+    """
+    table = results.arms.copy()
+    is_schedule = table["varied"].map(lambda varied: "min_weight schedule" in varied)
+    table = table[~is_schedule]
+    table["line"] = [_line(arm) for _, arm in table.iterrows()]
+    weights = table.groupby(["env", "line"])["min_weight"].nunique()
+    swept = {env for (env, _), count in weights.items() if count > 1}
+    table = table.loc[table["env"].isin(swept), ["env", "line", "arm", "min_weight"]]
+    finals = final_returns(results, confidence=confidence, seed=seed)
+    times = convergence(
+        results,
+        threshold=threshold,
+        hold=hold,
+        baseline=baseline,
+        confidence=confidence,
+        seed=seed,
+    )
+    table = table.merge(finals, on=["env", "arm"], how="left")
+    table = table.merge(times.drop(columns="num_runs"), on=["env", "arm"], how="left")
+    return table.sort_values(["env", "line", "min_weight"], ignore_index=True)
+
+
+def _line(arm: pd.Series) -> str:
+    """Returns an arm's label without its minimum weight."""
+    parts = str(arm["arm"]).split(", ")
+    return ", ".join(part for part in parts if not part.startswith("m="))

@@ -1,0 +1,405 @@
+"""What RLlib's PPO lacks as a trial of a Tune experiment."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import tree
+from ray import tune
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.algorithms.ppo.ppo import PPO
+from ray.rllib.utils.annotations import override
+from ray.rllib.utils.metrics import EVALUATION_RESULTS
+from ray.tune.result import SHOULD_CHECKPOINT, TRIAL_INFO
+
+from rllib_weighted.core.processes import computing_with, round_threads
+from rllib_weighted.merging import Weighting, resolve_strategy
+
+if TYPE_CHECKING:
+    from ray.tune import PlacementGroupFactory
+
+# Search spaces for Tune
+
+
+_Point = tuple[str | Weighting, float | None]
+
+
+def merge_grid(
+    strategies: Sequence[str | Weighting], min_weights: Sequence[float | None]
+) -> dict[str, Any]:
+    """Returns a Tune grid over merge strategies and minimum weights.
+
+    A strategy that has no minimum weight (`average`, `sum`) is a single point of it, with None,
+    where a plain cross of two grids would train it once per minimum weight.
+
+    Example:
+        >>> from rllib_weighted import WeightedPPOConfig, merge_grid
+        >>> config = WeightedPPOConfig().training(
+        ...     **merge_grid(["average", "reward_weighted"], [1 / 32, 1 / 8, 1 / 2])
+        ... )
+
+    Args:
+        strategies: Names, or strategy objects.
+        min_weights: As `min_weight` takes them; None is 1/N.
+
+    Returns:
+        Three settings, for a config or a plain dict of settings: `merge_arm`, a grid over the
+        points' names, and `merge_strategy` and `min_weight`, which follow it.
+
+    Raises:
+        ValueError: An unknown strategy, or an empty list.
+    """
+    for name, values in (("strategies", strategies), ("min_weights", min_weights)):
+        if isinstance(values, str) or not len(values):
+            raise ValueError(
+                f"`{name}` should be a list of one or more values, found {values!r}: write [...]"
+            )
+    arms: dict[str, _Point] = {}
+    for strategy in strategies:
+        for weight in min_weights if uses_min_weight(strategy) else [None]:
+            point = strategy, weight
+            if point not in arms.values():
+                arms[_arm_name(point, arms)] = point
+    return {
+        "merge_arm": tune.grid_search(list(arms)),
+        "merge_strategy": tune.sample_from(lambda config: arms[config["merge_arm"]][0]),
+        "min_weight": tune.sample_from(lambda config: arms[config["merge_arm"]][1]),
+    }
+
+
+def uses_min_weight(strategy: str | Weighting, options: Mapping[str, object] | None = None) -> bool:
+    """Whether `min_weight` changes anything for a strategy.
+
+    Args:
+        strategy: A registered name, or a strategy object.
+        options: Its `merge_options`.
+
+    Raises:
+        ValueError: There is no such strategy, or it does not take the options.
+    """
+    return bool(getattr(resolve_strategy(strategy, options), "uses_min_weight", False))
+
+
+def _arm_name(point: _Point, taken: Mapping[str, Any]) -> str:
+    """Returns a name that is free: `average`, `reward_weighted 0.125`, `LossWeighted 0.125 #2`."""
+    strategy, weight = point
+    name = strategy if isinstance(strategy, str) else type(strategy).__name__
+    if uses_min_weight(strategy):
+        name += " 1/N" if weight is None else f" {weight:.4g}"
+    names = [name, *(f"{name} #{number}" for number in range(2, len(taken) + 2))]
+    return next(free for free in names if free not in taken)
+
+
+# Whether a trial's processes can be placed on a cluster's nodes, and how often at once
+
+
+Resources = Mapping[str, float]
+
+GROWS_VARIABLE = "RLLIB_WEIGHTED_CLUSTER_GROWS"
+"""Set to 1 where nodes join by themselves: what is not there yet is then waited for."""
+
+_MAX_TRIES = 10_000
+_MAX_PROCESSES = 200  # A trial with more is only counted in all: the search goes that deep.
+_TOLERANCE = 1e-9  # Ray counts in units of 1e-4.
+
+
+def cluster_nodes() -> list[dict[str, float]]:
+    """Returns what each living node of the running Ray has in all."""
+    import ray
+
+    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+
+
+def cluster_grows() -> bool:
+    """Whether the user says that the cluster adds nodes by itself (an autoscaler does).
+
+    It has to be said: Ray (2.60) has no way to ask whether more nodes will come.
+    """
+    return os.environ.get(GROWS_VARIABLE, "0") not in ("", "0")
+
+
+def total(bundles: Iterable[Resources]) -> dict[str, float]:
+    """Returns the sum of several bundles; resources of which they take none are left out."""
+    sums: Counter[str] = Counter()
+    for bundle in bundles:
+        sums.update(bundle)
+    return {name: amount for name, amount in sums.items() if amount}
+
+
+def placement_problem(
+    request: PlacementGroupFactory, nodes: Sequence[Resources] | None = None
+) -> str | None:
+    """Returns why a trial can never be placed, with the numbers; None if it can.
+
+    Args:
+        request: What the trial asks for: a bundle of resources per process.
+        nodes: What each node has in all; None asks the running Ray. Without one the answer is
+            None.
+    """
+    if nodes is None:
+        import ray
+
+        if not ray.is_initialized():
+            return None
+        nodes = cluster_nodes()
+    asked, there = total(request.bundles), total(nodes)
+    short = [name for name, amount in asked.items() if amount > there.get(name, 0) + _TOLERANCE]
+    if short:
+        return (
+            f"a trial takes {describe(asked, short)} and Ray has {describe(there, short)}, so it "
+            "would wait for ever"
+        )
+    if not _can_be_placed(request, nodes):
+        bundles = Counter(describe(bundle) for bundle in _bundles(request))
+        listed = ", ".join(f"{count} x {bundle}" for bundle, count in bundles.items())
+        names = list(asked)
+        return (
+            f"a trial's processes ({listed}; {request.strategy}) do not fit on the "
+            f"{len(nodes)} node{'s' * (len(nodes) > 1)} of Ray "
+            f"({'; '.join(describe(node, names) for node in nodes)}), so it would wait for ever"
+        )
+    return None
+
+
+def trial_problem(config: Any, request: PlacementGroupFactory) -> str | None:
+    """Returns why a trial of a config can never be placed, and what to do; None if it can.
+
+    None as well where the user says that the cluster grows.
+
+    Args:
+        config: An `AlgorithmConfig`.
+        request: What its trial asks for.
+    """
+    problem = None if cluster_grows() else placement_problem(request)
+    if problem is None:
+        return None
+    settings = {
+        "num_env_runners": config.num_env_runners,
+        "num_cpus_per_env_runner": config.num_cpus_per_env_runner,
+        "num_learners": config.num_learners,
+        "num_gpus_per_learner": config.num_gpus_per_learner,
+    }
+    listed = ", ".join(f"`{name}` (={value})" for name, value in settings.items())
+    return (
+        f"{problem}: lower one of {listed}, start a Ray with more, or set {GROWS_VARIABLE}=1 if "
+        "nodes will join by themselves"
+    )
+
+
+def num_at_once(request: PlacementGroupFactory, nodes: Sequence[Resources], limit: int) -> int:
+    """Returns how many trials of a kind run at once on empty nodes, at most `limit`."""
+    left = nodes
+    for count in range(limit):
+        after = _first_fit(request, left)
+        if after is None:
+            return count
+        left = after
+    return limit
+
+
+def describe(resources: Resources, names: Iterable[str] | None = None) -> str:
+    """Returns resources as people read them: `2 CPUs, 1 GPU`.
+
+    Args:
+        resources: Amounts by name.
+        names: Which to name; None names those of which there are some.
+    """
+    shown = list(names) if names is not None else [name for name in resources if resources[name]]
+    return ", ".join(_amount(name, resources.get(name, 0)) for name in shown) or "nothing"
+
+
+def _amount(name: str, amount: float) -> str:
+    plural = "s" if name in ("CPU", "GPU") and amount != 1 else ""
+    return f"{amount:g} {name}{plural}"
+
+
+def _bundles(request: PlacementGroupFactory) -> list[Resources]:
+    """Returns the bundles that must each lie on a single node, the largest first."""
+    bundles = [bundle for bundle in request.bundles if any(bundle.values())]
+    if request.strategy == "STRICT_PACK" and bundles:
+        return [total(bundles)]
+    return sorted(bundles, key=lambda bundle: (len(bundle), sum(bundle.values())), reverse=True)
+
+
+def _first_fit(
+    request: PlacementGroupFactory, nodes: Sequence[Resources]
+) -> list[Resources] | None:
+    """Returns what is left of the nodes if each process goes to the first one with room.
+
+    None if one of them then finds no room; another way of placing them may exist.
+    """
+    left = list(nodes)
+    used: set[int] = set()
+    for bundle in _bundles(request):
+        free = (i for i, node in enumerate(left) if i not in used and _fits(bundle, node))
+        index = next(free, None)
+        if index is None:
+            return None
+        left[index] = _minus(left[index], bundle)
+        if request.strategy == "STRICT_SPREAD":
+            used.add(index)
+    return left
+
+
+def _can_be_placed(request: PlacementGroupFactory, nodes: Sequence[Resources]) -> bool:
+    bundles = _bundles(request)
+    if _first_fit(request, nodes) is not None or len(bundles) > _MAX_PROCESSES:
+        return True
+    search = _Search(one_per_node=request.strategy == "STRICT_SPREAD")
+    return search.fits(bundles, list(nodes), frozenset())
+
+
+class _Search:
+    """Tries all ways to put bundles on nodes, up to a number of tries.
+
+    After that many it takes the trial as one that fits: an error must be certain.
+    """
+
+    def __init__(self, *, one_per_node: bool) -> None:
+        self._one_per_node = one_per_node
+        self._tries = 0
+
+    def fits(self, bundles: list[Resources], nodes: list[Resources], used: frozenset[int]) -> bool:
+        """Whether there is a way.
+
+        Args:
+            bundles: What is still to be placed.
+            nodes: What each node has left.
+            used: Nodes that take no more of them.
+        """
+        self._tries += 1
+        if not bundles or self._tries > _MAX_TRIES:
+            return True
+        bundle, *rest = bundles
+        tried: list[Resources] = []
+        for index, node in enumerate(nodes):
+            # Nodes that have the same left need not be tried twice.
+            if index in used or node in tried or not _fits(bundle, node):
+                continue
+            tried.append(node)
+            after = [*nodes[:index], _minus(node, bundle), *nodes[index + 1 :]]
+            if self.fits(rest, after, used | {index} if self._one_per_node else used):
+                return True
+        return False
+
+
+def _fits(bundle: Resources, node: Resources) -> bool:
+    return all(amount <= node.get(name, 0) + _TOLERANCE for name, amount in bundle.items())
+
+
+def _minus(node: Resources, bundle: Resources) -> Resources:
+    return {name: amount - bundle.get(name, 0) for name, amount in node.items()}
+
+
+_STATE_KEY = "tune_trial"
+
+
+class TrialPPO(PPO):
+    """PPO that can be searched and scheduled.
+
+    It refuses to wait for ever, has columns for its evaluation from the start, can be reused for
+    another trial, and keeps the settings that a scheduler has changed.
+
+    Attributes:
+        settings_of_checkpoint: Settings that a restored trial takes from its own checkpoint.
+    """
+
+    config: Any
+    settings_of_checkpoint: ClassVar[tuple[str, ...]] = ()
+
+    @override(Algorithm)
+    def __init__(self, config: Any = None, *args: Any, **kwargs: Any) -> None:
+        # RLlib drops what Tune says of the trial: its own `trial_id` is always "default".
+        trial_info = config.get(TRIAL_INFO) if isinstance(config, dict) else None
+        self._tune_trial_id: str | None = getattr(trial_info, "trial_id", None)
+        self._is_clone = False
+        super().__init__(config, *args, **kwargs)
+
+    @override(Algorithm)
+    def setup(self, config: Any) -> None:
+        super().setup(config)
+        self._num_threads = round_threads(
+            self.config, num_parameters=self.learner_group.num_parameters
+        )
+
+    @classmethod
+    @override(Algorithm)
+    def default_resource_request(cls, config: Any) -> Any:
+        """Returns what a trial asks Tune for; see `Algorithm.default_resource_request`.
+
+        Raises:
+            ValueError: The running Ray can never place it, so that it would wait for ever.
+        """
+        request = super().default_resource_request(config)
+        problem = trial_problem(cls.get_default_config().update_from_dict(config), request)
+        if problem is not None:
+            raise ValueError(problem)
+        return request
+
+    @override(Algorithm)
+    def step(self) -> dict[str, Any]:
+        """One round, evaluated if it is time to; see `Algorithm.step`.
+
+        Where there is an `evaluation_interval`, the first round is evaluated too: Tune's
+        progress.csv takes its columns from the first result. A round without evaluation reports
+        NaN (RLlib, 2.60, repeats the last values once). `_run_one_evaluation` is RLlib's private
+        `evaluate()` with the care for failed env runners around it.
+        """
+        with computing_with(self._num_threads):
+            return self._step()
+
+    def _step(self) -> dict[str, Any]:
+        results: dict[str, Any] = super().step()
+        if self._is_clone:
+            results[SHOULD_CHECKPOINT] = True  # Its own, with the settings that it has now.
+            self._is_clone = False
+        interval = self.config.evaluation_interval
+        if not interval or (self.iteration + 1) % interval == 0:
+            return results
+        if self.iteration == 0 and self.config.evaluation_duration != "auto":
+            results.update(self._run_one_evaluation())
+        elif EVALUATION_RESULTS in results:
+            unknown = tree.map_structure(lambda _: math.nan, results[EVALUATION_RESULTS])
+            results[EVALUATION_RESULTS] = unknown
+        return results
+
+    @override(Algorithm)
+    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        state: dict[str, Any] = super().get_state(*args, **kwargs)
+        settings = {name: getattr(self.config, name) for name in self.settings_of_checkpoint}
+        state[_STATE_KEY] = {"trial_id": self._tune_trial_id, "settings": settings}
+        return state
+
+    @override(Algorithm)
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Restores a state; see `Algorithm.set_state`.
+
+        A resumed experiment gives its trials the settings of their start: Tune (2.60) forgets
+        what population-based training has changed, and draws what `tune.sample_from` drew anew.
+        So a trial that goes on from a checkpoint of its own takes the settings from there. From
+        another trial's, it is a clone, and the settings that it was given are the new ones.
+        """
+        super().set_state(state)
+        saved = state.get(_STATE_KEY)
+        if saved is None or self._tune_trial_id is None:
+            return
+        self._is_clone = saved["trial_id"] != self._tune_trial_id
+        if not self._is_clone:
+            config = self.config.copy(copy_frozen=False)
+            for name, value in saved["settings"].items():
+                setattr(config, name, value)
+            config.freeze()
+            self.config = config
+
+    @override(Algorithm)
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Starts over in the same process with the config of another trial (`reuse_actors`)."""
+        # `Trainable.reset` has put that plain dict in place of the config already.
+        self.cleanup()
+        info = {TRIAL_INFO: self._trial_info}
+        type(self).__init__(self, {**new_config, **info}, storage=self._storage)
+        return True

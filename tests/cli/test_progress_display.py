@@ -1,0 +1,108 @@
+"""What the terminal, or a log, shows."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from rllib_weighted.cli import progress as display_module
+from rllib_weighted.cli.progress import Display, TrialProgress
+
+
+def console(*, terminal: bool, width: int = 100, height: int = 30) -> Console:
+    return Console(
+        file=io.StringIO(), force_terminal=terminal, width=width, height=height, color_system=None
+    )
+
+
+def written(on: Console) -> str:
+    assert isinstance(on.file, io.StringIO)
+    return on.file.getvalue()
+
+
+def trial(name: str = "00000", status: str = "RUNNING", **stop: float) -> TrialProgress:
+    return TrialProgress(name, stop or {"training_iteration": 10}, status=status)
+
+
+RESULT: dict[str, Any] = {
+    "training_iteration": 1,
+    "num_env_steps_sampled_lifetime": 4000,
+    "time_total_s": 2.0,
+    "env_runners": {"episode_return_mean": 21.5},
+    "merge": {"share_min": 0.1, "share_max": 0.2, "effective_workers": 7.5, "num_workers": 8},
+}
+
+
+def test_live_panel_of_one_trial() -> None:
+    on = console(terminal=True)
+    shown = Display(on, title="WeightedPPO on CartPole-v1")
+    one = trial()
+    one.update(RESULT)
+    shown.refresh([one])
+    on.print(shown.renderable())
+    text = written(on)
+    for part in ("CartPole-v1", "4 000  (2 000 per second)", "21.5", "7.5 of 8", "18 s"):
+        assert part in text
+
+
+def test_live_panel_before_the_first_round() -> None:
+    on = console(terminal=True)
+    shown = Display(on, title="PPO")
+    shown.refresh([trial(status="PENDING")])
+    on.print(shown.renderable())
+    assert "starting" in written(on)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (160, 50)])
+def test_table_of_a_sweep_fills_the_terminal_and_not_more(size: tuple[int, int]) -> None:
+    width, height = size
+    on = console(terminal=True, width=width, height=height)
+    shown = Display(on, title="WeightedPPO on CartPole-v1")
+    trials = [trial(f"{k:05d}", "TERMINATED") for k in range(60)] + [trial("00060")]
+    for one in trials:
+        one.settings = {"merge_strategy": "reward_weighted", "seed": one.name}
+        one.update(RESULT)
+    shown.refresh(trials)
+    on.print(shown.renderable())
+    lines = written(on).splitlines()
+    assert height - 4 <= len(lines) < height
+    assert "(61 trials: 1 running, 60 done)" in lines[0]
+    assert lines[3].split()[:3] == ["00060", "reward_weighted", "00060"]
+    assert all(len(line.rstrip()) <= width for line in lines)
+
+
+def test_lines_name_the_trial_by_what_differs() -> None:
+    on = console(terminal=False)
+    shown = Display(on, title="PPO")
+    trials = [trial("00000"), trial("00001")]
+    for one, seed in zip(trials, "12", strict=True):
+        one.settings = {"lr": "0.1", "seed": seed}
+        one.update(RESULT)
+    shown.refresh(trials)
+    shown.round_ended(trials[1])
+    assert "trial 00001, seed=2 | round 1 |" in written(on)
+
+
+def test_logs_get_a_line_per_interval_and_not_per_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(display_module.time, "monotonic", lambda: now[0])
+    on = console(terminal=False)
+    shown, one = Display(on, title="PPO"), trial()
+    one.update(RESULT)
+    for seconds in (0.0, 4.0, 9.0, 10.0, 15.0):
+        now[0] = 100.0 + seconds
+        shown.round_ended(one)
+    assert written(on).count("round 1 |") == 2  # At 0 s and at 10 s.
+
+
+def test_unreported_stop_criterion_is_said_once() -> None:
+    on = console(terminal=False)
+    shown, one = Display(on, title="PPO"), trial(bogus=1.0)
+    one.update(RESULT)
+    shown.round_ended(one)
+    shown.round_ended(one)
+    assert written(on).count("`stop` names 'bogus'") == 1
+    assert "until Ctrl-C" in written(on)

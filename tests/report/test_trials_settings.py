@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyarrow import fs
+
+from rllib_weighted.merging import RewardWeighted
+from rllib_weighted.merging.registry import _strategies, strategy_names
+from rllib_weighted.report.trials import (
+    PARAMS,
+    WITHOUT_MIN_WEIGHT,
+    Trial,
+    parse_settings,
+    read_settings,
+)
+from tests.report.helpers import params
+
+
+def test_strategies_without_a_minimum_weight_are_those_of_the_registry() -> None:
+    for name in strategy_names():
+        assert (name in WITHOUT_MIN_WEIGHT) == (not _strategies[name].uses_min_weight), name
+
+
+def test_a_minimum_weight_that_is_not_set_is_one_over_the_workers() -> None:
+    found = parse_settings(
+        params(merge_strategy="reward_weighted", num_env_runners=2, num_envs_per_env_runner=4)
+    )
+    assert found.num_workers == 8
+    assert found.min_weight == 1 / 8
+
+
+@pytest.mark.parametrize(
+    ("unit", "runners", "envs", "expected"),
+    [("env", 2, 4, 8), ("env_runner", 2, 4, 2), ("env", 0, 4, 4), ("env_runner", 0, 4, 1)],
+)
+def test_number_of_workers(unit: str, runners: int, envs: int, expected: int) -> None:
+    found = params(merge_unit=unit, num_env_runners=runners, num_envs_per_env_runner=envs)
+    assert parse_settings(found).num_workers == expected
+
+
+@pytest.mark.parametrize("strategy", sorted(WITHOUT_MIN_WEIGHT))
+def test_a_minimum_weight_that_is_ignored_is_none(strategy: str) -> None:
+    assert math.isnan(parse_settings(params(merge_strategy=strategy, min_weight=0.5)).min_weight)
+
+
+def test_a_schedule_is_kept_as_text() -> None:
+    found = parse_settings(
+        params(merge_strategy="reward_weighted", min_weight=[[0, 1.0], [1000, 0.1]])
+    )
+    assert math.isnan(found.min_weight)
+    assert found.schedule == "[[0, 1.0], [1000, 0.1]]"
+
+
+def test_a_strategy_object_is_known_by_its_class() -> None:
+    printed = str(RewardWeighted(offset="min", top_k=None))
+    found = parse_settings(params(merge_strategy=printed))
+    assert found.strategy == "reward_weighted"
+    options = json.loads(found.options)
+    assert options["offset"] == "min"
+    assert options["top_k"] is None
+
+
+@pytest.mark.parametrize(
+    ("given", "strategy", "options"),
+    [
+        ("my.module.AboveMedian(boost=3.0)", "above_median", '{"boost": 3.0}'),
+        ("Average()", "average", ""),
+        ("Odd(rule=<object at 0x7f00>)", "odd", "rule=<object>"),
+        ("<object at 0x7f00>", "<object at 0x7f00>", ""),
+    ],
+)
+def test_other_objects(given: str, strategy: str, options: str) -> None:
+    found = parse_settings(params(merge_strategy=given))
+    assert (found.strategy, found.options) == (strategy, options)
+
+
+def test_options_are_text() -> None:
+    found = parse_settings(params(merge_options={"transform": "rank", "offset": 1}))
+    assert found.options == '{"offset": 1, "transform": "rank"}'
+
+
+def test_what_does_not_change_learning_is_ignored() -> None:
+    other = parse_settings(
+        params(evaluation_duration=3, _secret=1, log_level="INFO", sample_timeout_s=9, lr=0.1)
+    ).other
+    assert not {"evaluation_duration", "_secret", "log_level", "sample_timeout_s"} & other.keys()
+    assert {"lr", "num_learners", "num_env_runners", "merge_unit"} <= other.keys()
+    assert "seed" not in other
+    assert "_model_config" in parse_settings(params(_model_config={"a": 1})).other
+
+
+def test_addresses_do_not_tell_trials_apart() -> None:
+    found = parse_settings(params(observation_fn="<function f at 0x7f48df75f920>"))
+    assert found.other["observation_fn"] == "<function f>"
+
+
+def test_an_algorithm_without_strategies_is_known_by_its_folder() -> None:
+    stock = {k: v for k, v in params().items() if not k.startswith("merge_")}
+    found = parse_settings(stock, "PPO_CartPole-v1_a19a6_00000_0_seed=1")
+    assert found.strategy == "PPO"
+    assert found.num_workers == 0
+    assert math.isnan(found.min_weight)
+    assert parse_settings(stock).strategy == "unknown"
+
+
+@pytest.mark.parametrize("seed", [None, "7", 1.5])
+def test_a_seed_is_a_whole_number_or_none(seed: Any) -> None:
+    assert parse_settings(params(seed=seed)).seed is None
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", ""])
+def test_a_torn_config_leaves_the_settings_unknown(text: str, tmp_path: Path) -> None:
+    (tmp_path / PARAMS).write_text(text)
+    trial = Trial(fs.LocalFileSystem(), str(tmp_path), frozenset([PARAMS]), None)
+    settings, problem = read_settings(trial)
+    assert settings.strategy == "unknown"
+    assert problem is not None
+    assert f"left out {tmp_path}/{PARAMS}" in problem
+
+
+def test_no_config() -> None:
+    _, problem = read_settings(Trial(fs.LocalFileSystem(), "/x", frozenset(), None))
+    assert problem == "/x has no params.json: its settings are unknown"
