@@ -100,7 +100,7 @@ def updated(
 ) -> dict[str, Any]:
     """Runs one round of the learner; returns its seconds and optimizer steps."""
     wall, cpu = update_seconds(learner, strategy, data, num_workers=num_workers, round=repeat + 1)
-    steps = learner.take_merge_report().num_steps
+    steps = learner.take_update_result().num_steps
     return {"seconds": wall, "cpu_seconds": cpu, "optimizer_steps": steps}
 
 

@@ -11,7 +11,7 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 
 from rllib_weighted import WeightedPPOConfig
-from rllib_weighted.core.messages import MergeOrder
+from rllib_weighted.core.messages import UpdateRequest
 from rllib_weighted.core.rollouts import CHUNK, RolloutColumns
 from rllib_weighted.learning.learner import WeightedPPOLearner
 from rllib_weighted.learning.learner_group import ColumnTrainingData
@@ -113,7 +113,7 @@ def update_seconds(
     epochs: int = 10,
 ) -> tuple[float, float]:
     """Returns the seconds of one update: on the wall, and of this process on all cores."""
-    order = MergeOrder(
+    order = UpdateRequest(
         round=round,
         root_seed=0,
         num_workers=num_workers,

@@ -34,7 +34,7 @@ from ray.rllib.utils.metrics import (
 )
 
 from rllib_weighted.config import WeightedPPOConfig
-from rllib_weighted.core.messages import MergeOrder, MergeReport
+from rllib_weighted.core.messages import UpdateRequest, UpdateResult
 from rllib_weighted.core.seeding import draw_root_seed, environment_seed
 from rllib_weighted.core.workers import WorkerLayout
 from rllib_weighted.fault_tolerance import Rescue, kill_unresponsive, take_back
@@ -53,7 +53,7 @@ logger = logging.getLogger(__name__)
 
 def worker_records(
     rollouts: Rollouts,
-    report: MergeReport | None,
+    report: UpdateResult | None,
     drops: dict[int, str],
     *,
     layout: WorkerLayout,
@@ -91,7 +91,7 @@ def worker_records(
 
 
 def worker_drops(
-    rollouts: Rollouts, report: MergeReport | None, layout: WorkerLayout
+    rollouts: Rollouts, report: UpdateResult | None, layout: WorkerLayout
 ) -> dict[int, str]:
     """Returns the workers that were left out of a merge of the round, and why."""
     sampled = rollouts.workers
@@ -198,9 +198,9 @@ class WeightedPPO(TrialPPO):
         self._recent_returns: list[float] = []
         self._num_resets: dict[int, int] = {}
         self._drops_before: dict[int, str] = {}
-        self._lineage = ""
+        self._restore_id = ""
         self._runner_state: dict[str, Any] | None = None
-        self._actor_parameters: dict[str, np.ndarray] | None = None
+        self._per_worker_parameters: dict[str, np.ndarray] | None = None
         self._history: MergeHistory | None = None
         self._asked_group: Any = None
         self._why_episodes: str | None = None
@@ -252,8 +252,8 @@ class WeightedPPO(TrialPPO):
             root_seed=self._root_seed,
             state=self._runner_state or {},
             num_resets=self._num_resets,
-            lineage=self._lineage,
-            actor_parameters=self._actor_parameters,
+            restore_id=self._restore_id,
+            per_worker_parameters=self._per_worker_parameters,
             takes_columns=self._takes_columns(),
         )
         if rollouts.metrics:
@@ -286,7 +286,7 @@ class WeightedPPO(TrialPPO):
         self._counters["total_num_restored_workers"] += len(restored)
         return restored
 
-    def _update(self, rollouts: Rollouts, data: dict[str, Any]) -> MergeReport | None:
+    def _update(self, rollouts: Rollouts, data: dict[str, Any]) -> UpdateResult | None:
         """Merges the workers' gradients, minibatch by minibatch."""
         trained = (LEARNER_RESULTS, ALL_MODULES, NUM_MODULE_STEPS_TRAINED_LIFETIME)
         results = self.learner_group.update(
@@ -298,20 +298,20 @@ class WeightedPPO(TrialPPO):
             num_epochs=self.config.num_epochs,
             minibatch_size=self.config.minibatch_size,
             shuffle_batch_per_epoch=self.config.shuffle_batch_per_epoch,
-            merge=self._merge_order(rollouts),
+            merge=self._update_request(rollouts),
         )
         self.metrics.aggregate(results, key=LEARNER_RESULTS)
-        return self.learner_group.take_merge_report()
+        return self.learner_group.take_update_result()
 
-    def _merge_order(self, rollouts: Rollouts) -> MergeOrder:
-        return MergeOrder(
+    def _update_request(self, rollouts: Rollouts) -> UpdateRequest:
+        return UpdateRequest(
             round=self._round,
             root_seed=self._root_seed,
             num_workers=self.config.worker_layout.num_workers,
             strategy=self.config.resolve_merge_strategy(),
             min_weight=self.config.min_weight_at(self._env_steps),
             reward_signals=dict(self._last_returns),
-            faults=rollouts.faults,
+            invalid=rollouts.invalid,
         )
 
     def _sync(self, rollouts: Rollouts) -> None:
@@ -330,7 +330,7 @@ class WeightedPPO(TrialPPO):
     def _fetch_runner_state(self) -> None:
         """Gets from the learners what the env runners need for the next round."""
         self._runner_state = collect_runner_state(self, env_steps=self._env_steps)
-        self._actor_parameters = self.learner_group.actor_parameters()
+        self._per_worker_parameters = self.learner_group.per_worker_parameters()
 
     @override(Algorithm)
     def evaluate(self, parallel_train_future: Any = None) -> Any:
@@ -354,7 +354,7 @@ class WeightedPPO(TrialPPO):
         counter = (ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME)
         return int(self.metrics.peek(counter, default=0))
 
-    def _record(self, rollouts: Rollouts, report: MergeReport | None) -> None:
+    def _record(self, rollouts: Rollouts, report: UpdateResult | None) -> None:
         """Writes metrics and the merge history."""
         layout = self.config.worker_layout
         drops = worker_drops(rollouts, report, layout)
@@ -436,7 +436,7 @@ class WeightedPPO(TrialPPO):
         self._last_returns = dict(own["last_returns"])
         self._recent_returns = list(own["recent_returns"])
         self._num_resets = dict(own["num_resets"])
-        self._lineage = uuid.uuid4().hex
+        self._restore_id = uuid.uuid4().hex
         if self._history is not None:
             self._history.truncate(self._round)
 
@@ -462,7 +462,10 @@ class WeightedPPO(TrialPPO):
         brings that back; workers with parameters of their own need other optimizers.
         """
         built_for = self.learner_group.config.resolve_merge_strategy()
-        if built_for.own_parameters == self.config.resolve_merge_strategy().own_parameters:
+        if (
+            built_for.per_worker_parameters
+            == self.config.resolve_merge_strategy().per_worker_parameters
+        ):
             return False
         module_spec = self.learner_group.module_spec
         self.learner_group.shutdown()

@@ -245,7 +245,7 @@ _HOOKS_OF_ONE_SET = (
 
 def _own_parameters(config: Any) -> Iterator[str]:
     """What does not go together with a parameter set per worker."""
-    if not _is_sound_strategy(config) or not config.resolve_merge_strategy().own_parameters:
+    if not _is_sound_strategy(config) or not config.resolve_merge_strategy().per_worker_parameters:
         return
     base = WeightedPPOLearner
     if isinstance(config.learner_class, type) and issubclass(config.learner_class, base):

@@ -16,7 +16,7 @@ from rllib_weighted.merging import Weighting
 
 
 @dataclass(frozen=True)
-class MergeOrder:
+class UpdateRequest:
     """How the workers' gradients are merged in one round.
 
     Args:
@@ -26,7 +26,7 @@ class MergeOrder:
         strategy: Maps signals to weights.
         min_weight: Minimum weight m in this round; None is 1 / (number of merged workers).
         reward_signals: Worker -> reward signal; absent means missing.
-        faults: Worker -> why it is dropped before the first step.
+        invalid: Worker -> why it is dropped before the first step.
     """
 
     round: int
@@ -35,11 +35,11 @@ class MergeOrder:
     strategy: Weighting
     min_weight: float | None = None
     reward_signals: dict[int, float] = field(default_factory=dict)
-    faults: dict[int, str] = field(default_factory=dict)
+    invalid: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class MergeReport:
+class UpdateResult:
     """What the merges of one round did. All lists have one entry per worker, 0 … N - 1.
 
     Args:
@@ -66,7 +66,7 @@ class MergeReport:
 
 
 @dataclass(frozen=True)
-class RoundOrder:
+class SampleRequest:
     """Everything that an env runner needs in order to sample one round.
 
     Env runners hold no training state of their own: a restarted one gets all of it here.
@@ -76,10 +76,10 @@ class RoundOrder:
         root_seed: The run's root seed.
         state: RLlib env-runner state: module weights, connector states, lifetime counters.
         num_resets: Slot -> resets of that sub-environment that the run has already used.
-        lineage: Names what the run grew from; it changes when a checkpoint is restored, and then
+        restore_id: Names what the run grew from; it changes when a checkpoint is restored, and then
             an env runner that lived through it starts over from these counters.
         expires: `time.time()` from when on nobody waits for the round.
-        actor_parameters: Name, as in the module's `named_parameters()`, -> [N, ...]: each worker
+        per_worker_parameters: Name, as in `named_parameters()`, -> [N, ...]: each worker
             acts with the parameters in its row, in this round only. They stand in for the weights
             in `state`, which the env runner keeps for everything else, evaluation above all. From
             numpy arrays every env runner reads just its own rows; detached tensors will do. None:
@@ -91,14 +91,14 @@ class RoundOrder:
     root_seed: int
     state: dict[str, Any]
     num_resets: dict[int, int]
-    lineage: str = ""
+    restore_id: str = ""
     expires: float = math.inf
-    actor_parameters: Mapping[str, Any] | None = None
+    per_worker_parameters: Mapping[str, Any] | None = None
     takes_columns: bool = False
 
 
 @dataclass
-class RoundRollouts:
+class SampleResult:
     """What one env runner sampled in one round.
 
     Args:
@@ -110,7 +110,7 @@ class RoundRollouts:
         connector_states: State of both connector pipelines after the round.
         num_resets: Slot -> resets used so far.
         returns: Worker -> undiscounted returns of its episodes that ended in this round.
-        faults: Worker -> what was wrong with its numbers; such a worker must be dropped.
+        invalid: Worker -> what was wrong with its numbers; such a worker must be dropped.
         error: Traceback of an exception that ended the round early; then nothing else is set.
     """
 
@@ -122,5 +122,5 @@ class RoundRollouts:
     connector_states: dict[str, Any] = field(default_factory=dict)
     num_resets: dict[int, int] = field(default_factory=dict)
     returns: dict[int, list[float]] = field(default_factory=dict)
-    faults: dict[int, str] = field(default_factory=dict)
+    invalid: dict[int, str] = field(default_factory=dict)
     error: str | None = None

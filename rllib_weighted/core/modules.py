@@ -143,7 +143,7 @@ def _layers(pieces: Sequence[nn.Module], names: dict[int, str]) -> tuple[Layer, 
 _OWN_PACKAGES = ("ray.rllib.", "rllib_weighted.")
 
 
-def definer(cls: type, method: str) -> type:
+def defining_class(cls: type, method: str) -> type:
     """Returns the class whose `method` an instance of `cls` has.
 
     Not told by the function itself: in an actor, Ray Train's subclass of every learner wraps all
@@ -153,9 +153,9 @@ def definer(cls: type, method: str) -> type:
     return next(c for c in own if method in vars(c))
 
 
-def overrider(cls: type, method: str) -> str | None:
+def overriding_class(cls: type, method: str) -> str | None:
     """Returns the name of a user's class whose `method` it is; None if it is RLlib's or ours."""
-    owner = definer(cls, method)
+    owner = defining_class(cls, method)
     return None if owner.__module__.startswith(_OWN_PACKAGES) else owner.__name__
 
 
@@ -171,10 +171,10 @@ def why_not_stacked(module: Any) -> str | None:
         return "the module is a recurrent one"
     if any(name in vars(module) for name in ("_forward_train", "_forward_exploration")):
         return "the module is compiled"
-    return why_not_actor_local(module)
+    return why_not_per_worker(module)
 
 
-def why_not_actor_local(module: nn.Module) -> str | None:
+def why_not_per_worker(module: nn.Module) -> str | None:
     """Returns why workers cannot have parameters of their own with this module; None if they can.
 
     A layer with running statistics (batch norm, instance norm) changes buffers in training. They

@@ -192,7 +192,7 @@ def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class ChunkFigures:
+class EpisodeStats:
     """What RLlib's `get_metrics` asks of an episode or chunk, without the episode.
 
     Args:
@@ -256,12 +256,12 @@ def _table(
     ]
 
 
-def note_figures(env_runner: Any, columns: RolloutColumns) -> None:
+def log_episode_metrics(env_runner: Any, columns: RolloutColumns) -> None:
     """Tells an env runner what RLlib's `get_metrics` will ask (private; tested with Ray 2.60)."""
     lengths, returns = columns.chunks["length"].tolist(), columns.returns().tolist()
     done = columns.is_done.tolist()
     for row in zip(columns.ids, lengths, returns, done, strict=True):
-        chunk = ChunkFigures(*row)
+        chunk = EpisodeStats(*row)
         if chunk.is_done:
             env_runner._done_episodes_for_metrics.append(chunk)
         else:
@@ -356,19 +356,19 @@ class CarriedReturns:
         self._carried: dict[str, float] = {}
 
     def finished(
-        self, chunks: Iterable[ChunkReturn], faults: Mapping[int, str]
+        self, chunks: Iterable[ChunkReturn], invalid: Mapping[int, str]
     ) -> dict[int, list[float]]:
         """Returns worker -> returns of its episodes that ended in this round.
 
         Args:
             chunks: What the round brought.
-            faults: Workers whose rewards are partly unknown; their open episodes never count.
+            invalid: Workers whose rewards are partly unknown; their open episodes never count.
         """
         finished: dict[int, list[float]] = {}
         carried: dict[str, float] = {}
         for chunk in chunks:
             so_far = self._carried.pop(chunk.id_, 0.0) + chunk.value
-            if chunk.worker in faults:
+            if chunk.worker in invalid:
                 so_far = math.nan
             if not chunk.is_done:
                 carried[chunk.id_] = so_far

@@ -29,7 +29,7 @@ from ray.rllib.utils.numpy import convert_to_numpy
 from ray.rllib.utils.torch_utils import convert_to_torch_tensor
 from torch import Tensor
 
-from rllib_weighted.core.modules import overrider
+from rllib_weighted.core.modules import overriding_class
 from rllib_weighted.core.rollouts import RolloutColumns
 from rllib_weighted.learning.advantages import (
     AdvantageNormalization,
@@ -149,9 +149,9 @@ class RoundBatch:
         for worker in workers:
             self.rows.pop(worker, None)
 
-    def drop_unsound_workers(self) -> dict[int, str]:
+    def drop_non_finite_workers(self) -> dict[int, str]:
         """Removes workers with NaN or infinite numbers in their rows; returns why."""
-        unsound: dict[int, str] = {}
+        non_finite: dict[int, str] = {}
         for path, column in self._checked_columns():
             if not isinstance(column, Tensor) or not column.is_floating_point():
                 continue
@@ -159,9 +159,9 @@ class RoundBatch:
                 continue
             for worker, rows in self.rows.items():
                 if not torch.isfinite(column[torch.from_numpy(rows).to(column.device)]).all():
-                    unsound.setdefault(worker, f"{path} has NaN or infinite entries")
-        self.drop(unsound)
-        return unsound
+                    non_finite.setdefault(worker, f"{path} has NaN or infinite entries")
+        self.drop(non_finite)
+        return non_finite
 
     def _checked_columns(self) -> Iterator[tuple[str, Any]]:
         """Names and columns; what comes from the environment first, what follows from it last."""
@@ -258,7 +258,7 @@ def why_not_columns(learner: Any) -> str | None:
     module = learner.module[module_id].unwrapped()
     if module.is_stateful() or not isinstance(module, ValueFunctionAPI):
         return "the module is a recurrent one, or has no value function"
-    if user := overrider(type(learner), "update"):
+    if user := overriding_class(type(learner), "update"):
         return f"{user} overrides `update`"
     pieces = list(learner._learner_connector.connectors)
     ends = pieces[: len(_FIRST)], pieces[len(pieces) - len(_LAST) :]

@@ -20,8 +20,8 @@ from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 from torch import Tensor
 
-from rllib_weighted.core.messages import MergeOrder, MergeReport
-from rllib_weighted.core.modules import Networks, definer
+from rllib_weighted.core.messages import UpdateRequest, UpdateResult
+from rllib_weighted.core.modules import Networks, defining_class
 from rllib_weighted.learning.batch import (
     WORKER_COLUMN,
     RoundBatch,
@@ -30,13 +30,13 @@ from rllib_weighted.learning.batch import (
     tag_rows,
     why_not_columns,
 )
-from rllib_weighted.learning.closed_form.steps import SlowStepsError, fast_networks
+from rllib_weighted.learning.closed_form.steps import ClosedFormUnsupported, closed_form_networks
+from rllib_weighted.learning.collectives import Collectives
 from rllib_weighted.learning.connectors import EpisodeAdvantages
-from rllib_weighted.learning.exchange import Exchange
 from rllib_weighted.learning.learner_group import ColumnTrainingData, Data
 from rllib_weighted.learning.losses import WorkerLosses, losses_one_by_one, ppo_worker_losses
 from rllib_weighted.learning.minibatches import Minibatch
-from rllib_weighted.learning.parameters import ActorParameters
+from rllib_weighted.learning.parameters import PerWorkerParameters
 from rllib_weighted.learning.update import RoundUpdate
 
 # What a learner saves besides RLlib's own state, and taking it back
@@ -114,10 +114,10 @@ class WeightedPPOLearner(PPOTorchLearner):
     `postprocess_gradients` and `apply_gradients` once per step.
     """
 
-    actors: ActorParameters | None = None
-    exchange: Exchange
+    actors: PerWorkerParameters | None = None
+    exchange: Collectives
     env_steps: int = 0  # Environment steps sampled so far, for the schedules.
-    _report: MergeReport | None = None
+    _report: UpdateResult | None = None
     why_not_columns = why_not_columns
 
     @override(PPOTorchLearner)
@@ -143,7 +143,7 @@ class WeightedPPOLearner(PPOTorchLearner):
         once per step, weighted. A private hook, called at the end of RLlib's `build` (tested with
         Ray 2.60); can go when RLlib has a setting for it.
         """
-        self.exchange = Exchange(self.config.num_learners, self._device)
+        self.exchange = Collectives(self.config.num_learners, self._device)
         for module_id in self.module.keys():  # noqa: SIM118 (an RLModule, not a dict)
             module = self.module[module_id]
             self.exchange.align([*module.parameters(), *module.buffers()])
@@ -153,10 +153,10 @@ class WeightedPPOLearner(PPOTorchLearner):
     @override(PPOTorchLearner)
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         """Registers RLlib's optimizer, or that of all workers' own parameters."""
-        if not self.config.resolve_merge_strategy().own_parameters:
+        if not self.config.resolve_merge_strategy().per_worker_parameters:
             super().configure_optimizers_for_module(module_id, config)
             return
-        self.actors = ActorParameters(
+        self.actors = PerWorkerParameters(
             self.module[module_id].unwrapped(),
             num_workers=self.config.worker_layout.num_workers,
             num_learners=self.config.num_learners,
@@ -175,7 +175,7 @@ class WeightedPPOLearner(PPOTorchLearner):
         self,
         *,
         training_data: Data,
-        merge: MergeOrder | None = None,
+        merge: UpdateRequest | None = None,
         timesteps: dict[str, Any] | None = None,
         num_epochs: int = 1,
         minibatch_size: int | None = None,
@@ -201,7 +201,7 @@ class WeightedPPOLearner(PPOTorchLearner):
         self.before_gradient_based_update(timesteps=timesteps)
         self._weights_seq_no += 1
         env_steps = timesteps.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, self.env_steps)
-        order = merge or self._order_from(training_data.finished_returns(), env_steps)
+        order = merge or self._request_from(training_data.finished_returns(), env_steps)
         update = RoundUpdate(self, order, *self._round_batch(training_data))
         self._report = update.run(
             num_epochs=num_epochs,
@@ -214,7 +214,7 @@ class WeightedPPOLearner(PPOTorchLearner):
         self.after_gradient_based_update(timesteps=timesteps)
         return self.metrics.reduce()
 
-    def _finish_actors(self, order: MergeOrder) -> None:
+    def _finish_actors(self, order: UpdateRequest) -> None:
         """Gives all learners all workers' parameters, and makes the policy that is exported."""
         assert self.actors is not None
         assert self._report is not None
@@ -224,17 +224,17 @@ class WeightedPPOLearner(PPOTorchLearner):
             self._report, drifts=self.actors.drift(), exported=exported
         )
 
-    def actor_parameters(self) -> dict[str, np.ndarray] | None:
+    def per_worker_parameters(self) -> dict[str, np.ndarray] | None:
         """Returns the workers' own parameters, name -> [N, …]; None if they share one set."""
         return None if self.actors is None else self.actors.as_arrays()
 
-    def take_merge_report(self) -> MergeReport | None:
+    def take_update_result(self) -> UpdateResult | None:
         """Returns what the merges of the last update did, once."""
         report, self._report = self._report, None
         return report
 
-    def _order_from(self, returns: dict[int, list[float]], env_steps: int) -> MergeOrder:
-        return MergeOrder(
+    def _request_from(self, returns: dict[int, list[float]], env_steps: int) -> UpdateRequest:
+        return UpdateRequest(
             round=self._weights_seq_no,
             root_seed=self.config.seed or 0,
             num_workers=self.config.worker_layout.num_workers,
@@ -267,12 +267,12 @@ class WeightedPPOLearner(PPOTorchLearner):
     # What the round's steps use
 
     @functools.cached_property
-    def fast_networks(self) -> Networks | None:
+    def closed_form_networks(self) -> Networks | None:
         """The module's layers, if steps can be taken without autograd; else None."""
         (module_id,) = self.module.keys()
         try:
-            networks = fast_networks(self, module_id)
-        except SlowStepsError as reason:
+            networks = closed_form_networks(self, module_id)
+        except ClosedFormUnsupported as reason:
             logger.info("The learner takes its steps with autograd: %s.", reason)
             return None
         logger.info("The learner takes its steps without autograd.")
@@ -378,8 +378,8 @@ class WeightedPPOLearner(PPOTorchLearner):
         """Whether PPO's loss can be computed for all workers at once, whatever made the outputs."""
         module = self.module[module_id].unwrapped()
         return (
-            definer(type(self), "compute_loss_for_module") is PPOTorchLearner
-            and definer(type(self), "compute_losses") is Learner
+            defining_class(type(self), "compute_loss_for_module") is PPOTorchLearner
+            and defining_class(type(self), "compute_losses") is Learner
             and not module.is_stateful()
             and not isinstance(module, SelfSupervisedLossAPI)
         )

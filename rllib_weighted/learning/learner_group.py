@@ -15,7 +15,7 @@ from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.annotations import override
 
-from rllib_weighted.core.messages import MergeReport
+from rllib_weighted.core.messages import UpdateResult
 from rllib_weighted.core.rollouts import RolloutColumns, concatenated
 from rllib_weighted.core.workers import WORKER_KEY
 
@@ -182,7 +182,7 @@ class WeightedLearnerGroup(LearnerGroup):
             episodes: Episodes of all workers, in any order.
             columns: The same as columns, one or more, instead of them; see `why_not_columns`.
             training_data: The same as `WorkerTrainingData` or `ColumnTrainingData`.
-            kwargs: As in RLlib, and `merge`: the round's `MergeOrder`. Without it, the config's
+            kwargs: As in RLlib, and `merge`: the round's `UpdateRequest`. Without it, the config's
                 strategy is used with the returns that these episodes show.
 
         Returns:
@@ -250,11 +250,13 @@ class WeightedLearnerGroup(LearnerGroup):
             raise _failure({0: error}, len(self), "giving its state") from error
         return state
 
-    def actor_parameters(self) -> Any:
+    def per_worker_parameters(self) -> Any:
         """Returns the workers' own parameters, name -> [N, …]; None if they share one set."""
         if self.is_local:
-            return self._learner.actor_parameters()
-        return self._results([self._workers[0].actor_parameters.remote()], "giving parameters")[0]
+            return self._learner.per_worker_parameters()
+        return self._results(
+            [self._workers[0].per_worker_parameters.remote()], "giving parameters"
+        )[0]
 
     @property
     def num_parameters(self) -> int | None:
@@ -283,17 +285,17 @@ class WeightedLearnerGroup(LearnerGroup):
         reference: ray.ObjectRef = self._workers[0].get_state.remote()
         return reference
 
-    def take_merge_report(self) -> MergeReport | None:
+    def take_update_result(self) -> UpdateResult | None:
         """Returns what the merges of the last update did.
 
         It is the same on every learner, but why a worker was dropped is known where it lives.
         """
         if self.is_local:
-            reports = [self._learner.take_merge_report()]
+            reports = [self._learner.take_update_result()]
         else:
-            calls = [learner.take_merge_report.remote() for learner in self._workers]
+            calls = [learner.take_update_result.remote() for learner in self._workers]
             reports = self._results(calls, "reporting")
-        first: MergeReport | None = reports[0]
+        first: UpdateResult | None = reports[0]
         if first is None:
             return None
         drops = [

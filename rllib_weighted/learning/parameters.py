@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from rllib_weighted.core.modules import swapped_parameters, why_not_actor_local
+from rllib_weighted.core.modules import swapped_parameters, why_not_per_worker
 from rllib_weighted.learning.batch import WORKER_COLUMN, take_rows
-from rllib_weighted.learning.exchange import Exchange
+from rllib_weighted.learning.collectives import Collectives
 
 ActorExport = Literal["best", "mean"]
 
 
-class ActorParameters:
+class PerWorkerParameters:
     """θ_1 … θ_N, stacked by name: `{name: [N, …]}`, row i is worker i.
 
     Every learner has room for all N. In a round it moves the rows of its own workers; at the end
@@ -36,7 +36,7 @@ class ActorParameters:
     """
 
     def __init__(self, module: nn.Module, *, num_workers: int, num_learners: int) -> None:
-        if reason := why_not_actor_local(module):
+        if reason := why_not_per_worker(module):
             raise ValueError(
                 "Actor strategies need a module in which training changes parameters only, but "
                 f"{reason}, which all workers would share: use layer norm instead, or another "
@@ -119,7 +119,7 @@ class ActorParameters:
             for name, tensor in {**frozen, **self.stacks}.items()
         }
 
-    def share(self, exchange: Exchange) -> None:
+    def share(self, exchange: Collectives) -> None:
         """Gives every learner the rows of all workers, with their optimizer states."""
         if exchange.is_solo:
             return

@@ -8,28 +8,28 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rllib_weighted.core.messages import MergeOrder, MergeReport
+from rllib_weighted.core.messages import UpdateRequest, UpdateResult
 from rllib_weighted.core.seeding import Stream, torch_generator
 from rllib_weighted.learning.losses import WorkerLosses
 from rllib_weighted.merging import Merge, is_quick, merge, quick_merge
 from rllib_weighted.merging.shares import NegativeSignalError
 
 
-class RoundMerger:
+class RoundWeights:
     """Weighs the workers of every step of a round and keeps what the report needs.
 
     Args:
         order: The round's merge order.
     """
 
-    def __init__(self, order: MergeOrder) -> None:
+    def __init__(self, order: UpdateRequest) -> None:
         self._order = order
         self._is_quick = is_quick(order.strategy)
         self._generator = torch_generator(order.root_seed, Stream.SHARES, order.round)
         self._round_losses: dict[int, float] | None = None
         self._fixed: dict[tuple[int, ...], tuple[Tensor, Merge]] = {}
         self._steps: list[tuple[tuple[int, ...], Tensor, Merge, Tensor]] = []
-        self._drops: dict[int, str] = dict(order.faults)
+        self._drops: dict[int, str] = dict(order.invalid)
         self._num_skipped_steps = 0
 
     @property
@@ -105,7 +105,7 @@ class RoundMerger:
         """Notes a step that was not taken, because no worker was left."""
         self._num_skipped_steps += 1
 
-    def report(self) -> MergeReport:
+    def report(self) -> UpdateResult:
         """Returns what the merges of this round did, averaged over its steps."""
         num_workers = self._order.num_workers
         sums = torch.zeros(4, num_workers, dtype=torch.float64)
@@ -124,7 +124,7 @@ class RoundMerger:
         taken = len(self._steps)
         means = (sums / counts).tolist()
         over_steps = (sums / max(1, taken)).tolist()
-        return MergeReport(
+        return UpdateResult(
             signals=[None if math.isnan(x) else x for x in means[0]],
             shares=over_steps[1],
             weights=over_steps[2],

@@ -21,7 +21,7 @@ from rllib_weighted.learning.parameters import (
     finite_rows,
     weighted_rows,
 )
-from rllib_weighted.learning.round_weights import RoundMerger
+from rllib_weighted.learning.round_weights import RoundWeights
 from rllib_weighted.merging import weighted_sum
 
 
@@ -45,7 +45,7 @@ class Steps(abc.ABC):
         learner: Any,
         module_id: str,
         batch: RoundBatch,
-        merger: RoundMerger,
+        merger: RoundWeights,
         *,
         workers: Sequence[int],
         num_workers: int,
@@ -86,7 +86,7 @@ class Steps(abc.ABC):
         return set(table[:, 0].nonzero().flatten().tolist())
 
 
-class MergedSteps(Steps):
+class SharedSteps(Steps):
     """Steps of one parameter set, with the weighted sum of all workers' gradients."""
 
     def take(self, minibatch: Minibatch) -> WorkerLosses | None:
@@ -187,7 +187,7 @@ def not_finite(workers: Sequence[int], values: Tensor) -> list[int]:
 _Gradients = dict[str, Tensor]
 
 
-class ActorSteps(Steps):
+class PerWorkerSteps(Steps):
     """Steps with g_i' = g_i + sum_j w_j g_j (Actor-avg, Actor-sum; arXiv 2304.12778).
 
     All of this learner's workers are computed at once where the module can be stacked, else one

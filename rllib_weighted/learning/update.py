@@ -8,15 +8,15 @@ import torch
 from ray.rllib.evaluation.postprocessing import Postprocessing
 from torch import Tensor
 
-from rllib_weighted.core.messages import MergeOrder, MergeReport
+from rllib_weighted.core.messages import UpdateRequest, UpdateResult
 from rllib_weighted.learning.advantages import pooled
 from rllib_weighted.learning.batch import RoundBatch
-from rllib_weighted.learning.closed_form.steps import FastActorSteps, FastMergedSteps
+from rllib_weighted.learning.closed_form.steps import ClosedFormPerWorkerSteps, ClosedFormSteps
 from rllib_weighted.learning.losses import WorkerLosses
 from rllib_weighted.learning.metrics import log_explained_variance, log_losses, log_steps
 from rllib_weighted.learning.minibatches import minibatches, num_minibatches
-from rllib_weighted.learning.round_weights import RoundMerger
-from rllib_weighted.learning.steps import ActorSteps, MergedSteps, Steps
+from rllib_weighted.learning.round_weights import RoundWeights
+from rllib_weighted.learning.steps import PerWorkerSteps, SharedSteps, Steps
 
 
 class RoundUpdate:
@@ -33,15 +33,17 @@ class RoundUpdate:
         batch: The rows of this learner's workers; there may be none.
     """
 
-    def __init__(self, learner: Any, order: MergeOrder, module_id: str, batch: RoundBatch) -> None:
+    def __init__(
+        self, learner: Any, order: UpdateRequest, module_id: str, batch: RoundBatch
+    ) -> None:
         self._learner = learner
         self._exchange = learner.exchange
         self._order = order
         self._module_id = module_id
         self._batch = batch
-        self._merger = RoundMerger(order)
-        batch.drop(order.faults)
-        for worker, reason in batch.drop_unsound_workers().items():
+        self._merger = RoundWeights(order)
+        batch.drop(order.invalid)
+        for worker, reason in batch.drop_non_finite_workers().items():
             self._merger.drop(worker, reason)
         self._sizes = self._sizes_of_all()
 
@@ -50,7 +52,7 @@ class RoundUpdate:
         """The workers of the round, over all learners."""
         return list(self._sizes)
 
-    def run(self, *, num_epochs: int, minibatch_size: int | None, shuffle: bool) -> MergeReport:
+    def run(self, *, num_epochs: int, minibatch_size: int | None, shuffle: bool) -> UpdateResult:
         """Takes all steps; returns what their merges did.
 
         Args:
@@ -84,9 +86,9 @@ class RoundUpdate:
     def _steps(self) -> Steps:
         learner = self._learner
         kind, fast_kind = (
-            (MergedSteps, FastMergedSteps)
+            (SharedSteps, ClosedFormSteps)
             if learner.actors is None
-            else (ActorSteps, FastActorSteps)
+            else (PerWorkerSteps, ClosedFormPerWorkerSteps)
         )
         common: dict[str, Any] = {
             "learner": learner,
@@ -97,9 +99,9 @@ class RoundUpdate:
             "num_workers": self._order.num_workers,
         }
         general = kind(**common)
-        if learner.fast_networks is None or not fast_kind.fits(learner, self._module_id):
+        if learner.closed_form_networks is None or not fast_kind.fits(learner, self._module_id):
             return general
-        return fast_kind(**common, general=general, networks=learner.fast_networks)
+        return fast_kind(**common, general=general, networks=learner.closed_form_networks)
 
     def _sizes_of_all(self) -> dict[int, tuple[int, int]]:
         """Returns rows and real steps of every worker of the round, whoever holds it."""
@@ -124,7 +126,7 @@ class RoundUpdate:
         self._batch.standardize_advantages(mode, overall)
 
     def _log(
-        self, losses: WorkerLosses | None, report: MergeReport, *, num_steps: int, num_epochs: int
+        self, losses: WorkerLosses | None, report: UpdateResult, *, num_steps: int, num_epochs: int
     ) -> None:
         learner = self._learner
         if losses is not None:

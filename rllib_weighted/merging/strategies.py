@@ -51,7 +51,7 @@ class Weighting(abc.ABC):
         signal: what a worker reports to it: "reward" (mean undiscounted return of its episodes),
             "loss" (its own loss on the minibatch being merged) or "none" (it is handed zeros).
         uses_min_weight: whether `min_weight` changes its weights.
-        own_parameters: whether every worker keeps parameters and an optimizer state of its own,
+        per_worker_parameters: whether every worker keeps parameters and an optimizer state,
             and adds the merged gradient to its own one: g_i' = g_i + sum_j w_j g_j, the gradient
             of worker j taken at its own parameters. False: all share one set, and only the merged
             gradient moves it.
@@ -59,7 +59,7 @@ class Weighting(abc.ABC):
 
     signal: ClassVar[Signal]
     uses_min_weight: ClassVar[bool] = True
-    own_parameters: ClassVar[bool] = False
+    per_worker_parameters: ClassVar[bool] = False
 
     @abc.abstractmethod
     def shares(self, signals: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
@@ -142,7 +142,7 @@ class ActorAverage(Average):
     workers drift too far apart.
     """
 
-    own_parameters: ClassVar[bool] = True
+    per_worker_parameters: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class ActorSum(Sum):
     Idea from arXiv 2304.12778; see `ActorAverage`.
     """
 
-    own_parameters: ClassVar[bool] = True
+    per_worker_parameters: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import ray
 from ray.rllib.core import COMPONENT_ENV_TO_MODULE_CONNECTOR, COMPONENT_MODULE_TO_ENV_CONNECTOR
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
-from rllib_weighted.core.messages import RoundOrder, RoundRollouts
+from rllib_weighted.core.messages import SampleRequest, SampleResult
 from rllib_weighted.core.rollouts import RolloutColumns
 from rllib_weighted.core.workers import WORKER_KEY
 
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Rollouts:
-    """What all env runners sampled in one round; see `RoundRollouts`.
+    """What all env runners sampled in one round; see `SampleResult`.
 
     Args:
         columns: One per env runner that sent columns instead of episodes.
@@ -40,7 +40,7 @@ class Rollouts:
     connector_states: list[dict[str, Any]] = field(default_factory=list)
     num_resets: dict[int, int] = field(default_factory=dict)
     returns: dict[int, list[float]] = field(default_factory=dict)
-    faults: dict[int, str] = field(default_factory=dict)
+    invalid: dict[int, str] = field(default_factory=dict)
     absent: dict[int, str] = field(default_factory=dict)
 
     @property
@@ -68,8 +68,8 @@ def collect_rollouts(
     root_seed: int,
     state: dict[str, Any],
     num_resets: dict[int, int],
-    lineage: str = "",
-    actor_parameters: Mapping[str, Any] | None = None,
+    restore_id: str = "",
+    per_worker_parameters: Mapping[str, Any] | None = None,
     takes_columns: bool = False,
 ) -> Rollouts:
     """Has every healthy env runner sample its part of a round.
@@ -84,20 +84,20 @@ def collect_rollouts(
         root_seed: The run's root seed.
         state: What the env runners need: weights, connector states, counters.
         num_resets: Slot -> resets used so far.
-        lineage: See `RoundOrder`.
-        actor_parameters: See `RoundOrder`.
-        takes_columns: See `RoundOrder`.
+        restore_id: See `SampleRequest`.
+        per_worker_parameters: See `SampleRequest`.
+        takes_columns: See `SampleRequest`.
 
     Raises:
         RuntimeError: If an env runner raises and failures are not to be ignored, or if all do.
     """
-    order = RoundOrder(
+    order = SampleRequest(
         round,
         root_seed,
         {},
         num_resets,
-        lineage,
-        actor_parameters=actor_parameters,
+        restore_id,
+        per_worker_parameters=per_worker_parameters,
         takes_columns=takes_columns,
     )
     if env_runner_group.num_remote_workers() == 0:
@@ -117,7 +117,7 @@ def collect_rollouts(
     return joined
 
 
-def _absent(env_runner_group: Any, results: list[RoundRollouts], config: Any) -> dict[int, str]:
+def _absent(env_runner_group: Any, results: list[SampleResult], config: Any) -> dict[int, str]:
     """Returns env runner -> why it gave no result."""
     silent = set(range(1, env_runner_group.num_remote_workers() + 1))
     silent -= {result.env_runner for result in results}
@@ -129,7 +129,7 @@ def _absent(env_runner_group: Any, results: list[RoundRollouts], config: Any) ->
     }
 
 
-def _joined(results: list[RoundRollouts], config: Any) -> Rollouts:
+def _joined(results: list[SampleResult], config: Any) -> Rollouts:
     failed = [result for result in results if result.error is not None]
     for result in failed:
         logger.warning("Env runner %d failed:\n%s", result.env_runner, result.error)
@@ -151,7 +151,7 @@ def _joined(results: list[RoundRollouts], config: Any) -> Rollouts:
             joined.connector_states.append(result.connector_states)
             joined.num_resets |= result.num_resets
             joined.returns |= result.returns
-            joined.faults |= result.faults
+            joined.invalid |= result.invalid
         else:
             joined.absent[result.env_runner] = f"env runner {result.env_runner} raised"
     return joined

@@ -26,7 +26,7 @@ from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 from torch import Tensor
 
-from rllib_weighted.core.messages import RoundOrder, RoundRollouts
+from rllib_weighted.core.messages import SampleRequest, SampleResult
 from rllib_weighted.core.modules import (
     ParameterPlaces,
     StackedForward,
@@ -41,7 +41,7 @@ from rllib_weighted.core.rollouts import (
     RolloutColumns,
     concatenated,
     join_chunks,
-    note_figures,
+    log_episode_metrics,
     of_columns,
     of_episodes,
 )
@@ -58,8 +58,8 @@ _FORWARDS = ("forward_exploration", "forward_inference")  # All that RLlib acts 
 
 
 @contextlib.contextmanager
-def acting_with(
-    module: Any, actor_parameters: Mapping[str, Any] | None, workers: Sequence[int]
+def per_worker_policy(
+    module: Any, per_worker_parameters: Mapping[str, Any] | None, workers: Sequence[int]
 ) -> Iterator[None]:
     """Inside, every sub-environment acts with its own worker's parameters.
 
@@ -70,20 +70,20 @@ def acting_with(
 
     Args:
         module: The env runner's module.
-        actor_parameters: Name -> [N, ...], see `RoundOrder`; None: nothing changes.
+        per_worker_parameters: Name -> [N, ...], see `SampleRequest`; None: nothing changes.
         workers: The worker of each sub-environment.
 
     Raises:
         ValueError: If the parameters do not fit the module.
     """
-    if actor_parameters is None:
+    if per_worker_parameters is None:
         yield
     elif len(set(workers)) == 1:
-        own = worker_parameters(module, actor_parameters, workers[0])
+        own = worker_parameters(module, per_worker_parameters, workers[0])
         with swapped_parameters(module, own):
             yield
     else:
-        own = worker_parameters(module, actor_parameters, workers)
+        own = worker_parameters(module, per_worker_parameters, workers)
         forwards = (_one_by_one if why_not_stacked(module) else _all_at_once)(module, own)
         with _shadowed(module, forwards):
             yield
@@ -183,7 +183,7 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
         self._index: int = kwargs.get("worker_index") or 0
         root_seed = draw_root_seed() if config.seed is None else config.seed
         self._seeds = EnvSeeds(config, self._index, root_seed)
-        self._lineage = ""
+        self._restore_id = ""
         self._in_round = False
         self._was_late = False
         self._quota: int | None = None
@@ -198,7 +198,7 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
 
     # Sampling
 
-    def sample_round(self, order: RoundOrder | ray.ObjectRef) -> RoundRollouts:
+    def sample_round(self, order: SampleRequest | ray.ObjectRef) -> SampleResult:
         """Samples one training round.
 
         An exception of the environment or the module does not end the env runner: it comes back
@@ -211,7 +211,7 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
         order = ray.get(order) if isinstance(order, ray.ObjectRef) else order
         if self._was_late and time.time() > order.expires:
             # Many orders may have piled up behind a slow round: sample none of them for nobody.
-            return RoundRollouts(env_runner=self._index, error="The order came too late.")
+            return SampleResult(env_runner=self._index, error="The order came too late.")
         started = time.monotonic()
         self._in_round = True
         try:
@@ -219,19 +219,19 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
         except Exception:
             error = traceback.format_exc()
             self._discard_env()
-            return RoundRollouts(env_runner=self._index, error=error)
+            return SampleResult(env_runner=self._index, error=error)
         finally:
             self._in_round = False
             timeout = self.config.sample_timeout_s
             self._was_late = timeout is not None and time.monotonic() - started > timeout
 
-    def _sample_round(self, order: RoundOrder) -> RoundRollouts:
+    def _sample_round(self, order: SampleRequest) -> SampleResult:
         if self.env is None:
             self.make_env()
         if order.state:
             self.set_state(order.state)
         self._take_counters(order)
-        self._seeds.take_faults()  # Of an evaluation in between.
+        self._seeds.take_invalid()  # Of an evaluation in between.
         before = self._connector_states()
         complete = self.config.batch_mode == "complete_episodes"
         self._quota = self._steps_per_env() if complete else None
@@ -240,7 +240,7 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
         workers = [self._seeds.worker(index) for index in range(self.num_envs)]
         try:
             with (
-                acting_with(self.module, order.actor_parameters, workers),
+                per_worker_policy(self.module, order.per_worker_parameters, workers),
                 seeded_globals(seed),
             ):
                 sampled = self.sample(num_timesteps=self._steps_per_env() * self.num_envs)
@@ -248,9 +248,9 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
             self._quota = None
             self._as_columns = False
         columns = sampled if isinstance(sampled, RolloutColumns) else None
-        faults = self._seeds.take_faults()
+        invalid = self._seeds.take_invalid()
         after = self._connector_states()
-        return RoundRollouts(
+        return SampleResult(
             env_runner=self._index,
             episodes=[] if columns else sampled,
             columns=columns,
@@ -259,9 +259,9 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
             connector_states=repair_deltas(before, after) if is_finite(after) else {},
             num_resets=self._seeds.num_resets,
             returns=self._returns.finished(
-                of_columns(columns) if columns else of_episodes(sampled), faults
+                of_columns(columns) if columns else of_episodes(sampled), invalid
             ),
-            faults=faults,
+            invalid=invalid,
         )
 
     def _connector_states(self) -> dict[str, Any]:
@@ -269,10 +269,10 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
         has_custom = self.config._env_to_module_connector or self.config._module_to_env_connector
         return self.get_state(not_components=[COMPONENT_RL_MODULE]) if has_custom else {}
 
-    def _take_counters(self, order: RoundOrder) -> None:
+    def _take_counters(self, order: SampleRequest) -> None:
         own = self._seeds.num_resets
-        if order.lineage != self._lineage:
-            self._lineage = order.lineage
+        if order.restore_id != self._restore_id:
+            self._restore_id = order.restore_id
             self._needs_initial_reset = True
             self._returns = CarriedReturns()
             own = {}
@@ -334,7 +334,7 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
             self._ongoing_episodes_for_metrics.clear()
         columns, infos = fast.sample(kwargs["num_timesteps"], with_infos=not self._as_columns)
         self._needs_initial_reset = False
-        note_figures(self, columns)
+        log_episode_metrics(self, columns)
         if self._as_columns:
             return columns
         return columns.to_episodes(

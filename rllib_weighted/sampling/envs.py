@@ -91,7 +91,7 @@ class SeededEnv(gym.Wrapper):
         self.fault = self.fault or f"reward {reward}"
         return 0.0
 
-    def mend(self, obs: Any, last_finite: np.ndarray) -> Any:
+    def replace_nonfinite(self, obs: Any, last_finite: np.ndarray) -> Any:
         """Returns the observation, or the last finite one in place of a bad one, which is noted."""
         self.remember(last_finite)
         return self._finite_obs(obs)
@@ -151,7 +151,7 @@ def _make_seeded_env(
     return SeededEnv(creator(context), **seeding)
 
 
-# One env runner's sub-environments: building them, their seeds, counters and faults
+# One env runner's sub-environments: building them, their seeds, counters and invalid
 
 
 logger = logging.getLogger(__name__)
@@ -295,14 +295,14 @@ class EnvSeeds:
 
     # Faults
 
-    def take_faults(self) -> dict[int, str]:
+    def take_invalid(self) -> dict[int, str]:
         """Returns worker -> what was wrong with its numbers since the last call."""
         if self._vector_env is None:
             return {}
-        faults: dict[int, list[str]] = {}
+        invalid: dict[int, list[str]] = {}
         for index, fault in enumerate(self._vector_env.get_attr("fault")):
             if fault is not None:
                 text = f"sub-environment {index}: {fault}"
-                faults.setdefault(self.worker(index), []).append(text)
+                invalid.setdefault(self.worker(index), []).append(text)
         self._set_all(fault=None)
-        return {worker: "; ".join(texts) for worker, texts in faults.items()}
+        return {worker: "; ".join(texts) for worker, texts in invalid.items()}

@@ -235,7 +235,7 @@ class DirectStepper:
                 [env.finite_reward(r) for env, r in zip(self._envs, rewards, strict=True)]
             )
             observations = [
-                obs_i if reset else env.mend(obs_i, last)
+                obs_i if reset else env.replace_nonfinite(obs_i, last)
                 for env, obs_i, last, reset in zip(
                     self._envs, observations, self._obs, resets, strict=True
                 )

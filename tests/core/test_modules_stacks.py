@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from rllib_weighted.core.modules import (
     StackedForward,
     swapped_parameters,
-    why_not_actor_local,
+    why_not_per_worker,
     why_not_stacked,
     worker_parameters,
 )
@@ -233,7 +233,7 @@ def test_which_modules_need_one_pass_per_worker() -> None:
     ],
 )
 def test_which_modules_cannot_have_parameters_per_worker(layer: nn.Module, works: bool) -> None:
-    reason = why_not_actor_local(WithStatistics(layer))
+    reason = why_not_per_worker(WithStatistics(layer))
     if works:
         assert reason is None
     else:

@@ -54,7 +54,7 @@ class Keeps(WeightedPPOLearner):
             ]
             for worker, chunks in episodes.items()
         }
-        self.before = self.actor_parameters()
+        self.before = self.per_worker_parameters()
         return super().update(**kwargs)
 
 
@@ -101,7 +101,7 @@ def test_the_exported_policy_is_the_best_workers_or_the_mean(export, tmp_path):
     returns = algorithm._last_returns
     best = max(sorted(returns), key=returns.__getitem__)
     assert len(set(returns.values())) > 1
-    stacks = algorithm.learner_group.actor_parameters()
+    stacks = algorithm.learner_group.per_worker_parameters()
     for name, stack in stacks.items():
         wanted = stack[best] if export == "best" else stack.mean(axis=0)
         np.testing.assert_allclose(exported(algorithm)[name], wanted, rtol=1e-5, atol=1e-7)
@@ -129,8 +129,8 @@ def test_evaluation_uses_the_exported_policy_and_leaves_training_alone():
     for name, value in module.named_parameters():
         np.testing.assert_array_equal(value.detach().numpy(), exported(evaluated)[name])
     assert first["merge"] == second["merge"]
-    for name, stack in plain.learner_group.actor_parameters().items():
-        np.testing.assert_array_equal(stack, evaluated.learner_group.actor_parameters()[name])
+    for name, stack in plain.learner_group.per_worker_parameters().items():
+        np.testing.assert_array_equal(stack, evaluated.learner_group.per_worker_parameters()[name])
     plain.stop()
     evaluated.stop()
 
@@ -138,7 +138,7 @@ def test_evaluation_uses_the_exported_policy_and_leaves_training_alone():
 def test_drift_is_measured_and_recorded():
     algorithm = make_config("actor_sum", num_epochs=1).build_algo()
     results = [algorithm.train() for _ in range(2)]
-    stacks = algorithm.learner_group.actor_parameters()
+    stacks = algorithm.learner_group.per_worker_parameters()
     algorithm.stop()
     flat = np.stack(
         [np.concatenate([s[w].ravel() for s in stacks.values()]) for w in range(3)]
@@ -165,7 +165,7 @@ def test_an_observation_filter_and_reproducible_seeds():
         algorithm = config.build_algo()
         algorithm.train()
         algorithm.train()
-        found.append(algorithm.learner_group.actor_parameters())
+        found.append(algorithm.learner_group.per_worker_parameters())
         algorithm.stop()
     for name, stack in found[0].items():
         np.testing.assert_array_equal(stack, found[1][name])
@@ -176,5 +176,5 @@ def test_shared_strategies_have_no_drift():
     result = algorithm.train()
     assert "drift_mean" not in result["merge"]
     assert "drift" not in result["merge"]["workers"]["0"]
-    assert algorithm.learner_group.actor_parameters() is None
+    assert algorithm.learner_group.per_worker_parameters() is None
     algorithm.stop()

@@ -72,7 +72,7 @@ def assert_same_parameters(one: WeightedPPO, other: WeightedPPO) -> None:
 
 def assert_same_actors(one: WeightedPPO, other: WeightedPPO, *, own: bool) -> None:
     """Every worker's own parameters and optimizer state, bit for bit."""
-    first, second = (algorithm.learner_group.actor_parameters() for algorithm in (one, other))
+    first, second = (algorithm.learner_group.per_worker_parameters() for algorithm in (one, other))
     assert (first is not None) == (second is not None) == own
     for name, stack in (first or {}).items():
         np.testing.assert_array_equal(stack, second[name], err_msg=name)
@@ -212,7 +212,7 @@ def test_a_checkpoint_goes_on_with_another_kind_of_merge(
     other.restore_from_path(str(tmp_path / "checkpoint"))
     assert "going on from the saved policy with a new optimizer" in caplog.text
     assert_same_parameters(donor, other)
-    for name, stack in (other.learner_group.actor_parameters() or {}).items():
+    for name, stack in (other.learner_group.per_worker_parameters() or {}).items():
         assert (stack == parameters(donor)[name]).all()
     (result,) = train(other, 1)
     # Restored metrics go on, as NaN where nothing is logged any more.

@@ -48,10 +48,12 @@ REWARDS = [3.0, -1.0, 4.0, 1.0, 5.0, -9.0, 2.0, 6.0]
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-10}
 
 
-def group_of(num_learners: int, own_parameters: bool, fast: bool = True) -> WeightedLearnerGroup:
+def group_of(
+    num_learners: int, per_worker_parameters: bool, fast: bool = True
+) -> WeightedLearnerGroup:
     """A group in which all that a learner feeds back to itself is on."""
     config = small_config(NUM_WORKERS).training(
-        merge_strategy="actor_average" if own_parameters else "average",
+        merge_strategy="actor_average" if per_worker_parameters else "average",
         advantage_normalization="batch",
         use_kl_loss=True,
         kl_target=1e-4,  # So small that the coefficient moves in every round.
@@ -67,7 +69,7 @@ def group_of(num_learners: int, own_parameters: bool, fast: bool = True) -> Weig
         fast_learner=fast,
     )
     group = build_group(config)
-    found = group.foreach_learner(lambda learner: learner.fast_networks is not None)
+    found = group.foreach_learner(lambda learner: learner.closed_form_networks is not None)
     assert all(result.get() == fast for result in found)
     return group
 
@@ -139,7 +141,7 @@ def train(
             minibatch_size=40,
             shuffle_batch_per_epoch=True,
         )
-        reports.append(group.take_merge_report())
+        reports.append(group.take_update_result())
     return reports, results
 
 
@@ -254,7 +256,7 @@ def test_dropped_workers_are_dropped_everywhere(groups, start, strategy, bad):
             num_epochs=2,
             minibatch_size=20,
         )
-        report = group.take_merge_report()
+        report = group.take_update_result()
         assert [why is not None for why in report.drops] == [w in bad for w in range(NUM_WORKERS)]
         assert all("rewards" in why for why in report.drops if why)
         everyone = len(bad) == NUM_WORKERS
@@ -294,7 +296,7 @@ def test_a_bad_gradient_in_one_learner_drops_its_worker_in_both():
         episodes = make_episodes([[6], [9], [4], [8]])
         next(e for e in episodes if e.custom_data[WORKER_KEY] == 3).observations.data[:, 0] = MARK
         group.update(episodes=episodes, merge=make_order(4), num_epochs=2)
-        report = group.take_merge_report()
+        report = group.take_update_result()
         assert report.drops == [None, None, None, "its gradient is not finite"]
         assert report.num_steps == 2
         found += snapshots(group)

@@ -200,12 +200,12 @@ def test_one_process_is_enough_and_evaluates_apart(tmp_path: Path) -> None:
 
 
 def _make_misbehaving(context: Any) -> ScriptedEnv:
-    faults: dict[tuple[int, int], dict[str, Any]] = {
+    invalid: dict[tuple[int, int], dict[str, Any]] = {
         (1, 1): {"rewards": {2: NAN}},
         (2, 0): {"observations": {3: NAN}},
         (2, 1): {"rewards": {1: INF}, "observations": {0: -INF}},
     }
-    for key, value in faults.get((context.worker_index, context.vector_index), {}).items():
+    for key, value in invalid.get((context.worker_index, context.vector_index), {}).items():
         context[key] = value
     return ScriptedEnv(context)
 

@@ -20,7 +20,7 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from torch import Tensor
 
 from rllib_weighted import WeightedPPOConfig
-from rllib_weighted.core.messages import MergeOrder
+from rllib_weighted.core.messages import UpdateRequest
 from rllib_weighted.core.workers import WORKER_KEY
 from rllib_weighted.learning.batch import RoundBatch
 from rllib_weighted.learning.learner import WeightedPPOLearner
@@ -264,9 +264,9 @@ def make_order(
     *,
     rewards: Iterable[float | None] = (),
     **kwargs: Any,
-) -> MergeOrder:
+) -> UpdateRequest:
     kwargs = {"round": 1, "root_seed": 7, **kwargs}
-    return MergeOrder(
+    return UpdateRequest(
         num_workers=num_workers,
         strategy=resolve_strategy(strategy, options),
         reward_signals={w: r for w, r in enumerate(rewards) if r is not None},
@@ -275,7 +275,7 @@ def make_order(
 
 
 def run_update(
-    group: WeightedLearnerGroup, episodes: list[Any], order: MergeOrder | None, **kwargs: Any
+    group: WeightedLearnerGroup, episodes: list[Any], order: UpdateRequest | None, **kwargs: Any
 ) -> Any:
     """One round; returns the merge report."""
     config = group.config
@@ -286,7 +286,7 @@ def run_update(
         **kwargs,
     }
     group.update(episodes=episodes, merge=order, **kwargs)
-    return group.take_merge_report()
+    return group.take_update_result()
 
 
 def flat_parameters(group: Any) -> Tensor:
@@ -354,7 +354,7 @@ def hand_weights(strategy: str, signals: Sequence[float], min_weight: float | No
 def oracle_parameters(
     group: Any,
     episodes: list[Any],
-    order: MergeOrder,
+    order: UpdateRequest,
     strategy: str,
     *,
     num_epochs: int = 1,

@@ -130,7 +130,7 @@ def test_workers_with_numbers_that_are_not_finite_are_dropped(bad, column):
     data = columns([0, 1, 2, 1])
     data[column][3] = bad
     batch = make_round_batch(data, is_sequences=False)
-    (reason,) = batch.drop_unsound_workers().values()
+    (reason,) = batch.drop_non_finite_workers().values()
     assert column in reason
     assert sorted(batch.rows) == [0, 2]
     assert batch.num_steps == 2
@@ -141,7 +141,7 @@ def test_a_nested_observation_is_named_by_its_path():
     data = columns([0, 1])
     data[Columns.OBS] = {"cam": {"left": torch.tensor([[1.0], [math.nan]])}, "id": torch.ones(2, 1)}
     batch = make_round_batch(data, is_sequences=False)
-    assert batch.drop_unsound_workers() == {1: "obs/cam/left has NaN or infinite entries"}
+    assert batch.drop_non_finite_workers() == {1: "obs/cam/left has NaN or infinite entries"}
 
 
 def test_sound_numbers_drop_nobody():
@@ -149,7 +149,7 @@ def test_sound_numbers_drop_nobody():
     # Masked actions: infinite logits are sound.
     data[Columns.ACTION_DIST_INPUTS] = torch.tensor([[0.0, -math.inf], [0.0, 1.0]])
     batch = make_round_batch(data, is_sequences=False)
-    assert batch.drop_unsound_workers() == {}
+    assert batch.drop_non_finite_workers() == {}
     assert sorted(batch.rows) == [0, 1]
 
 
@@ -157,7 +157,7 @@ def test_garbage_in_a_phantom_row_drops_nobody():
     data = columns([0, 0, 1], [True, False, True])
     data[Columns.OBS][1] = math.nan
     batch = make_round_batch(data, is_sequences=False)
-    assert batch.drop_unsound_workers() == {}
+    assert batch.drop_non_finite_workers() == {}
 
 
 def test_dropping_everybody_leaves_an_empty_batch():

@@ -118,7 +118,7 @@ def test_a_worker_with_bad_numbers_spoils_no_other() -> None:
     owner = np.repeat(columns.chunks["worker"], columns.chunks["length"])
     columns.steps["rewards"][owner == 1] = np.nan
     of_columns.update(columns=[columns], merge=make_order(3), num_epochs=1)
-    report = of_columns.take_merge_report()
+    report = of_columns.take_update_result()
     assert [reason is not None for reason in report.drops] == [False, True, False]
     others = [episode for episode in episodes if episode.custom_data[WORKER_KEY] != 1]
     run_update(of_episodes, others, make_order(3), num_epochs=1, minibatch_size=None)

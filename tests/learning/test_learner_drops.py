@@ -123,7 +123,7 @@ def test_the_losses_of_the_round_are_those_without_the_worker():
 
 def test_a_worker_that_its_env_runner_calls_faulty_takes_no_part():
     """Its numbers were repaired before they got here, so they look sound."""
-    order = make_order(3, "reward_weighted", rewards=REWARDS, faults={BAD: "reward nan"})
+    order = make_order(3, "reward_weighted", rewards=REWARDS, invalid={BAD: "reward nan"})
     compare(None, make_episodes(LENGTHS), order, reason="reward nan", num_epochs=2)
 
 

@@ -13,7 +13,7 @@ from rllib_weighted.core.workers import WORKER_KEY
 from rllib_weighted.learning.learner import WeightedPPOLearner
 from rllib_weighted.learning.learner_group import WorkerTrainingData, group_by_worker
 from rllib_weighted.learning.minibatches import Minibatch
-from rllib_weighted.learning.round_weights import RoundMerger
+from rllib_weighted.learning.round_weights import RoundWeights
 from rllib_weighted.merging import weighted_sum
 from tests.learning.helpers import (
     LR,
@@ -52,7 +52,7 @@ def test_one_pass_equals_n_passes(strategy, lengths):
     batch.standardize_advantages("worker")
     workers = list(batch.rows)
     losses = learner.worker_losses(module_id, batch, Minibatch.of(batch.rows), workers)
-    merger = RoundMerger(make_order(3, strategy, rewards=REWARDS))
+    merger = RoundWeights(make_order(3, strategy, rewards=REWARDS))
     _, merged = merger.weigh(workers, losses)
     found = flat_gradients(
         learner, learner.loss_gradients(module_id, weighted_sum(losses.total, merged.weights))
@@ -253,13 +253,13 @@ def test_the_learner_logs_the_losses_of_the_last_step():
     group = pooled_group(2)
     (results,) = group.update(episodes=make_episodes([[4], [6]]), merge=make_order(2), num_epochs=1)
     found = {key: stats.peek() for key, stats in results["default_policy"].items()}
-    report = group.take_merge_report()
+    report = group.take_update_result()
     assert found["total_loss"] == pytest.approx(sum(report.losses) / 2)
     assert found["vf_loss"] > 0
     assert 0 < found["entropy"] <= np.log(2) + 1e-6
     assert np.isfinite(found["vf_explained_var"])
     assert results["__all_modules__"]["num_env_steps_trained"].peek() == 10
-    assert group.take_merge_report() is None  # once
+    assert group.take_update_result() is None  # once
 
 
 def test_a_round_trip_of_the_state_restores_the_learner():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rllib_weighted.learning.losses import WorkerLosses
-from rllib_weighted.learning.round_weights import RoundMerger
+from rllib_weighted.learning.round_weights import RoundWeights
 from tests.learning.helpers import hand_weights, make_order, worker_losses
 
 
@@ -20,19 +20,19 @@ def step(merger, workers, *losses):
 
 # Returns 1, 3, shares 1/4, 3/4, plus 1/2.
 def test_reward_weights_by_hand():
-    merger = RoundMerger(make_order(2, "reward_weighted", rewards=[1, 3]))
+    merger = RoundWeights(make_order(2, "reward_weighted", rewards=[1, 3]))
     assert step(merger, [0, 1], 9.0, 9.0) == [0.75, 1.25]
 
 
 def test_the_loss_of_each_minibatch_is_its_own_signal():
-    merger = RoundMerger(make_order(2, "loss_weighted", min_weight=0.0))
+    merger = RoundWeights(make_order(2, "loss_weighted", min_weight=0.0))
     assert step(merger, [0, 1], 1.0, 3.0) == [0.25, 0.75]
     assert step(merger, [0, 1], 3.0, 1.0) == [0.75, 0.25]
 
 
 @pytest.mark.parametrize("part", ["total", "policy", "value"])
 def test_the_loss_signal_can_be_a_part_of_the_loss(part):
-    merger = RoundMerger(make_order(2, "loss_weighted", {"loss": part}, min_weight=0.0))
+    merger = RoundWeights(make_order(2, "loss_weighted", {"loss": part}, min_weight=0.0))
     losses = WorkerLosses(
         total=torch.tensor([1.0, 1.0]),
         policy=torch.tensor([1.0, 3.0]),
@@ -43,7 +43,7 @@ def test_the_loss_signal_can_be_a_part_of_the_loss(part):
 
 
 def test_round_losses_hold_for_the_whole_round():
-    merger = RoundMerger(make_order(3, "loss_weighted", {"scope": "round"}, min_weight=0.0))
+    merger = RoundWeights(make_order(3, "loss_weighted", {"scope": "round"}, min_weight=0.0))
     assert merger.needs_round_losses
     merger.set_round_losses([0, 2], worker_losses(1.0, 3.0))
     assert step(merger, [0, 2], 9.0, 1.0) == [0.25, 0.75]
@@ -54,23 +54,23 @@ def test_round_losses_hold_for_the_whole_round():
 
 @pytest.mark.parametrize("strategy", ["average", "sum", "reward_weighted"])
 def test_only_one_setting_needs_the_losses_of_the_round(strategy):
-    assert not RoundMerger(make_order(2, strategy)).needs_round_losses
-    assert not RoundMerger(make_order(2, "loss_weighted")).needs_round_losses
+    assert not RoundWeights(make_order(2, strategy)).needs_round_losses
+    assert not RoundWeights(make_order(2, "loss_weighted")).needs_round_losses
 
 
 def test_a_missing_return_counts_as_the_mean_of_the_others():
-    merger = RoundMerger(make_order(3, "reward_weighted", rewards=[1, None, 3], min_weight=0.0))
+    merger = RoundWeights(make_order(3, "reward_weighted", rewards=[1, None, 3], min_weight=0.0))
     assert step(merger, [0, 1, 2], 0.0, 0.0, 0.0) == pytest.approx([1 / 6, 2 / 6, 3 / 6])
     assert merger.report().signals == [1.0, None, 3.0]
 
 
 def test_a_merge_is_over_the_workers_that_take_part():
-    merger = RoundMerger(make_order(3, "reward_weighted", rewards=[1, 100, 3]))
+    merger = RoundWeights(make_order(3, "reward_weighted", rewards=[1, 100, 3]))
     assert step(merger, [0, 2], 0.0, 0.0) == [0.75, 1.25]  # 1/2 each, as for N = 2
 
 
 def test_weights_of_constant_signals_are_computed_once_per_set_of_workers():
-    merger = RoundMerger(make_order(2, "reward_weighted", {"transform": "random"}, rewards=[1, 3]))
+    merger = RoundWeights(make_order(2, "reward_weighted", {"transform": "random"}, rewards=[1, 3]))
     first = step(merger, [0, 1], 0.0, 0.0)
     assert all(step(merger, [0, 1], 0.0, 0.0) == first for _ in range(20))
     assert sorted(first) == [0.75, 1.25]
@@ -79,7 +79,7 @@ def test_weights_of_constant_signals_are_computed_once_per_set_of_workers():
 def test_random_shares_are_drawn_from_seed_and_round():
     def draws(**kwargs):
         order = make_order(6, "loss_weighted", {"transform": "random"}, **kwargs)
-        merger = RoundMerger(order)
+        merger = RoundWeights(order)
         return [step(merger, list(range(6)), *map(float, range(6))) for _ in range(5)]
 
     first = draws()
@@ -92,14 +92,14 @@ def test_random_shares_are_drawn_from_seed_and_round():
 def test_a_negative_signal_is_reported_under_the_workers_own_number():
     order = make_order(4, "reward_weighted", {"offset": 1.0}, rewards=[5, 5, 5, -3])
     with pytest.raises(ValueError, match=r"worker 3 has the signal -3, .* at least 3"):
-        RoundMerger(order).weigh([0, 3], worker_losses(0.0, 0.0))
+        RoundWeights(order).weigh([0, 3], worker_losses(0.0, 0.0))
     order = make_order(4, "loss_weighted", {"offset": 1.0})
     with pytest.raises(ValueError, match=r"worker 2 has the signal -4"):
-        RoundMerger(order).weigh([1, 2, 3], worker_losses(1.0, -4.0, 1.0))
+        RoundWeights(order).weigh([1, 2, 3], worker_losses(1.0, -4.0, 1.0))
 
 
 def test_the_report_averages_over_the_steps_taken():
-    merger = RoundMerger(make_order(3, "loss_weighted", min_weight=0.0))
+    merger = RoundWeights(make_order(3, "loss_weighted", min_weight=0.0))
     step(merger, [0, 1], 1.0, 3.0)  # shares 1/4, 3/4
     step(merger, [0, 1, 2], 2.0, 1.0, 1.0)  # shares 1/2, 1/4, 1/4
     merger.drop(2, "its loss is not finite")
@@ -115,7 +115,7 @@ def test_the_report_averages_over_the_steps_taken():
 
 
 def test_the_report_of_a_round_without_a_step():
-    merger = RoundMerger(make_order(2, "loss_weighted", faults={1: "reward nan"}))
+    merger = RoundWeights(make_order(2, "loss_weighted", invalid={1: "reward nan"}))
     merger.skip()
     report = merger.report()
     assert report.signals == report.losses == [None, None]
@@ -125,7 +125,7 @@ def test_the_report_of_a_round_without_a_step():
 
 
 def test_a_loss_part_that_is_not_finite_is_a_missing_signal():
-    merger = RoundMerger(make_order(2, "loss_weighted", {"loss": "value"}, min_weight=0.0))
+    merger = RoundWeights(make_order(2, "loss_weighted", {"loss": "value"}, min_weight=0.0))
     losses = WorkerLosses(torch.ones(2), value=torch.tensor([math.nan, 2.0]))
     signals, merged = merger.weigh([0, 1], losses)
     assert merged.weights.tolist() == [0.5, 0.5]
@@ -138,7 +138,7 @@ def test_a_loss_part_that_is_not_finite_is_a_missing_signal():
 def test_all_strategies_by_hand(strategy, min_weight):
     signals = [2.0, -1.0, 4.0]
     order = make_order(3, strategy, rewards=signals, min_weight=min_weight)
-    found = step(RoundMerger(order), [0, 1, 2], *signals)
+    found = step(RoundWeights(order), [0, 1, 2], *signals)
     assert found == pytest.approx(hand_weights(strategy, signals, min_weight), abs=1e-14)
 
 
@@ -160,7 +160,7 @@ def test_the_report_over_steps_of_different_workers(seed):
     """Sets of workers that change from step to step, in any order, with missing signals."""
     num_workers = 6
     generator = torch.Generator().manual_seed(seed)
-    merger = RoundMerger(make_order(num_workers, "loss_weighted", {"loss": "value"}))
+    merger = RoundWeights(make_order(num_workers, "loss_weighted", {"loss": "value"}))
     steps = []
     for _ in range(12):
         order = torch.randperm(num_workers - 1, generator=generator)  # The last one never is.
@@ -188,7 +188,7 @@ def test_the_report_over_steps_of_different_workers(seed):
 
 
 def test_workers_out_of_order_keep_their_numbers():
-    merger = RoundMerger(make_order(3, "loss_weighted", min_weight=0.0))
+    merger = RoundWeights(make_order(3, "loss_weighted", min_weight=0.0))
     step(merger, [2, 0], 1.0, 3.0)
     step(merger, [0, 2], 3.0, 1.0)
     report = merger.report()
@@ -197,7 +197,7 @@ def test_workers_out_of_order_keep_their_numbers():
 
 
 def test_losses_in_float32_are_reported_to_their_last_digit():
-    merger = RoundMerger(make_order(2))
+    merger = RoundWeights(make_order(2))
     losses = WorkerLosses(torch.tensor([0.1, 1e-8]))
     for _ in range(3):
         merger.record([0, 1], *merger.weigh([0, 1], losses), losses)

@@ -309,7 +309,7 @@ class Tilted(Weighting):
     """A strategy of a user's: only worker 0 counts in what is merged."""
 
     signal = "none"
-    own_parameters = True
+    per_worker_parameters = True
 
     def shares(self, signals, *, generator=None):
         shares = torch.zeros_like(signals)

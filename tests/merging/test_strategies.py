@@ -81,9 +81,9 @@ def test_which_signal_each_reads():
 
 def test_which_keep_parameters_of_their_own():
     shared = [Weighting, Average, Sum, RewardWeighted, LossWeighted]
-    assert [cls.own_parameters for cls in shared] == [False] * 5
-    assert ActorAverage.own_parameters
-    assert ActorSum.own_parameters
+    assert [cls.per_worker_parameters for cls in shared] == [False] * 5
+    assert ActorAverage.per_worker_parameters
+    assert ActorSum.per_worker_parameters
 
 
 @pytest.mark.parametrize(

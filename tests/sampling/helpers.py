@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from rllib_weighted import WeightedPPOConfig
-from rllib_weighted.core.messages import RoundOrder, RoundRollouts
+from rllib_weighted.core.messages import SampleRequest, SampleResult
 from rllib_weighted.sampling.env_runner import WeightedEnvRunner
 
 SEED = 3
@@ -42,8 +42,8 @@ def sample(
     round: int = 1,
     num_resets: dict[int, int] | None = None,
     **order: Any,
-) -> RoundRollouts:
+) -> SampleResult:
     """Samples a round that must not fail."""
-    result = runner.sample_round(RoundOrder(round, SEED, {}, num_resets or {}, **order))
+    result = runner.sample_round(SampleRequest(round, SEED, {}, num_resets or {}, **order))
     assert result.error is None, result.error
     return result

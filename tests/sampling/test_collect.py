@@ -10,7 +10,7 @@ import pytest
 from ray.rllib.connectors.env_to_module import EnvToModulePipeline, MeanStdFilter
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
-from rllib_weighted.core.messages import RoundOrder, RoundRollouts
+from rllib_weighted.core.messages import SampleRequest, SampleResult
 from rllib_weighted.core.workers import WORKER_KEY
 from rllib_weighted.sampling.collect import Rollouts, collect_rollouts, merge_connector_states
 
@@ -18,7 +18,7 @@ from rllib_weighted.sampling.collect import Rollouts, collect_rollouts, merge_co
 class _LocalGroup:
     """A group with the local env runner only."""
 
-    def __init__(self, sample_round: Callable[[RoundOrder], RoundRollouts]) -> None:
+    def __init__(self, sample_round: Callable[[SampleRequest], SampleResult]) -> None:
         self.local_env_runner = SimpleNamespace(sample_round=sample_round)
 
     def num_remote_workers(self) -> int:
@@ -28,7 +28,7 @@ class _LocalGroup:
 class _RemoteGroup:
     """Remote env runners whose results came; RLlib leaves the others out without a word."""
 
-    def __init__(self, results: list[RoundRollouts]) -> None:
+    def __init__(self, results: list[SampleResult]) -> None:
         self._results = results
         self.timeout: float | None = None
 
@@ -40,7 +40,7 @@ class _RemoteGroup:
 
     def foreach_env_runner(
         self, func: Any, *, local_env_runner: bool, timeout_seconds: float | None
-    ) -> list[RoundRollouts]:
+    ) -> list[SampleResult]:
         assert not local_env_runner
         self.timeout = timeout_seconds
         return self._results
@@ -52,7 +52,7 @@ def _episode(worker: int) -> SingleAgentEpisode:
     return episode
 
 
-def _result(runner: int, **fields: Any) -> RoundRollouts:
+def _result(runner: int, **fields: Any) -> SampleResult:
     defaults: dict[str, Any] = {
         "episodes": [_episode(runner - 1)],
         "metrics": {"runner": runner},
@@ -60,11 +60,11 @@ def _result(runner: int, **fields: Any) -> RoundRollouts:
         "num_resets": {runner - 1: 10 + runner},
         "returns": {runner - 1: [float(runner)]},
     }
-    return RoundRollouts(env_runner=runner, **{**defaults, **fields})
+    return SampleResult(env_runner=runner, **{**defaults, **fields})
 
 
-def _failed(runner: int) -> RoundRollouts:
-    return RoundRollouts(env_runner=runner, error=f"Traceback of {runner}: KeyError")
+def _failed(runner: int) -> SampleResult:
+    return SampleResult(env_runner=runner, error=f"Traceback of {runner}: KeyError")
 
 
 def _config(*, restart: bool = True, ignore: bool = False) -> SimpleNamespace:
@@ -82,9 +82,9 @@ def _collect(group: Any, config: Any = None) -> Rollouts:
 
 
 def test_the_local_env_runner_gets_the_order() -> None:
-    orders: list[RoundOrder] = []
+    orders: list[SampleRequest] = []
 
-    def sample_round(order: RoundOrder) -> RoundRollouts:
+    def sample_round(order: SampleRequest) -> SampleResult:
         orders.append(order)
         return _result(1)
 
@@ -96,7 +96,7 @@ def test_the_local_env_runner_gets_the_order() -> None:
 
 @pytest.mark.usefixtures("ray_session")
 def test_results_are_joined_in_the_order_of_the_env_runners() -> None:
-    group = _RemoteGroup([_result(3), _result(1, faults={0: "reward nan"})])
+    group = _RemoteGroup([_result(3), _result(1, invalid={0: "reward nan"})])
     rollouts = _collect(group)
     assert group.timeout == 5.0
     assert [episode.custom_data[WORKER_KEY] for episode in rollouts.episodes] == [0, 2]
@@ -105,7 +105,7 @@ def test_results_are_joined_in_the_order_of_the_env_runners() -> None:
     assert rollouts.connector_states == [{"of": 1}, {"of": 3}]
     assert rollouts.num_resets == {0: 11, 2: 13}
     assert rollouts.returns == {0: [1.0], 2: [3.0]}
-    assert rollouts.faults == {0: "reward nan"}
+    assert rollouts.invalid == {0: "reward nan"}
     assert rollouts.absent == {2: "env runner 2 was slower than `sample_timeout_s`=5.0"}
 
 
@@ -136,7 +136,7 @@ def test_an_env_runner_that_failed_is_left_out_and_logged(
     ],
 )
 def test_a_round_fails_if_all_do_or_none_may(
-    results: list[RoundRollouts], config: Any, count: str
+    results: list[SampleResult], config: Any, count: str
 ) -> None:
     runner = next(result.env_runner for result in results if result.error)
     message = rf"{count} env runners raised.*Env runner {runner}:\nTraceback of {runner}: KeyError"

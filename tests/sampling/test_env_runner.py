@@ -18,7 +18,7 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
 from rllib_weighted import WeightedPPOConfig
-from rllib_weighted.core.messages import RoundOrder, RoundRollouts
+from rllib_weighted.core.messages import SampleRequest, SampleResult
 from rllib_weighted.core.seeding import environment_seed
 from rllib_weighted.core.workers import ENV_INDEX_KEY, WORKER_KEY
 from rllib_weighted.sampling.env_runner import WeightedEnvRunner
@@ -35,7 +35,7 @@ def _slow(runner: WeightedEnvRunner) -> WeightedEnvRunner:
     return runner
 
 
-def _seeds(rollouts: RoundRollouts) -> list[int]:
+def _seeds(rollouts: SampleResult) -> list[int]:
     """The seeds of the episodes that began in the round, as the environment got them."""
     return [e.get_infos(0)["seed"] for e in rollouts.episodes if e.t_started == 0]
 
@@ -172,8 +172,8 @@ def test_a_fault_is_named_and_stays_with_its_worker(
     )
     runner = prepare(make_runner(config))
     rollouts = sample(runner)
-    assert list(rollouts.faults) == [1]
-    assert rollouts.faults[1].startswith(text)
+    assert list(rollouts.invalid) == [1]
+    assert rollouts.invalid[1].startswith(text)
     assert set(rollouts.returns) == {0}  # The faulty worker's are unknown.
     assert set(rollouts.returns[0]) == {5.0}
     for episode in rollouts.episodes:
@@ -186,9 +186,9 @@ def test_a_fault_is_named_and_stays_with_its_worker(
 
 def test_a_worker_is_sound_again_when_its_numbers_are() -> None:
     runner = make_runner(_scripted({"length": 30, "rewards": {15: NAN}, "only": [[0, 1]]}))
-    assert list(sample(runner, 1).faults) == [1]
+    assert list(sample(runner, 1).invalid) == [1]
     second = sample(runner, 2)
-    assert second.faults == {}
+    assert second.invalid == {}
     assert second.returns == {0: [30.0]}  # That of worker 1 began with an unknown reward.
 
 
@@ -199,7 +199,7 @@ def test_an_exception_comes_back_and_the_next_round_works(prepare: Any, tmp_path
     runner = prepare(make_runner(_scripted({"folder": str(tmp_path)})))
     first = sample(runner, 1)
     (tmp_path / "raise-0").touch()
-    failed = runner.sample_round(RoundOrder(2, SEED, {}, first.num_resets))
+    failed = runner.sample_round(SampleRequest(2, SEED, {}, first.num_resets))
     assert failed.error is not None
     assert "the scripted environment was told to raise" in failed.error
     assert failed.episodes == []
@@ -230,7 +230,7 @@ def test_an_environment_that_cannot_be_rebuilt_is_tried_again() -> None:
     first = sample(runner, 1)
     states["broken"] = True
     for round_, message in ((2, "lost the display"), (3, "no display"), (4, "no display")):
-        error = runner.sample_round(RoundOrder(round_, SEED, {}, {})).error
+        error = runner.sample_round(SampleRequest(round_, SEED, {}, {})).error
         assert error is not None
         assert message in error
     states["broken"] = False
@@ -245,7 +245,7 @@ def test_an_asynchronous_environment_survives_an_exception(tmp_path: Path) -> No
     try:
         assert _steps(sample(runner, 1).episodes).keys() == {0, 1}
         (tmp_path / "raise-0").touch()
-        error = runner.sample_round(RoundOrder(2, SEED, {}, {})).error
+        error = runner.sample_round(SampleRequest(2, SEED, {}, {})).error
         assert error is not None
         assert "told to raise" in error
         (tmp_path / "raise-0").unlink()
@@ -278,7 +278,7 @@ def test_fixed_seeding_gives_every_sub_environment_one_seed() -> None:
     assert set(seeds) == {_expected(0, 0), _expected(1, 0)}
 
 
-def _assert_same(ours: RoundRollouts, theirs: RoundRollouts) -> None:
+def _assert_same(ours: SampleResult, theirs: SampleResult) -> None:
     assert len(ours.episodes) == len(theirs.episodes)
     for a, b in zip(ours.episodes, theirs.episodes, strict=True):
         np.testing.assert_array_equal(a.get_observations(), b.get_observations())
@@ -317,9 +317,9 @@ def test_a_restored_run_takes_its_counters_and_new_episodes() -> None:
     runner, fresh = make_runner(config), make_runner(config)
     sample(runner, 1)
     sample(runner, 2)
-    restored = sample(runner, 2, {0: 1, 1: 1}, lineage="restored")
+    restored = sample(runner, 2, {0: 1, 1: 1}, restore_id="restored")
     assert _seeds(restored)[:2] == [_expected(0, 1), _expected(1, 1)]
-    _assert_same(restored, sample(fresh, 2, {0: 1, 1: 1}, lineage="restored"))
+    _assert_same(restored, sample(fresh, 2, {0: 1, 1: 1}, restore_id="restored"))
 
 
 def test_env_runners_and_seeds_differ() -> None:
@@ -328,7 +328,7 @@ def test_env_runners_and_seeds_differ() -> None:
     assert not set(_seeds(first)) & set(_seeds(second))
     actions = [np.concatenate([e.get_actions() for e in r.episodes]) for r in (first, second)]
     assert not np.array_equal(*actions)
-    other = make_runner(config, worker_index=1).sample_round(RoundOrder(1, SEED + 1, {}, {}))
+    other = make_runner(config, worker_index=1).sample_round(SampleRequest(1, SEED + 1, {}, {}))
     assert not set(_seeds(first)) & set(_seeds(other))
 
 
@@ -476,7 +476,7 @@ def test_orders_that_piled_up_behind_a_slow_round_are_skipped() -> None:
     past = time.time() - 1
     sample(runner, 1, expires=past)  # It was not late before: a clock may just be wrong.
     for round_ in (2, 3):
-        skipped = runner.sample_round(RoundOrder(round_, SEED, {}, {}, expires=past))
+        skipped = runner.sample_round(SampleRequest(round_, SEED, {}, {}, expires=past))
         assert skipped.error == "The order came too late."
         assert skipped.episodes == []
     current = sample(runner, 4, expires=time.time() + 60)
@@ -497,7 +497,7 @@ def test_an_order_brings_its_weights_whatever_their_number(version: int) -> None
     runner._weights_seq_no = 5
     weights = {k: v + 1 for k, v in runner.module.get_state().items()}
     result = runner.sample_round(
-        RoundOrder(1, SEED, {COMPONENT_RL_MODULE: weights, WEIGHTS_SEQ_NO: version}, {})
+        SampleRequest(1, SEED, {COMPONENT_RL_MODULE: weights, WEIGHTS_SEQ_NO: version}, {})
     )
     assert result.error is None
     for key, value in runner.module.get_state().items():

@@ -16,10 +16,10 @@ from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
 from rllib_weighted import WeightedPPOConfig
-from rllib_weighted.core.messages import RoundOrder, RoundRollouts
+from rllib_weighted.core.messages import SampleRequest, SampleResult
 from rllib_weighted.core.workers import WORKER_KEY
 from rllib_weighted.sampling.collect import collect_rollouts
-from rllib_weighted.sampling.env_runner import WeightedEnvRunner, acting_with
+from rllib_weighted.sampling.env_runner import WeightedEnvRunner, per_worker_policy
 from tests.sampling.envs import ScriptedEnv
 from tests.sampling.helpers import SEED, make_config, make_runner, sample
 
@@ -98,7 +98,7 @@ def _assert_acted_with(module: Any, episode: SingleAgentEpisode) -> None:
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=2e-6)
 
 
-def _assert_same(ours: RoundRollouts, theirs: RoundRollouts, *, atol: float = 0.0) -> None:
+def _assert_same(ours: SampleResult, theirs: SampleResult, *, atol: float = 0.0) -> None:
     assert len(ours.episodes) == len(theirs.episodes) > 0
     for a, b in zip(ours.episodes, theirs.episodes, strict=True):
         assert a.custom_data == b.custom_data
@@ -110,7 +110,7 @@ def _assert_same(ours: RoundRollouts, theirs: RoundRollouts, *, atol: float = 0.
         np.testing.assert_allclose(x, y, rtol=0, atol=atol)
 
 
-def _of_worker(rollouts: RoundRollouts, worker: int) -> list[SingleAgentEpisode]:
+def _of_worker(rollouts: SampleResult, worker: int) -> list[SingleAgentEpisode]:
     return [e for e in rollouts.episodes if e.custom_data[WORKER_KEY] == worker]
 
 
@@ -145,7 +145,7 @@ def test_each_sub_environment_acts_with_its_own_workers_parameters(
     assert (runner.fast_sampler is None) == (loop != "fast")
     for round_ in (1, 2):
         stacks = _stacks(runner, seed=round_)
-        rollouts = sample(runner, round_, actor_parameters=stacks)
+        rollouts = sample(runner, round_, per_worker_parameters=stacks)
         seen = set()
         for episode in rollouts.episodes:
             worker = episode.custom_data[WORKER_KEY]
@@ -177,7 +177,9 @@ def test_an_env_runner_acts_with_its_workers_parameters_bit_for_bit(
             separate.module.load_state_dict(
                 _module_of(runner, stacks, index - 1).state_dict(), strict=True
             )
-            _assert_same(sample(runner, round_, actor_parameters=stacks), sample(separate, round_))
+            _assert_same(
+                sample(runner, round_, per_worker_parameters=stacks), sample(separate, round_)
+            )
 
 
 @pytest.mark.parametrize("prepare", [_slow, lambda runner: runner], ids=["own loop", "fast"])
@@ -187,7 +189,7 @@ def test_a_sub_environment_samples_what_it_would_in_a_runner_all_of_its_workers(
 ) -> None:
     runner = prepare(make_runner(_config(env)))
     stacks = _stacks(runner)
-    rollouts = sample(runner, actor_parameters=stacks)
+    rollouts = sample(runner, per_worker_parameters=stacks)
     for worker in (0, 1):
         separate = prepare(make_runner(_config(env)))
         separate.module.load_state_dict(_module_of(runner, stacks, worker).state_dict())
@@ -211,7 +213,7 @@ def test_recurrent_modules_act_with_their_workers_parameters(
     config = _recurrent(_config(unit=unit, batch_mode=f"{mode}_episodes"), vf_share_layers=shared)
     runner = make_runner(config)
     stacks = _stacks(runner)
-    episodes = sample(runner, actor_parameters=stacks).episodes
+    episodes = sample(runner, per_worker_parameters=stacks).episodes
     assert {e.custom_data[WORKER_KEY] for e in episodes} == ({0, 1} if unit == "env" else {0})
     for episode in episodes:
         if episode.t_started:
@@ -251,7 +253,7 @@ def test_dict_observations_and_multi_discrete_actions_in_rllibs_own_loop() -> No
     runner = make_runner(config)
     assert runner.fast_sampler is None
     stacks = _stacks(runner)
-    for episode in sample(runner, actor_parameters=stacks).episodes:
+    for episode in sample(runner, per_worker_parameters=stacks).episodes:
         worker = episode.custom_data[WORKER_KEY]
         _assert_acted_with(_module_of(runner, stacks, worker), episode)
 
@@ -259,7 +261,7 @@ def test_dict_observations_and_multi_discrete_actions_in_rllibs_own_loop() -> No
 def test_acting_without_exploration() -> None:
     runner = make_runner(_config(explore=False))
     stacks = _stacks(runner)
-    for episode in sample(runner, actor_parameters=stacks).episodes:
+    for episode in sample(runner, per_worker_parameters=stacks).episodes:
         _assert_acted_with(_module_of(runner, stacks, episode.custom_data[WORKER_KEY]), episode)
         logits = episode.get_extra_model_outputs(LOGITS)
         np.testing.assert_array_equal(episode.get_actions(), logits.argmax(axis=-1))
@@ -270,7 +272,7 @@ def test_remote_env_runners_take_their_own_rows() -> None:
     for index, workers in ((1, {0, 1}), (2, {2, 3})):
         runner = make_runner(config, worker_index=index)
         stacks = _stacks(runner, n=4)
-        episodes = sample(runner, actor_parameters=stacks).episodes
+        episodes = sample(runner, per_worker_parameters=stacks).episodes
         assert {e.custom_data[WORKER_KEY] for e in episodes} == workers
         for episode in episodes:
             worker = episode.custom_data[WORKER_KEY]
@@ -295,7 +297,7 @@ def test_equal_parameters_sample_what_one_policy_does(loop: str, unit: str) -> N
     for round_ in (1, 2, 3):
         own = _own(runner)
         atol = 0.0 if unit == "env_runner" else 1e-6
-        ours = sample(runner, round_, actor_parameters=own)
+        ours = sample(runner, round_, per_worker_parameters=own)
         _assert_same(ours, sample(plain, round_), atol=atol)
     with pytest.raises(AssertionError):  # Negative control.
         _assert_same(ours, sample(plain, 4), atol=atol)
@@ -309,7 +311,7 @@ def test_an_evaluation_uses_the_exported_policy(unit: str, loop: str) -> None:
     if loop == "own loop":
         _slow(runner)
     before, attributes = _weights(runner), set(vars(runner.module))
-    sample(runner, 1, actor_parameters=_stacks(runner))
+    sample(runner, 1, per_worker_parameters=_stacks(runner))
     for name, value in _weights(runner).items():
         np.testing.assert_array_equal(value, before[name])
     assert set(vars(runner.module)) == attributes
@@ -331,7 +333,7 @@ def test_weights_in_the_order_are_kept_and_not_acted_with() -> None:
     stacks = _stacks(runner)
     exported = {name: value + 0.5 for name, value in _weights(runner).items()}
     state = {"rl_module": {DEFAULT_MODULE_ID: exported}, "weights_seq_no": 7}
-    result = runner.sample_round(RoundOrder(1, SEED, state, {}, actor_parameters=stacks))
+    result = runner.sample_round(SampleRequest(1, SEED, state, {}, per_worker_parameters=stacks))
     assert result.error is None
     for episode in result.episodes:
         _assert_acted_with(_module_of(runner, stacks, episode.custom_data[WORKER_KEY]), episode)
@@ -341,7 +343,7 @@ def test_weights_in_the_order_are_kept_and_not_acted_with() -> None:
 
 def test_a_round_without_parameters_per_worker_takes_the_exported_ones() -> None:
     runner = make_runner(_config())
-    sample(runner, 1, actor_parameters=_stacks(runner))
+    sample(runner, 1, per_worker_parameters=_stacks(runner))
     for episode in sample(runner, 2).episodes:
         _assert_acted_with(_module_of(runner), episode)
 
@@ -352,7 +354,7 @@ def test_an_exception_in_the_round_leaves_the_exported_policy(unit: str, tmp_pat
     runner = make_runner(config)
     before, parameters = _weights(runner), [id(p) for p in runner.module.parameters()]
     (tmp_path / "raise-0").touch()
-    order = RoundOrder(1, SEED, {}, {}, actor_parameters=_stacks(runner))
+    order = SampleRequest(1, SEED, {}, {}, per_worker_parameters=_stacks(runner))
     error = runner.sample_round(order).error
     assert error is not None
     assert "told to raise" in error
@@ -361,7 +363,7 @@ def test_an_exception_in_the_round_leaves_the_exported_policy(unit: str, tmp_pat
     assert not {"forward_exploration", "forward_inference"} & set(vars(runner.module))
     for name, value in _weights(runner).items():
         np.testing.assert_array_equal(value, before[name])
-    assert sample(runner, 2, actor_parameters=_stacks(runner)).episodes
+    assert sample(runner, 2, per_worker_parameters=_stacks(runner)).episodes
 
 
 def test_parameters_are_copied_and_not_written_to() -> None:
@@ -370,9 +372,9 @@ def test_parameters_are_copied_and_not_written_to() -> None:
     before = copy.deepcopy(stacks)
     for array in stacks.values():
         array.flags.writeable = False
-    sample(runner, actor_parameters=stacks)
+    sample(runner, per_worker_parameters=stacks)
     tensors = {name: torch.from_numpy(before[name]).requires_grad_() for name in stacks}
-    sample(runner, 2, actor_parameters=tensors)
+    sample(runner, 2, per_worker_parameters=tensors)
     for name, array in stacks.items():
         np.testing.assert_array_equal(array, before[name])
         assert tensors[name].grad is None
@@ -390,7 +392,9 @@ def test_parameters_that_do_not_fit_the_module_are_an_error(unit: str) -> None:
         ({k: v for k, v in stacks.items() if k != name}, f"parameter '{name}', found ["),
         ({**stacks, name: np.zeros((2, 5), np.float32)}, "shape [2, 2], found [2, 5]"),
     ):
-        error = runner.sample_round(RoundOrder(1, SEED, {}, {}, actor_parameters=wrong)).error
+        error = runner.sample_round(
+            SampleRequest(1, SEED, {}, {}, per_worker_parameters=wrong)
+        ).error
         assert error is not None
         assert message in error
 
@@ -399,7 +403,7 @@ def test_parameters_that_do_not_fit_the_module_are_an_error(unit: str) -> None:
 def test_connectors_that_change_the_number_of_rows_are_an_error(own_module: bool) -> None:
     runner = make_runner(_with_own_module(_config()) if own_module else _config())
     own = _stacks(runner)
-    with acting_with(runner.module, own, [0, 1]):
+    with per_worker_policy(runner.module, own, [0, 1]):
         assert runner.module.forward_exploration({"obs": torch.zeros(2, 4)})[LOGITS].shape == (2, 2)
         for rows in (1, 4):
             with pytest.raises(ValueError, match=rf"per sub-environment \(2\) .* found {rows}: "):
@@ -426,7 +430,7 @@ class _RemoteGroup:
     def num_remote_workers(self) -> int:
         return 1
 
-    def foreach_env_runner(self, func: Any, **kwargs: Any) -> list[RoundRollouts]:
+    def foreach_env_runner(self, func: Any, **kwargs: Any) -> list[SampleResult]:
         return [func(self._runner)]
 
 
@@ -444,7 +448,7 @@ def test_collecting_passes_the_parameters_on(is_remote: bool) -> None:
         root_seed=SEED,
         state={"rl_module": {DEFAULT_MODULE_ID: exported}, "weights_seq_no": 1},
         num_resets={},
-        actor_parameters=stacks,
+        per_worker_parameters=stacks,
     )
     assert rollouts.workers == {0, 1}
     for episode in rollouts.episodes:

@@ -110,10 +110,10 @@ def test_faults_name_worker_sub_environment_and_value_once(
 ) -> None:
     seeds, env = _built(_config(unit), rewards={1: NAN}, only=[[2, 1]])
     env.reset()
-    assert seeds.take_faults() == {}
+    assert seeds.take_invalid() == {}
     env.step(np.zeros(2, int))
-    assert seeds.take_faults() == expected
-    assert seeds.take_faults() == {}
+    assert seeds.take_invalid() == expected
+    assert seeds.take_invalid() == {}
 
 
 def test_an_env_runner_with_two_faults_names_both() -> None:
@@ -121,7 +121,7 @@ def test_an_env_runner_with_two_faults_names_both() -> None:
     env.reset()
     env.step(np.zeros(2, int))
     text = "sub-environment 0: reward nan; sub-environment 1: reward nan"
-    assert seeds.take_faults() == {1: text}
+    assert seeds.take_invalid() == {1: text}
 
 
 @pytest.mark.filterwarnings("ignore:.*ERROR:UserWarning")  # gymnasium's log goes there.

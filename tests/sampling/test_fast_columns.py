@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from ray.rllib.callbacks.callbacks import RLlibCallback
 
-from rllib_weighted.core.messages import RoundRollouts
+from rllib_weighted.core.messages import SampleResult
 from rllib_weighted.core.workers import ENV_INDEX_KEY
 from rllib_weighted.sampling.env_runner import WeightedEnvRunner
 from tests.sampling.envs import ScriptedEnv
@@ -16,7 +16,7 @@ from tests.sampling.helpers import make_config, make_runner, sample
 from tests.sampling.test_fast_sampler import _CASES, _CONFIGS, _counts, _filter
 
 
-def _assert_same(ours: RoundRollouts, theirs: RoundRollouts) -> None:
+def _assert_same(ours: SampleResult, theirs: SampleResult) -> None:
     assert ours.columns is not None
     assert theirs.columns is None
     assert ours.episodes == []
@@ -38,7 +38,7 @@ def _assert_same(ours: RoundRollouts, theirs: RoundRollouts) -> None:
             assert getattr(a, name) == getattr(b, name), name
     assert ours.returns == theirs.returns
     assert ours.num_resets == theirs.num_resets
-    assert ours.faults == theirs.faults
+    assert ours.invalid == theirs.invalid
     assert str(ours.connector_states) == str(theirs.connector_states)
     assert _counts(ours) == pytest.approx(_counts(theirs), rel=1e-12, nan_ok=True)
 
@@ -104,7 +104,7 @@ def test_bad_numbers_stay_with_their_worker(with_filter: bool) -> None:
     for round_ in (1, 2):
         rollouts = sample(ours, round_, takes_columns=True)
         _assert_same(rollouts, sample(theirs, round_))
-        assert rollouts.faults.keys() == ({1} if round_ == 1 else set())
+        assert rollouts.invalid.keys() == ({1} if round_ == 1 else set())
         assert rollouts.columns is not None
         assert np.isfinite(rollouts.columns.obs).all()
 

@@ -24,7 +24,7 @@ from ray.rllib.utils.metrics import (
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 from rllib_weighted import WeightedPPOConfig
-from rllib_weighted.core.messages import RoundRollouts
+from rllib_weighted.core.messages import SampleResult
 from rllib_weighted.sampling.env_runner import WeightedEnvRunner
 from rllib_weighted.sampling.fast_sampler import why_not_fast
 from tests.sampling.envs import ScriptedEnv
@@ -68,7 +68,7 @@ _CONFIGS: dict[str, Callable[..., WeightedPPOConfig]] = {
 }
 
 
-def _assert_same(fast: RoundRollouts, own: RoundRollouts) -> None:
+def _assert_same(fast: SampleResult, own: SampleResult) -> None:
     assert len(fast.episodes) == len(own.episodes) > 0
     ids: dict[str, str] = {}
     for ours, theirs in zip(fast.episodes, own.episodes, strict=True):
@@ -77,7 +77,7 @@ def _assert_same(fast: RoundRollouts, own: RoundRollouts) -> None:
     assert len(set(ids.values())) == len(ids)
     assert fast.returns == own.returns
     assert fast.num_resets == own.num_resets
-    assert fast.faults == own.faults
+    assert fast.invalid == own.invalid
     assert str(fast.connector_states) == str(own.connector_states)
     assert _counts(fast) == _approx(_counts(own))
 
@@ -104,7 +104,7 @@ def _approx(counts: dict[str, Any]) -> Any:
     return pytest.approx(counts, rel=1e-12, nan_ok=True)  # Chunks add up in another order.
 
 
-def _counts(rollouts: RoundRollouts) -> dict[str, Any]:
+def _counts(rollouts: SampleResult) -> dict[str, Any]:
     logger = MetricsLogger(root=True)
     logger.aggregate([rollouts.metrics])
     return {name: logger.peek(name, default=None) for name in _COUNTS}

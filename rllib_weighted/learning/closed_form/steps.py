@@ -12,7 +12,12 @@ import torch
 from ray.rllib.core.columns import Columns
 from torch import Tensor
 
-from rllib_weighted.core.modules import Networks, UnknownNetworkError, overrider, read_networks
+from rllib_weighted.core.modules import (
+    Networks,
+    UnknownNetworkError,
+    overriding_class,
+    read_networks,
+)
 from rllib_weighted.learning.closed_form.kernel import Kernel
 from rllib_weighted.learning.closed_form.loss import PPOLoss, RowColumns
 from rllib_weighted.learning.losses import WorkerLosses
@@ -38,25 +43,25 @@ _HOOKS = (
 )
 
 
-class SlowStepsError(Exception):
+class ClosedFormUnsupported(Exception):
     """The fast way is no way for this learner; the message says why."""
 
 
-def fast_networks(learner: Any, module_id: str) -> Networks:
+def closed_form_networks(learner: Any, module_id: str) -> Networks:
     """Returns the layers of a module whose steps can be taken the fast way.
 
     All learners of a group come to the same answer: it follows from config and classes.
 
     Raises:
-        SlowStepsError: Something in the config, the learner or the module needs the general way.
+        ClosedFormUnsupported: Config, learner or module needs the autograd reference.
     """
     reason = _why_not(learner, module_id)
     if reason is not None:
-        raise SlowStepsError(reason)
+        raise ClosedFormUnsupported(reason)
     try:
         return read_networks(learner.module[module_id].unwrapped())
     except UnknownNetworkError as error:
-        raise SlowStepsError(str(error)) from None
+        raise ClosedFormUnsupported(str(error)) from None
 
 
 def _why_not(learner: Any, module_id: str) -> str | None:
@@ -66,7 +71,7 @@ def _why_not(learner: Any, module_id: str) -> str | None:
     if not learner.has_stock_loss(module_id):
         return "the loss is a custom one, or the module a recurrent one"
     for hook in _HOOKS:
-        if user := overrider(type(learner), hook):
+        if user := overriding_class(type(learner), hook):
             return f"{user} overrides `{hook}`"
     if not config.use_critic:
         return "`use_critic`=False"
@@ -195,8 +200,8 @@ class FastSteps(Steps):
         return self._of_all(self._own, local, self._workers)
 
 
-class FastMergedSteps(FastSteps):
-    """Steps of one parameter set; see `MergedSteps`."""
+class ClosedFormSteps(FastSteps):
+    """Steps of one parameter set; see `SharedSteps`."""
 
     _last_norm: Tensor | None = None
 
@@ -258,8 +263,8 @@ class FastMergedSteps(FastSteps):
         return means
 
 
-class FastActorSteps(FastSteps):
-    """Steps of every worker's own parameters; see `ActorSteps`."""
+class ClosedFormPerWorkerSteps(FastSteps):
+    """Steps of every worker's own parameters; see `PerWorkerSteps`."""
 
     @property
     def _is_stacked(self) -> bool:

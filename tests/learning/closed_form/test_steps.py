@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rllib_weighted.learning.closed_form.kernel import Kernel
 from rllib_weighted.learning.closed_form.loss import PPOLoss
-from rllib_weighted.learning.steps import ActorSteps, MergedSteps
+from rllib_weighted.learning.steps import PerWorkerSteps, SharedSteps
 from tests.learning.closed_form.helpers import BOX
 from tests.learning.helpers import (
     DISCRETE,
@@ -74,7 +74,7 @@ def start(groups: list[Any], dtype: torch.dtype) -> None:
         learner_of(group).use(dtype)
         if learner_of(group).actors is not None:
             learner_of(group).actors.start_from_module()
-    fast, general = (learner_of(group).fast_networks for group in groups)
+    fast, general = (learner_of(group).closed_form_networks for group in groups)
     assert fast is not None
     assert general is None
 
@@ -110,7 +110,7 @@ def update(group: Any, episodes: list[Any], order: Any, **kwargs: Any) -> tuple[
         for key, value in results[DEFAULT_MODULE_ID].items()
         if "lifetime" not in key and "throughput" not in key
     }
-    return group.take_merge_report(), metrics
+    return group.take_update_result(), metrics
 
 
 def assert_close(found: Any, wanted: Any, tolerance: float, name: str) -> None:
@@ -265,7 +265,7 @@ class Count:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.general = self.fast = 0
-        for kind in (MergedSteps, ActorSteps):
+        for kind in (SharedSteps, PerWorkerSteps):
             monkeypatch.setattr(kind, "take", self._counted(kind.take, "general"))
         monkeypatch.setattr(Kernel, "forward", self._counted(Kernel.forward, "fast"))
 

@@ -33,8 +33,8 @@ def outcome(learner: Any, caplog: pytest.LogCaptureFixture) -> str:
     """What the learner writes into the log, once."""
     caplog.clear()
     with caplog.at_level(logging.INFO, "rllib_weighted"):
-        networks = learner.fast_networks
-        assert learner.fast_networks is networks
+        networks = learner.closed_form_networks
+        assert learner.closed_form_networks is networks
     (message,) = caplog.messages
     assert (networks is not None) == (message == FAST)
     return message

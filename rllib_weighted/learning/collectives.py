@@ -17,7 +17,7 @@ from torch import distributed as dist
 from rllib_weighted.learning.losses import PART_NAMES, WorkerLosses
 
 
-class Exchange:
+class Collectives:
     """The sums over all learners. With a single one, nothing is sent and nothing is copied.
 
     Every method is collective: all learners call the same ones in the same order, also those
