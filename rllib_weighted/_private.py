@@ -42,7 +42,7 @@ class PrivateName(NamedTuple):
             classes = owner.__mro__[:-1] if isinstance(owner, type) else [owner]
             if not any(f"self.{self.name}" in inspect.getsource(cls) for cls in classes):
                 return f"{self.owner} has no `{self.name}` any more"
-        if self.parameters is not None:
+        if self.parameters is not None and callable(found):
             own = tuple(name for name in inspect.signature(found).parameters if name != "self")
             if own != self.parameters:
                 return f"{self.owner}.{self.name} takes {own}, not {self.parameters}"
