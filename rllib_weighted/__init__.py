@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import wrapt
 
+from rllib_weighted._private import tune_registry
+
 if TYPE_CHECKING:
     from rllib_weighted.algorithm import WeightedPPO
     from rllib_weighted.config import WeightedPPOConfig
@@ -26,39 +28,6 @@ if TYPE_CHECKING:
         register_strategy,
     )
     from rllib_weighted.tuning import merge_grid
-
-# Makes `WeightedPPO` known to Tune by its name, without loading Ray for it
-
-
-ALGORITHM = "WeightedPPO"
-
-
-def register_with_tune() -> None:
-    """Registers the algorithm as soon as Tune is imported, or at once if it has been."""
-    wrapt.register_post_import_hook(_register, "ray.tune.registry")
-
-
-class _Deferred:
-    """Stands for the algorithm until it is asked for, then is it.
-
-    Tune's registry keeps its entries pickled (tested with Ray 2.60), and this one's pickle is the
-    instruction to import the algorithm. `tune.register_trainable` wants the class itself, which
-    cannot be imported here: RLlib imports Tune first, and is then half loaded.
-    """
-
-    def __reduce__(self) -> Any:
-        return _load, ()
-
-
-def _load() -> type:
-    import rllib_weighted
-
-    return rllib_weighted.WeightedPPO
-
-
-def _register(registry: Any) -> None:
-    registry._global_registry.register(registry.TRAINABLE_CLASS, ALGORITHM, _Deferred())
-
 
 __version__ = "0.1.0"
 
@@ -93,4 +62,21 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-register_with_tune()
+class _Deferred:
+    """Stands for the algorithm until it is asked for, then is it.
+
+    Tune's registry keeps its entries pickled (tested with Ray 2.60), and this one's pickle is the
+    instruction to import the algorithm. `tune.register_trainable` wants the class itself, which
+    cannot be imported here: RLlib imports Tune first, and is then half loaded.
+    """
+
+    def __reduce__(self) -> Any:
+        return __getattr__, ("WeightedPPO",)
+
+
+def _register_with_tune(registry: Any) -> None:
+    tune_registry(registry).register(registry.TRAINABLE_CLASS, "WeightedPPO", _Deferred())
+
+
+# As soon as Tune is imported, or at once if it has been: nothing else here loads Ray.
+wrapt.register_post_import_hook(_register_with_tune, "ray.tune.registry")

@@ -49,4 +49,83 @@ class PrivateName(NamedTuple):
         return None
 
 
-NAMES: tuple[PrivateName, ...] = ()
+_CONFIG = "ray.rllib.algorithms.algorithm_config:AlgorithmConfig"
+
+NAMES: tuple[PrivateName, ...] = (
+    # Driver: package, algorithm, config, validation, tuning
+    PrivateName(
+        "ray.tune.registry",
+        "_global_registry",
+        "names of environments and algorithms; `register_trainable` imports what it registers",
+    ),
+    PrivateName(
+        "ray.rllib.env.single_agent_env_runner:SingleAgentEnvRunner",
+        "_env_to_module",
+        "the local env runner's connectors are the driver's own",
+    ),
+    PrivateName(
+        "ray.rllib.env.single_agent_env_runner:SingleAgentEnvRunner",
+        "_module_to_env",
+        "likewise",
+    ),
+    PrivateName(
+        "ray.rllib.algorithms.algorithm:Algorithm",
+        "_run_one_evaluation",
+        "`evaluate()` with the care for failed env runners around it, for the first round",
+        ("parallel_train_future",),
+    ),
+    PrivateName(
+        "ray.rllib.algorithms.algorithm:Algorithm",
+        "_counters",
+        "RLlib counts restored env runners there",
+    ),
+    PrivateName(
+        "ray.tune.trainable.trainable:Trainable",
+        "_storage",
+        "where the trial's folder lies; no public access",
+    ),
+    PrivateName(
+        "ray.tune.trainable.trainable:Trainable",
+        "_trial_info",
+        "`reset_config` starts over with it",
+    ),
+    PrivateName(
+        _CONFIG,
+        "_train_batch_size_per_learner",
+        "the public property divides `train_batch_size` where it is not set",
+    ),
+    PrivateName(_CONFIG, "_torch_grad_scaler_class", "refused with per-worker parameters"),
+    PrivateName(
+        _CONFIG,
+        "_dont_auto_sync_env_runner_states",
+        "a round's request carries all state; RLlib's own broadcast may lag",
+    ),
+    PrivateName(_CONFIG, "_validate_config", "False turns problems into warnings"),
+)
+
+
+# Driver
+
+
+def tune_registry(module: Any) -> Any:
+    """Returns Tune's registry of names, given its module `ray.tune.registry`."""
+    return module._global_registry
+
+
+def connector_pipelines(algorithm: Any) -> tuple[Any, Any]:
+    """Returns the driver's connector pipelines: the local env runner's, if there is one."""
+    return (
+        getattr(algorithm.env_runner, "_env_to_module", algorithm.env_to_module_connector),
+        getattr(algorithm.env_runner, "_module_to_env", algorithm.module_to_env_connector),
+    )
+
+
+def batch_size_per_learner(config: Any) -> int | None:
+    """Returns the setting `train_batch_size_per_learner`; None where it is not set."""
+    size: int | None = config._train_batch_size_per_learner
+    return size
+
+
+def grad_scaler_class(config: Any) -> Any:
+    """Returns the class of the gradient scaler of mixed precision; None without one."""
+    return config._torch_grad_scaler_class

@@ -1,4 +1,8 @@
-"""The algorithm: one round = sample, update, sync, record."""
+"""The algorithm: one round is sample, update, sync, record.
+
+`WeightedPPO` reads from top to bottom in the order of a round; what it writes down of each worker
+is below it.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +37,7 @@ from ray.rllib.utils.metrics import (
     WEIGHTS_SEQ_NO,
 )
 
+from rllib_weighted._private import connector_pipelines
 from rllib_weighted.config import WeightedPPOConfig
 from rllib_weighted.core.messages import UpdateRequest, UpdateResult
 from rllib_weighted.core.seeding import draw_root_seed, environment_seed
@@ -45,136 +50,7 @@ from rllib_weighted.records.metrics import WorkerRecord, summarize, worker_metri
 from rllib_weighted.sampling.collect import Rollouts, collect_rollouts, merge_connector_states
 from rllib_weighted.tuning import TrialPPO
 
-# What is written down of each worker after a round
-
-
 logger = logging.getLogger(__name__)
-
-
-def worker_records(
-    rollouts: Rollouts,
-    report: UpdateResult | None,
-    drops: dict[int, str],
-    *,
-    layout: WorkerLayout,
-    root_seed: int,
-) -> list[WorkerRecord]:
-    """Returns a record per configured worker.
-
-    Args:
-        rollouts: What the env runners sampled.
-        report: What the merges did; None if there was nothing to learn from.
-        drops: The workers that were dropped; see `worker_drops`.
-        layout: Numbering of the workers.
-        root_seed: The run's root seed.
-    """
-    records = []
-    for worker in range(layout.num_workers):
-        returns = rollouts.returns.get(worker, [])
-        records.append(
-            WorkerRecord(
-                worker=worker,
-                env_runner=layout.env_runner(worker),
-                env_index=layout.env_index(worker),
-                seed=_first_seed(worker, layout, root_seed),
-                signal=report.signals[worker] if report else None,
-                share=report.shares[worker] if report else 0.0,
-                weight=report.weights[worker] if report else 0.0,
-                loss=report.losses[worker] if report else None,
-                episode_return=float(np.mean(returns)) if returns else None,
-                num_episodes=len(returns),
-                dropped=worker in drops,
-                drift=report.drifts[worker] if report and report.drifts else None,
-            )
-        )
-    return records
-
-
-def worker_drops(
-    rollouts: Rollouts, report: UpdateResult | None, layout: WorkerLayout
-) -> dict[int, str]:
-    """Returns the workers that were left out of a merge of the round, and why."""
-    sampled = rollouts.workers
-    drops = {}
-    for worker in range(layout.num_workers):
-        reason = report.drops[worker] if report else None
-        if worker not in sampled:
-            reason = rollouts.absent.get(layout.env_runner(worker), "it sent nothing")
-        if reason is not None:
-            drops[worker] = reason
-    return drops
-
-
-def log_drops(round: int, drops: dict[int, str], before: dict[int, str]) -> None:
-    """Says who is dropped and why; once, for as long as it stays so.
-
-    Args:
-        round: Number of the round.
-        drops: Who is dropped in this round.
-        before: Who was in the round before.
-    """
-    news = {worker: why for worker, why in drops.items() if before.get(worker) != why}
-    for reason in dict.fromkeys(news.values()):
-        workers = [worker for worker, why in news.items() if why == reason]
-        logger.warning("Round %d: dropped worker(s) %s: %s", round, workers, reason)
-    if back := sorted(before.keys() - drops.keys()):
-        logger.warning("Round %d: worker(s) %s take part again", round, back)
-
-
-def sampling_path(rollouts: Rollouts) -> dict[str, float]:
-    """Returns the metrics that say which way the round's steps came; NaN if none came."""
-    count = rollouts.num_results
-    shares = {names.FAST_SAMPLING: rollouts.num_fast, names.COLUMNS: len(rollouts.columns)}
-    return {name: number / count if count else math.nan for name, number in shares.items()}
-
-
-def _first_seed(worker: int, layout: WorkerLayout, root_seed: int) -> int:
-    """Returns the environment seed of a worker's first episode ("fixed": of all of them)."""
-    return environment_seed(
-        root_seed,
-        slot=layout.first_slot(worker),
-        num_slots=layout.num_slots,
-        evaluation=False,
-        counters=(0,),
-    )
-
-
-# What the driver sends to env runners: weights, connector states, the lifetime step counter
-
-
-def pipelines(algorithm: Any) -> tuple[Any, Any]:
-    """Returns the driver's connector pipelines: the local env runner's, if there is one."""
-    return (
-        getattr(algorithm.env_runner, "_env_to_module", algorithm.env_to_module_connector),
-        getattr(algorithm.env_runner, "_module_to_env", algorithm.module_to_env_connector),
-    )
-
-
-def connector_states(algorithm: Any) -> dict[str, Any]:
-    """Returns the states of the driver's connector pipelines, as env runners take them."""
-    env_to_module, module_to_env = pipelines(algorithm)
-    return {
-        COMPONENT_ENV_TO_MODULE_CONNECTOR: env_to_module.get_state(),
-        COMPONENT_MODULE_TO_ENV_CONNECTOR: module_to_env.get_state(),
-    }
-
-
-def collect_runner_state(algorithm: Any, *, env_steps: int) -> dict[str, Any]:
-    """Returns the state that env runners need for the next round.
-
-    Args:
-        algorithm: The algorithm.
-        env_steps: Environment steps sampled so far.
-    """
-    component = f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}"
-    learner = algorithm.learner_group.get_state(components=component, inference_only=True)
-    kept = {COMPONENT_RL_MODULE, WEIGHTS_SEQ_NO}
-    state = {key: value for key, value in learner[COMPONENT_LEARNER].items() if key in kept}
-    state[NUM_ENV_STEPS_SAMPLED_LIFETIME] = env_steps
-    if algorithm.config.broadcast_env_runner_states and algorithm.config.merge_env_runner_states:
-        state |= connector_states(algorithm)
-    return state
-
 
 _STATE_KEY = "weighted_ppo"
 
@@ -233,16 +109,16 @@ class WeightedPPO(TrialPPO):
         self._round += 1
         with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
             rollouts = self._sample()
-        report = None
+        result = None
         if data := rollouts.data():
             with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
-                report = self._update(rollouts, data)
+                result = self._update(rollouts, data)
         with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER)):
             self._sync(rollouts)
-        self._record(rollouts, report)
+        self._record(rollouts, result)
 
     def _sample(self) -> Rollouts:
-        """Asks every env runner for its part of the round, and takes what comes in time."""
+        """Samples one round; env runners that exceed `sample_timeout_s` are dropped."""
         if self._runner_state is None:
             self._fetch_runner_state()
         rollouts = collect_rollouts(
@@ -266,7 +142,7 @@ class WeightedPPO(TrialPPO):
         return rollouts
 
     def _takes_columns(self) -> bool:
-        """Whether the learners can do without episodes; asked once of each new group."""
+        """Whether the learners take columns; asked once of each new learner group."""
         if self._asked_group is not self.learner_group:
             self._asked_group = self.learner_group
             self._why_episodes = self.learner_group.why_not_columns()
@@ -278,7 +154,7 @@ class WeightedPPO(TrialPPO):
     def restore_env_runners(self, env_runner_group: Any) -> list[int]:
         """Takes back lost env runners before a round; see `take_back`.
 
-        The next order brings them all that they need.
+        The next request brings them the whole training state.
         """
         if env_runner_group is not self.env_runner_group:
             return list(super().restore_env_runners(env_runner_group))
@@ -315,8 +191,8 @@ class WeightedPPO(TrialPPO):
         )
 
     def _sync(self, rollouts: Rollouts) -> None:
-        """Merges connector states; what env runners need next travels with the next order."""
-        env_to_module, module_to_env = pipelines(self)
+        """Merges connector states; the next request carries them and the weights out again."""
+        env_to_module, module_to_env = connector_pipelines(self)
         merge_connector_states(
             rollouts.connector_states,
             config=self.config,
@@ -328,9 +204,24 @@ class WeightedPPO(TrialPPO):
             self.env_runner.set_state(self._runner_state)
 
     def _fetch_runner_state(self) -> None:
-        """Gets from the learners what the env runners need for the next round."""
-        self._runner_state = collect_runner_state(self, env_steps=self._env_steps)
+        """Collects the state that the env runners need for the next round."""
+        component = f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}"
+        learner = self.learner_group.get_state(components=component, inference_only=True)
+        kept = {COMPONENT_RL_MODULE, WEIGHTS_SEQ_NO}
+        state = {key: value for key, value in learner[COMPONENT_LEARNER].items() if key in kept}
+        state[NUM_ENV_STEPS_SAMPLED_LIFETIME] = self._env_steps
+        if self.config.broadcast_env_runner_states and self.config.merge_env_runner_states:
+            state |= self._connector_states()
+        self._runner_state = state
         self._per_worker_parameters = self.learner_group.per_worker_parameters()
+
+    def _connector_states(self) -> dict[str, Any]:
+        """Returns the states of the driver's connector pipelines, as env runners take them."""
+        env_to_module, module_to_env = connector_pipelines(self)
+        return {
+            COMPONENT_ENV_TO_MODULE_CONNECTOR: env_to_module.get_state(),
+            COMPONENT_MODULE_TO_ENV_CONNECTOR: module_to_env.get_state(),
+        }
 
     @override(Algorithm)
     def evaluate(self, parallel_train_future: Any = None) -> Any:
@@ -340,7 +231,7 @@ class WeightedPPO(TrialPPO):
         local one, and drops those of remote ones, because the weights are still in flight.
         """
         if self.eval_env_runner_group and self.evaluation_config.broadcast_env_runner_states:
-            states = connector_states(self)
+            states = self._connector_states()
             self.eval_env_runner_group.foreach_env_runner(
                 lambda env_runner: env_runner.set_state(states),
                 timeout_seconds=self.config.sync_filters_on_rollout_workers_timeout_s,
@@ -354,14 +245,14 @@ class WeightedPPO(TrialPPO):
         counter = (ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME)
         return int(self.metrics.peek(counter, default=0))
 
-    def _record(self, rollouts: Rollouts, report: UpdateResult | None) -> None:
+    def _record(self, rollouts: Rollouts, result: UpdateResult | None) -> None:
         """Writes metrics and the merge history."""
         layout = self.config.worker_layout
-        drops = worker_drops(rollouts, report, layout)
+        drops = worker_drops(rollouts, result, layout)
         log_drops(self._round, drops, self._drops_before)
         self._drops_before = drops
-        records = worker_records(rollouts, report, drops, layout=layout, root_seed=self._root_seed)
-        skipped = report.num_skipped_steps if report else 0
+        records = worker_records(rollouts, result, drops, layout=layout, root_seed=self._root_seed)
+        skipped = result.num_skipped_steps if result else 0
         summary = summarize(
             records,
             num_skipped_steps=skipped,
@@ -480,3 +371,91 @@ class WeightedPPO(TrialPPO):
         if group is not None and group.num_remote_workers():
             kill_unresponsive(group)
         super().cleanup()
+
+
+def worker_records(
+    rollouts: Rollouts,
+    result: UpdateResult | None,
+    drops: dict[int, str],
+    *,
+    layout: WorkerLayout,
+    root_seed: int,
+) -> list[WorkerRecord]:
+    """Returns a record per configured worker.
+
+    Args:
+        rollouts: What the env runners sampled.
+        result: What the merges did; None if there was nothing to learn from.
+        drops: The workers that were dropped; see `worker_drops`.
+        layout: Numbering of the workers.
+        root_seed: The run's root seed.
+    """
+    records = []
+    for worker in range(layout.num_workers):
+        returns = rollouts.returns.get(worker, [])
+        records.append(
+            WorkerRecord(
+                worker=worker,
+                env_runner=layout.env_runner(worker),
+                env_index=layout.env_index(worker),
+                seed=_first_seed(worker, layout, root_seed),
+                signal=result.signals[worker] if result else None,
+                share=result.shares[worker] if result else 0.0,
+                weight=result.weights[worker] if result else 0.0,
+                loss=result.losses[worker] if result else None,
+                episode_return=float(np.mean(returns)) if returns else None,
+                num_episodes=len(returns),
+                dropped=worker in drops,
+                drift=result.drifts[worker] if result and result.drifts else None,
+            )
+        )
+    return records
+
+
+def worker_drops(
+    rollouts: Rollouts, result: UpdateResult | None, layout: WorkerLayout
+) -> dict[int, str]:
+    """Returns the workers that were left out of a merge of the round, and why."""
+    sampled = rollouts.workers
+    drops = {}
+    for worker in range(layout.num_workers):
+        reason = result.drops[worker] if result else None
+        if worker not in sampled:
+            reason = rollouts.absent.get(layout.env_runner(worker), "it sent nothing")
+        if reason is not None:
+            drops[worker] = reason
+    return drops
+
+
+def log_drops(round: int, drops: dict[int, str], before: dict[int, str]) -> None:
+    """Says who is dropped and why; once, for as long as it stays so.
+
+    Args:
+        round: Number of the round.
+        drops: Who is dropped in this round.
+        before: Who was in the round before.
+    """
+    news = {worker: why for worker, why in drops.items() if before.get(worker) != why}
+    for reason in dict.fromkeys(news.values()):
+        workers = [worker for worker, why in news.items() if why == reason]
+        logger.warning("Round %d: dropped worker(s) %s: %s", round, workers, reason)
+    if back := sorted(before.keys() - drops.keys()):
+        logger.warning("Round %d: worker(s) %s take part again", round, back)
+
+
+def sampling_path(rollouts: Rollouts) -> dict[str, float]:
+    """Returns the metrics that say which way the round's steps came; NaN if none came."""
+    count = rollouts.num_results
+    shares = {names.FAST_SAMPLING: rollouts.num_fast, names.COLUMNS: len(rollouts.columns)}
+    return {name: number / count if count else math.nan for name, number in shares.items()}
+
+
+def _first_seed(worker: int, layout: WorkerLayout, root_seed: int) -> int:
+    """Returns the environment seed of a worker's first episode ("fixed": of all of them)."""
+    return environment_seed(
+        root_seed,
+        slot=layout.first_slot(worker),
+        num_slots=layout.num_slots,
+        evaluation=False,
+        counters=(0,),
+    )

@@ -154,11 +154,23 @@ class WeightedPPOConfig(PPOConfig):
             if value is not NotProvided:
                 setattr(self, name, value)
 
+    # Tune's samplers draw numpy numbers; RLlib asks for plain ones.
+
     def __setattr__(self, key: str, value: Any) -> None:
-        super().__setattr__(key, _kept(key, value))
+        super().__setattr__(key, value.item() if isinstance(value, np.generic) else value)
 
     def __setitem__(self, key: str, value: Any) -> None:
-        super().__setitem__(key, _kept(key, value))
+        super().__setitem__(key, value.item() if isinstance(value, np.generic) else value)
+
+    @override(AlgorithmConfig)
+    def get_state(self) -> dict[str, Any]:
+        """Returns all settings, also those that are -1.
+
+        RLlib (2.60) leaves out whatever equals -1, its marker of deprecated settings; a mistaken
+        -1 would become the default, and nobody would see it.
+        """
+        state: dict[str, Any] = super().get_state()
+        return state | {name: getattr(self, name) for name in CHECKED_NUMBERS}
 
     # What RLlib builds from this config
 
@@ -262,36 +274,6 @@ class WeightedPPOConfig(PPOConfig):
             return None
         scheduler = Scheduler(fixed_value_or_schedule=self.min_weight, framework="torch")
         return float(scheduler.update(timestep=env_steps))
-
-
-class _MinusOne(float):
-    """-1, but not equal to it.
-
-    RLlib's `AlgorithmConfig.get_state` silently leaves out attributes that equal -1, its marker
-    of deprecated settings, so that validation would see the default instead. Can go when
-    upstream's marker is no number.
-    """
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
-
-    def __ne__(self, other: object) -> bool:
-        return self is not other
-
-    def __hash__(self) -> int:
-        return id(self)
-
-
-def _kept(name: str, value: Any) -> Any:
-    """Returns a setting's value in a form that survives RLlib's copies of the config.
-
-    Samplers of Tune draw numpy numbers, which are not the plain ones that RLlib asks for.
-    """
-    if isinstance(value, np.generic):
-        value = value.item()
-    if name in CHECKED_NUMBERS and type(value) in (int, float) and value == -1:
-        return _MinusOne(value)
-    return value
 
 
 def _listed(problems: list[str]) -> str:

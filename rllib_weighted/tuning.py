@@ -1,4 +1,4 @@
-"""What RLlib's PPO lacks as a trial of a Tune experiment."""
+"""Everything that concerns Tune: the algorithm as a trial, search spaces, and does a trial fit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,115 @@ from rllib_weighted.merging import Weighting, resolve_strategy
 if TYPE_CHECKING:
     from ray.tune import PlacementGroupFactory
 
-# Search spaces for Tune
+
+_STATE_KEY = "tune_trial"
+
+
+class TrialPPO(PPO):
+    """PPO that can be searched and scheduled.
+
+    It refuses to wait for ever, has columns for its evaluation from the start, can be reused for
+    another trial, and keeps the settings that a scheduler has changed.
+
+    Attributes:
+        settings_of_checkpoint: Settings that a restored trial takes from its own checkpoint.
+    """
+
+    config: Any
+    settings_of_checkpoint: ClassVar[tuple[str, ...]] = ()
+
+    @override(Algorithm)
+    def __init__(self, config: Any = None, *args: Any, **kwargs: Any) -> None:
+        # RLlib drops what Tune says of the trial: its own `trial_id` is always "default".
+        trial_info = config.get(TRIAL_INFO) if isinstance(config, dict) else None
+        self._tune_trial_id: str | None = getattr(trial_info, "trial_id", None)
+        self._is_clone = False
+        super().__init__(config, *args, **kwargs)
+
+    @override(Algorithm)
+    def setup(self, config: Any) -> None:
+        super().setup(config)
+        self._num_threads = round_threads(
+            self.config, num_parameters=self.learner_group.num_parameters
+        )
+
+    @classmethod
+    @override(Algorithm)
+    def default_resource_request(cls, config: Any) -> Any:
+        """Returns what a trial asks Tune for; see `Algorithm.default_resource_request`.
+
+        Raises:
+            ValueError: The running Ray can never place it, so that it would wait for ever.
+        """
+        request = super().default_resource_request(config)
+        problem = trial_problem(cls.get_default_config().update_from_dict(config), request)
+        if problem is not None:
+            raise ValueError(problem)
+        return request
+
+    @override(Algorithm)
+    def step(self) -> dict[str, Any]:
+        """One round, evaluated if it is time to; see `Algorithm.step`.
+
+        Where there is an `evaluation_interval`, the first round is evaluated too: Tune's
+        progress.csv takes its columns from the first result. A round without evaluation reports
+        NaN (RLlib, 2.60, repeats the last values once). `_run_one_evaluation` is RLlib's private
+        `evaluate()` with the care for failed env runners around it.
+        """
+        with computing_with(self._num_threads):
+            return self._step()
+
+    def _step(self) -> dict[str, Any]:
+        results: dict[str, Any] = super().step()
+        if self._is_clone:
+            results[SHOULD_CHECKPOINT] = True  # Its own, with the settings that it has now.
+            self._is_clone = False
+        interval = self.config.evaluation_interval
+        if not interval or (self.iteration + 1) % interval == 0:
+            return results
+        if self.iteration == 0 and self.config.evaluation_duration != "auto":
+            results.update(self._run_one_evaluation())
+        elif EVALUATION_RESULTS in results:
+            unknown = tree.map_structure(lambda _: math.nan, results[EVALUATION_RESULTS])
+            results[EVALUATION_RESULTS] = unknown
+        return results
+
+    @override(Algorithm)
+    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        state: dict[str, Any] = super().get_state(*args, **kwargs)
+        settings = {name: getattr(self.config, name) for name in self.settings_of_checkpoint}
+        state[_STATE_KEY] = {"trial_id": self._tune_trial_id, "settings": settings}
+        return state
+
+    @override(Algorithm)
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Restores a state; see `Algorithm.set_state`.
+
+        A resumed experiment gives its trials the settings of their start: Tune (2.60) forgets
+        what population-based training has changed, and draws what `tune.sample_from` drew anew.
+        So a trial that goes on from a checkpoint of its own takes the settings from there. From
+        another trial's, it is a clone, and the settings that it was given are the new ones.
+        """
+        super().set_state(state)
+        saved = state.get(_STATE_KEY)
+        if saved is None or self._tune_trial_id is None:
+            return
+        self._is_clone = saved["trial_id"] != self._tune_trial_id
+        if not self._is_clone:
+            config = self.config.copy(copy_frozen=False)
+            for name, value in saved["settings"].items():
+                setattr(config, name, value)
+            config.freeze()
+            self.config = config
+
+    @override(Algorithm)
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Starts over in the same process with the config of another trial (`reuse_actors`)."""
+        # `Trainable.reset` has put that plain dict in place of the config already.
+        self.cleanup()
+        info = {TRIAL_INFO: self._trial_info}
+        type(self).__init__(self, {**new_config, **info}, storage=self._storage)
+        return True
 
 
 _Point = tuple[str | Weighting, float | None]
@@ -92,9 +200,6 @@ def _arm_name(point: _Point, taken: Mapping[str, Any]) -> str:
         name += " 1/N" if weight is None else f" {weight:.4g}"
     names = [name, *(f"{name} #{number}" for number in range(2, len(taken) + 2))]
     return next(free for free in names if free not in taken)
-
-
-# Whether a trial's processes can be placed on a cluster's nodes, and how often at once
 
 
 Resources = Mapping[str, float]
@@ -246,45 +351,31 @@ def _first_fit(
 
 
 def _can_be_placed(request: PlacementGroupFactory, nodes: Sequence[Resources]) -> bool:
-    bundles = _bundles(request)
-    if _first_fit(request, nodes) is not None or len(bundles) > _MAX_PROCESSES:
-        return True
-    search = _Search(one_per_node=request.strategy == "STRICT_SPREAD")
-    return search.fits(bundles, list(nodes), frozenset())
+    """Whether there is a way to place every bundle; an error must be certain.
 
-
-class _Search:
-    """Tries all ways to put bundles on nodes, up to a number of tries.
-
-    After that many it takes the trial as one that fits: an error must be certain.
+    After `_MAX_TRIES` tries, and for trials of more than `_MAX_PROCESSES` processes, yes.
     """
+    bundles = _bundles(request)
+    if len(bundles) > _MAX_PROCESSES:
+        return True
+    tries = iter(range(_MAX_TRIES))
+    one_per_node = request.strategy == "STRICT_SPREAD"
 
-    def __init__(self, *, one_per_node: bool) -> None:
-        self._one_per_node = one_per_node
-        self._tries = 0
-
-    def fits(self, bundles: list[Resources], nodes: list[Resources], used: frozenset[int]) -> bool:
-        """Whether there is a way.
-
-        Args:
-            bundles: What is still to be placed.
-            nodes: What each node has left.
-            used: Nodes that take no more of them.
-        """
-        self._tries += 1
-        if not bundles or self._tries > _MAX_TRIES:
+    def place(start: int, nodes: list[Resources]) -> bool:
+        if start == len(bundles) or next(tries, None) is None:
             return True
-        bundle, *rest = bundles
         tried: list[Resources] = []
         for index, node in enumerate(nodes):
             # Nodes that have the same left need not be tried twice.
-            if index in used or node in tried or not _fits(bundle, node):
+            if node in tried or not _fits(bundles[start], node):
                 continue
             tried.append(node)
-            after = [*nodes[:index], _minus(node, bundle), *nodes[index + 1 :]]
-            if self.fits(rest, after, used | {index} if self._one_per_node else used):
+            left = [] if one_per_node else [_minus(node, bundles[start])]
+            if place(start + 1, [*nodes[:index], *left, *nodes[index + 1 :]]):
                 return True
         return False
+
+    return place(0, list(nodes))
 
 
 def _fits(bundle: Resources, node: Resources) -> bool:
@@ -293,113 +384,3 @@ def _fits(bundle: Resources, node: Resources) -> bool:
 
 def _minus(node: Resources, bundle: Resources) -> Resources:
     return {name: amount - bundle.get(name, 0) for name, amount in node.items()}
-
-
-_STATE_KEY = "tune_trial"
-
-
-class TrialPPO(PPO):
-    """PPO that can be searched and scheduled.
-
-    It refuses to wait for ever, has columns for its evaluation from the start, can be reused for
-    another trial, and keeps the settings that a scheduler has changed.
-
-    Attributes:
-        settings_of_checkpoint: Settings that a restored trial takes from its own checkpoint.
-    """
-
-    config: Any
-    settings_of_checkpoint: ClassVar[tuple[str, ...]] = ()
-
-    @override(Algorithm)
-    def __init__(self, config: Any = None, *args: Any, **kwargs: Any) -> None:
-        # RLlib drops what Tune says of the trial: its own `trial_id` is always "default".
-        trial_info = config.get(TRIAL_INFO) if isinstance(config, dict) else None
-        self._tune_trial_id: str | None = getattr(trial_info, "trial_id", None)
-        self._is_clone = False
-        super().__init__(config, *args, **kwargs)
-
-    @override(Algorithm)
-    def setup(self, config: Any) -> None:
-        super().setup(config)
-        self._num_threads = round_threads(
-            self.config, num_parameters=self.learner_group.num_parameters
-        )
-
-    @classmethod
-    @override(Algorithm)
-    def default_resource_request(cls, config: Any) -> Any:
-        """Returns what a trial asks Tune for; see `Algorithm.default_resource_request`.
-
-        Raises:
-            ValueError: The running Ray can never place it, so that it would wait for ever.
-        """
-        request = super().default_resource_request(config)
-        problem = trial_problem(cls.get_default_config().update_from_dict(config), request)
-        if problem is not None:
-            raise ValueError(problem)
-        return request
-
-    @override(Algorithm)
-    def step(self) -> dict[str, Any]:
-        """One round, evaluated if it is time to; see `Algorithm.step`.
-
-        Where there is an `evaluation_interval`, the first round is evaluated too: Tune's
-        progress.csv takes its columns from the first result. A round without evaluation reports
-        NaN (RLlib, 2.60, repeats the last values once). `_run_one_evaluation` is RLlib's private
-        `evaluate()` with the care for failed env runners around it.
-        """
-        with computing_with(self._num_threads):
-            return self._step()
-
-    def _step(self) -> dict[str, Any]:
-        results: dict[str, Any] = super().step()
-        if self._is_clone:
-            results[SHOULD_CHECKPOINT] = True  # Its own, with the settings that it has now.
-            self._is_clone = False
-        interval = self.config.evaluation_interval
-        if not interval or (self.iteration + 1) % interval == 0:
-            return results
-        if self.iteration == 0 and self.config.evaluation_duration != "auto":
-            results.update(self._run_one_evaluation())
-        elif EVALUATION_RESULTS in results:
-            unknown = tree.map_structure(lambda _: math.nan, results[EVALUATION_RESULTS])
-            results[EVALUATION_RESULTS] = unknown
-        return results
-
-    @override(Algorithm)
-    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        state: dict[str, Any] = super().get_state(*args, **kwargs)
-        settings = {name: getattr(self.config, name) for name in self.settings_of_checkpoint}
-        state[_STATE_KEY] = {"trial_id": self._tune_trial_id, "settings": settings}
-        return state
-
-    @override(Algorithm)
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Restores a state; see `Algorithm.set_state`.
-
-        A resumed experiment gives its trials the settings of their start: Tune (2.60) forgets
-        what population-based training has changed, and draws what `tune.sample_from` drew anew.
-        So a trial that goes on from a checkpoint of its own takes the settings from there. From
-        another trial's, it is a clone, and the settings that it was given are the new ones.
-        """
-        super().set_state(state)
-        saved = state.get(_STATE_KEY)
-        if saved is None or self._tune_trial_id is None:
-            return
-        self._is_clone = saved["trial_id"] != self._tune_trial_id
-        if not self._is_clone:
-            config = self.config.copy(copy_frozen=False)
-            for name, value in saved["settings"].items():
-                setattr(config, name, value)
-            config.freeze()
-            self.config = config
-
-    @override(Algorithm)
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Starts over in the same process with the config of another trial (`reuse_actors`)."""
-        # `Trainable.reset` has put that plain dict in place of the config already.
-        self.cleanup()
-        info = {TRIAL_INFO: self._trial_info}
-        type(self).__init__(self, {**new_config, **info}, storage=self._storage)
-        return True

@@ -5,15 +5,19 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
+from rllib_weighted._private import batch_size_per_learner, grad_scaler_class
 from rllib_weighted.core.envs import env_problem
 from rllib_weighted.learning.learner import WeightedPPOLearner
 from rllib_weighted.merging import strategy_problems
 from rllib_weighted.merging.registry import nearest
 from rllib_weighted.sampling.env_runner import WeightedEnvRunner
+
+if TYPE_CHECKING:
+    from rllib_weighted.config import WeightedPPOConfig
 
 _CHOICES = {
     "merge_unit": ("env_runner", "env"),
@@ -59,7 +63,7 @@ CHECKED_NUMBERS = frozenset(
 )
 
 
-def config_problems(config: Any) -> list[str]:
+def config_problems(config: WeightedPPOConfig) -> list[str]:
     """Returns all problems of a `WeightedPPOConfig`, in readable sentences; [] if there is none."""
     problems = [
         *_unknown_settings(config),
@@ -75,15 +79,15 @@ def config_problems(config: Any) -> list[str]:
     return [*problems, problem] if problem else problems
 
 
-def has_sound_counts(config: Any) -> bool:
+def has_sound_counts(config: WeightedPPOConfig) -> bool:
     """Whether RLlib's own validation can do its sums: on a rollout of 0 steps it never returns."""
     return not any((*_counts(config), *_fragment(config))) and all(
         value is None or _is_count(value, 1)
-        for value in (config.train_batch_size, config._train_batch_size_per_learner)
+        for value in (config.train_batch_size, batch_size_per_learner(config))
     )
 
 
-def _unknown_settings(config: Any) -> Iterator[str]:
+def _unknown_settings(config: WeightedPPOConfig) -> Iterator[str]:
     """Misspelt keys of a plain dict, which RLlib would silently set as attributes."""
     known = vars(type(config)())
     for name in vars(config):
@@ -94,7 +98,7 @@ def _unknown_settings(config: Any) -> Iterator[str]:
             yield f"`{name}` is no setting: did you mean `{near[0]}`?"
 
 
-def _choices(config: Any) -> Iterator[str]:
+def _choices(config: WeightedPPOConfig) -> Iterator[str]:
     for name, allowed in _CHOICES.items():
         value = getattr(config, name)
         if value not in allowed:
@@ -107,7 +111,7 @@ def _choices(config: Any) -> Iterator[str]:
             yield f"`{name}` should be True or False, found {value!r}: use {_default(config, name)}"
 
 
-def _numbers(config: Any) -> Iterator[str]:
+def _numbers(config: WeightedPPOConfig) -> Iterator[str]:
     for name, (should_be, may_be_scheduled, test) in _RULES.items():
         value = getattr(config, name)
         if value is None and name in _MAY_BE_NONE:
@@ -135,7 +139,7 @@ def _numbers(config: Any) -> Iterator[str]:
     yield from _fragment(config)
 
 
-def _fragment(config: Any) -> Iterator[str]:
+def _fragment(config: WeightedPPOConfig) -> Iterator[str]:
     length = config.rollout_fragment_length
     if length != "auto" and not _is_count(length, 1):
         yield (
@@ -144,7 +148,7 @@ def _fragment(config: Any) -> Iterator[str]:
         )
 
 
-def _counts(config: Any) -> Iterator[str]:
+def _counts(config: WeightedPPOConfig) -> Iterator[str]:
     for name, least in _COUNTS.items():
         value = getattr(config, name)
         if not _is_count(value, least):
@@ -166,11 +170,11 @@ def _schedule_problems(name: str, schedule: Any) -> Iterator[str]:
         )
 
 
-def _default(config: Any, name: str) -> Any:
+def _default(config: WeightedPPOConfig, name: str) -> Any:
     return getattr(type(config)(), name)
 
 
-def _remedy(config: Any, name: str) -> str:
+def _remedy(config: WeightedPPOConfig, name: str) -> str:
     return f"change it, or leave it out for the default {_default(config, name)!r}"
 
 
@@ -191,7 +195,7 @@ def _shown(value: Any) -> str:
     return f"{float(value):g}" if isinstance(value, float) else repr(value)
 
 
-def _stack(config: Any) -> Iterator[str]:
+def _stack(config: WeightedPPOConfig) -> Iterator[str]:
     """What this package needs of RLlib's machinery."""
     if not (config.enable_rl_module_and_learner and config.enable_env_runner_and_connector_v2):
         yield (
@@ -221,7 +225,7 @@ def _stack(config: Any) -> Iterator[str]:
         )
 
 
-def _classes(config: Any) -> Iterator[str]:
+def _classes(config: WeightedPPOConfig) -> Iterator[str]:
     for name, value, base in (
         ("env_runner_cls", config.env_runner_cls, WeightedEnvRunner),
         ("learner_class", config.learner_class, WeightedPPOLearner),
@@ -243,7 +247,7 @@ _HOOKS_OF_ONE_SET = (
 )
 
 
-def _own_parameters(config: Any) -> Iterator[str]:
+def _own_parameters(config: WeightedPPOConfig) -> Iterator[str]:
     """What does not go together with a parameter set per worker."""
     if not _is_sound_strategy(config) or not config.resolve_merge_strategy().per_worker_parameters:
         return
@@ -256,14 +260,14 @@ def _own_parameters(config: Any) -> Iterator[str]:
                     f"optimizer and does not call `{name}`, but {config.learner_class.__name__} "
                     "overrides it: leave it out, or use a strategy with shared parameters"
                 )
-    if config._torch_grad_scaler_class is not None:
+    if grad_scaler_class(config) is not None:
         yield (
             f"`merge_strategy`={config.merge_strategy!r} works without a gradient scaler, found "
-            f"{config._torch_grad_scaler_class!r}: leave `_torch_grad_scaler_class` out"
+            f"{grad_scaler_class(config)!r}: leave `_torch_grad_scaler_class` out"
         )
 
 
-def _workers(config: Any) -> Iterator[str]:
+def _workers(config: WeightedPPOConfig) -> Iterator[str]:
     """Whether the workers are enough, and each gets its part of the batch."""
     layout = config.worker_layout
     count = (
@@ -283,9 +287,9 @@ def _workers(config: Any) -> Iterator[str]:
             f"workers, use at most {layout.num_workers}"
         )
     name, batch, minibatch = "train_batch_size", config.train_batch_size, config.minibatch_size
-    if config._train_batch_size_per_learner is not None:
+    if batch_size_per_learner(config) is not None:
         name = "train_batch_size_per_learner"
-        batch = config._train_batch_size_per_learner
+        batch = batch_size_per_learner(config)
         if config.num_learners > 1 and _is_count(batch, 1):
             name = "num_learners x train_batch_size_per_learner"
             batch *= config.num_learners
@@ -313,9 +317,9 @@ def _workers(config: Any) -> Iterator[str]:
         )
 
 
-def _compares_workers(config: Any) -> bool:
+def _compares_workers(config: WeightedPPOConfig) -> bool:
     return _is_sound_strategy(config) and config.resolve_merge_strategy().signal != "none"
 
 
-def _is_sound_strategy(config: Any) -> bool:
+def _is_sound_strategy(config: WeightedPPOConfig) -> bool:
     return not strategy_problems(config.merge_strategy, config.merge_options)
