@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from rllib_weighted.merging.merge import as_signals, dropped_mask, fill_missing
+from rllib_weighted.merging.signals import as_signals, dropped_mask, fill_missing
 from tests.merging._asserts import assert_close
 
 INF = math.inf

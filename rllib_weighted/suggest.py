@@ -1,0 +1,23 @@
+"""The known name closest to one that is not known, for error messages."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """Returns the end of a sentence that suggests the known name closest to `name`.
+
+    Args:
+        name: What was found; anything but a string is close to nothing.
+        known: What it could have been.
+
+    Returns:
+        `"; did you mean 'x'?"`, or `""` if no known name is close.
+    """
+    if not isinstance(name, str):
+        return ""
+    by_lower = {candidate.lower(): candidate for candidate in known}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1)
+    return f"; did you mean {by_lower[close[0]]!r}?" if close else ""
