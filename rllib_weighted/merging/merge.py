@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from rllib_weighted.merging.registry import resolve_strategy
-from rllib_weighted.merging.shares import Direction, NegativeSignalError, Offset, Transform
+from rllib_weighted.merging.shares import NegativeSignalError
 from rllib_weighted.merging.signals import (
     Present,
     Signals,
@@ -115,7 +115,7 @@ def _merge_present(
     generator: torch.Generator | None,
 ) -> tuple[Tensor, Tensor]:
     """Shares and weights, [N] each, of workers that all take part."""
-    like, is_built_in = signals[0], type(strategy) in BUILT_IN
+    like, is_built_in = signals[0], type(strategy) in BUILT_IN.values()
     if not strategy.signals:
         signals = [torch.zeros_like(like)]
     filled = [known for signal in signals if (known := fill_missing(signal)) is not None]
@@ -164,14 +164,9 @@ def merge_weights(
     signals: Signals,
     *,
     min_weight: float | None = None,
-    offset: Offset = "auto",
-    direction: Direction = "high",
-    transform: Transform = "proportional",
-    normalize: bool = False,
-    temperature: float = 1.0,
-    top_k: int | None = None,
     present: Present | None = None,
     generator: torch.Generator | None = None,
+    **options: object,
 ) -> Tensor:
     """The weights of N workers from their signals, as a pure function.
 
@@ -180,40 +175,28 @@ def merge_weights(
     Ours, after arXiv 2304.12778. A worker with weight 2 moves the parameters exactly as two
     identical workers with weight 1 would.
 
+    Example:
+        >>> from rllib_weighted import merge_weights
+        >>> merge_weights([1.0, 3.0], offset="min").tolist()
+        [0.5, 1.5]
+
     Args:
         signals: [N], a tensor or a sequence; None, NaN and infinities are missing.
         min_weight: m >= 0; None is 1/N.
-        offset: added to every signal first: "auto", "min" or a number, in the unit of the signal.
-        direction: "high": a higher signal weighs more; "low": a lower one does.
-        transform: shifted signals -> shares: "proportional", "softmax", "rank", "top_k" or
-            "random"; `RewardWeighted` says what each is.
-        normalize: divide the weights by their sum.
-        temperature: of "softmax", > 0, in the unit of the signal.
-        top_k: of "top_k", which needs it: k >= 1.
         present: [N] bool, False for dropped workers, which get exactly 0; None if none is.
-        generator: random stream of `transform="random"`; None takes torch's global one.
+        generator: Random stream of `transform="random"`; None takes torch's global one.
+        options: Those of `RewardWeighted`: offset, direction, transform, temperature, top_k and
+            normalize.
 
     Returns:
         [N] float64, on the device of `signals`.
 
     Raises:
-        ValueError: as `merge`, and with all problems at once if options have wrong values.
+        ValueError: As `merge`, and with all problems of the options at once.
     """
-    strategy = RewardWeighted(
-        offset=offset,
-        direction=direction,
-        transform=transform,
-        temperature=temperature,
-        top_k=top_k,
-        normalize=normalize,
-    )
-    return merge(
-        resolve_strategy(strategy),
-        signals,
-        min_weight=min_weight,
-        present=present,
-        generator=generator,
-    ).weights
+    strategy = resolve_strategy("reward_weighted", options)
+    merged = merge(strategy, signals, min_weight=min_weight, present=present, generator=generator)
+    return merged.weights
 
 
 def weighted_sum(losses: Tensor | Sequence[Tensor], weights: Tensor) -> Tensor:
@@ -252,7 +235,7 @@ def is_quick(strategy: Weighting) -> TypeGuard[LossWeighted | RewardWeighted]:
     """Whether `quick_merge` knows a strategy: shares in proportion to signals, weights p + m."""
     return (
         isinstance(strategy, (LossWeighted, RewardWeighted))
-        and type(strategy) in BUILT_IN
+        and type(strategy) in BUILT_IN.values()
         and strategy.transform == "proportional"
         and strategy.direction == "high"
         and strategy.offset in ("auto", "min")

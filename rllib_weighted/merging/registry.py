@@ -18,28 +18,12 @@ from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from pydantic_core import SchemaError
 
 from rllib_weighted.merging.signals import SIGNALS
-from rllib_weighted.merging.strategies import (
-    BUILT_IN,
-    ActorAverage,
-    ActorSum,
-    Average,
-    LossWeighted,
-    RewardWeighted,
-    Sum,
-    Weighting,
-)
+from rllib_weighted.merging.strategies import BUILT_IN, Weighting
 from rllib_weighted.suggest import nearest
 
 _Strategy = TypeVar("_Strategy", bound=type[Weighting])
 
-_strategies: dict[str, type[Weighting]] = {
-    "average": Average,
-    "sum": Sum,
-    "reward_weighted": RewardWeighted,
-    "loss_weighted": LossWeighted,
-    "actor_average": ActorAverage,
-    "actor_sum": ActorSum,
-}
+_strategies = dict(BUILT_IN)
 
 
 def register_strategy(name: str) -> Callable[[_Strategy], _Strategy]:
@@ -62,10 +46,10 @@ def register_strategy(name: str) -> Callable[[_Strategy], _Strategy]:
 
     def register(strategy_class: _Strategy) -> _Strategy:
         _check_class(name, strategy_class)
-        known = _strategies.get(name)
-        if known is not None and _identity(known) != _identity(strategy_class):
+        known = _full_name(_strategies.get(name, strategy_class))
+        if known != _full_name(strategy_class):
             raise ValueError(
-                f"strategy {name!r} is already registered, as {'.'.join(_identity(known))}: "
+                f"strategy {name!r} is already registered, as {known}: "
                 "choose another name, or call unregister_strategy first"
             )
         _strategies[name] = strategy_class
@@ -74,8 +58,8 @@ def register_strategy(name: str) -> Callable[[_Strategy], _Strategy]:
     return register
 
 
-def _identity(strategy_class: type) -> tuple[str, str]:
-    return strategy_class.__module__, strategy_class.__qualname__
+def _full_name(strategy_class: type) -> str:
+    return f"{strategy_class.__module__}.{strategy_class.__qualname__}"
 
 
 def _check_class(name: str, strategy_class: object) -> None:
@@ -91,34 +75,25 @@ def _check_class(name: str, strategy_class: object) -> None:
             f"strategy {name!r} should define {missing}, found {strategy_class.__name__} without: "
             "define it in the class"
         )
-    if problem := _class_problem(strategy_class):
+    if problem := _signals_problem(strategy_class, strategy_class.signals):
         raise ValueError(problem)
 
 
-def _class_problem(strategy_class: type[Weighting]) -> str | None:
-    """Why a class does not say which signals it reads."""
-    declared: object = strategy_class.signals
-    if declared is Weighting.signals:
-        signal = getattr(strategy_class, "signal", None)
-        if signal in ("reward", "loss", "none"):
-            return None
-        return (
-            f"the `signal` of {strategy_class.__name__} should be 'reward', 'loss' or 'none', "
-            f'found {signal!r}: set it in the class, or better `signals = ("return",)`'
-        )
-    # A property depends on the options: the object is asked.
-    return None if isinstance(declared, property) else _signals_problem(strategy_class, declared)
-
-
 def _signals_problem(strategy_class: type[Weighting], declared: object) -> str | None:
-    names = declared if isinstance(declared, tuple) else (declared,)
-    unknown = [name for name in names if name not in [*SIGNALS]]
-    if isinstance(declared, tuple) and not unknown:
+    """Why what a class or an object has as its `signals` does not name signals."""
+    if declared is Weighting.signals:
+        declared = getattr(strategy_class, "signal", None)
+        is_known = declared in ("reward", "loss", "none")
+    elif isinstance(declared, property):
+        is_known = True  # It depends on the options: the object is asked.
+    else:
+        is_known = isinstance(declared, tuple) and all(name in [*SIGNALS] for name in declared)
+    if is_known:
         return None
     return (
-        f"the `signals` of {strategy_class.__name__} should be a tuple of names among "
-        f"{', '.join(map(repr, SIGNALS))}, found {declared!r}: set it in the class, as in "
-        f'`signals = ("return",)`{nearest((unknown or names)[0], SIGNALS)}'
+        f"the `signal` of {strategy_class.__name__} should be 'reward', 'loss' or 'none', or "
+        f"better its `signals` a tuple of names among {', '.join(map(repr, SIGNALS))}, found "
+        f'{declared!r}: set it in the class, as in `signals = ("return",)`'
     )
 
 
@@ -130,7 +105,7 @@ def unregister_strategy(name: str) -> None:
     """
     if name not in _strategies:
         raise ValueError(_unknown_strategy(name))
-    if _strategies[name] in BUILT_IN:
+    if name in BUILT_IN:
         raise ValueError(
             f"strategy {name!r} is built in and should stay: unregister only strategies of your own"
         )
@@ -142,10 +117,16 @@ def strategy_names() -> list[str]:
     return list(_strategies)
 
 
-def _unknown_strategy(name: str) -> str:
+def _unknown_strategy(strategy: object) -> str:
+    found, remedy = f"{strategy!r} ({type(strategy).__name__})", "use a name"
+    if isinstance(strategy, str):
+        found = repr(strategy)
+        remedy = f"use one of them or register your own{nearest(strategy, _strategies)}"
+    elif isinstance(strategy, type) and issubclass(strategy, Weighting):
+        remedy = f"write {strategy.__name__}()"
     return (
-        f"`merge_strategy` should be one of {', '.join(map(repr, _strategies))}, found {name!r}: "
-        f"use one of them or register your own{nearest(name, _strategies)}"
+        f"`merge_strategy` should be one of {', '.join(map(repr, _strategies))} or a Weighting "
+        f"object, found {found}: {remedy}"
     )
 
 
@@ -177,20 +158,9 @@ def strategy_problems(
         cls = type(strategy)
         values = {name: getattr(strategy, name) for name in option_types(cls)}
         return problems + _problems_of(cls.__name__, cls, values, strategy)
-    if not isinstance(strategy, str):
-        return [_neither_name_nor_object(strategy), *problems]
-    if strategy not in _strategies:
+    if not isinstance(strategy, str) or strategy not in _strategies:
         return [_unknown_strategy(strategy), *problems]
     return problems + _problems_of(repr(strategy), _strategies[strategy], options or {})
-
-
-def _neither_name_nor_object(strategy: object) -> str:
-    is_class = isinstance(strategy, type) and issubclass(strategy, Weighting)
-    remedy = f"write {strategy.__name__}()" if is_class else "use a name"  # type: ignore[attr-defined]
-    return (
-        f"`merge_strategy` should be one of {', '.join(map(repr, _strategies))} or a Weighting "
-        f"object, found {strategy!r} ({type(strategy).__name__}): {remedy}"
-    )
 
 
 def _problems_of(
@@ -209,7 +179,7 @@ def _problems_of(
     """
     found = _option_problems(owner, strategy_class, options)
     good = {name: value for name, value in options.items() if name not in found}
-    signals = _class_problem(strategy_class)
+    signals = _signals_problem(strategy_class, strategy_class.signals)
     try:
         built = strategy_class(**good) if strategy is None else strategy
         values = [
@@ -266,7 +236,7 @@ def option_types(strategy_class: type) -> dict[str, TypeAdapter[Any]]:
     if not dataclasses.is_dataclass(strategy_class):
         return {}
     try:
-        hints = get_type_hints(strategy_class)
+        hints = get_type_hints(strategy_class, include_extras=True)
     except (NameError, AttributeError, TypeError, SyntaxError):
         hints = {}
     fields = [field.name for field in dataclasses.fields(strategy_class) if field.init]
@@ -321,5 +291,4 @@ def resolve_strategy(
         raise ValueError("\n".join(problems))
     if isinstance(strategy, Weighting):
         return strategy
-    arguments: dict[str, Any] = dict(options or {})
-    return _strategies[strategy](**arguments)
+    return _strategies[strategy](**(options or {}))

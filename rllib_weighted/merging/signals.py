@@ -39,18 +39,14 @@ class Signal:
     loss: LossName | None = None
 
 
+_RETURN = "mean undiscounted return of the episodes that ended in the round; else the last known"
 _ON_MINIBATCH = "on the minibatch being merged, detached"
 _ON_BATCH = "on the worker's whole batch, before the first step of the round"
 
 SIGNALS: dict[str, Signal] = {
     signal.name: signal
     for signal in (
-        Signal(
-            "return",
-            "sum of rewards per episode",
-            "round",
-            "mean undiscounted return of the episodes that ended in the round; else the last known",
-        ),
+        Signal("return", "reward", "round", _RETURN),
         Signal("loss", "loss", "minibatch", f"total loss {_ON_MINIBATCH}", "total"),
         Signal("policy_loss", "loss", "minibatch", f"policy loss {_ON_MINIBATCH}", "policy"),
         Signal("value_loss", "loss", "minibatch", f"value loss {_ON_MINIBATCH}", "value"),
@@ -123,7 +119,7 @@ def _numbers(signals: object) -> list[float]:
 def _number(worker: int, value: object) -> float:
     if value is None:
         return math.nan
-    if isinstance(value, Tensor) and value.numel() == 1 and value.dtype != torch.bool:
+    if isinstance(value, Tensor) and value.numel() == 1:
         value = value.item()
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         raise ValueError(

@@ -10,31 +10,16 @@ import abc
 import math
 import numbers
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
+from annotated_types import Gt
+from pydantic import FiniteFloat, PositiveInt
 from torch import Tensor
 
-from rllib_weighted.merging.shares import Direction, Offset, Transform, signal_shares
+from rllib_weighted.merging import shares as transforms
+from rllib_weighted.merging.shares import Direction, NegativeSignalError, Offset, Transform
 from rllib_weighted.merging.signals import LossName, LossScope, loss_signal
-
-
-def checked_min_weight(min_weight: object, num_workers: int) -> float:
-    """The minimum weight m to use: `min_weight`, or 1/N if it is None.
-
-    Raises:
-        ValueError: if it is neither None nor a finite number >= 0 (a bool is not a number).
-    """
-    if min_weight is None:
-        return 1.0 / num_workers
-    if isinstance(min_weight, numbers.Real) and not isinstance(min_weight, bool):
-        value = float(min_weight)
-        if 0.0 <= value < math.inf:
-            return value
-    raise ValueError(
-        f"min_weight should be a finite number >= 0, found {min_weight!r}: "
-        "use None for 1/N (N = number of workers), or 0 for no minimum"
-    )
 
 
 class Weighting(abc.ABC):
@@ -116,13 +101,21 @@ class Weighting(abc.ABC):
         Raises:
             ValueError: if `min_weight` is not a finite number >= 0.
         """
-        return shares + checked_min_weight(min_weight, len(shares))
+        if min_weight is None:
+            return shares + 1.0 / len(shares)
+        is_number = isinstance(min_weight, numbers.Real) and not isinstance(min_weight, bool)
+        if not (is_number and 0.0 <= min_weight < math.inf):
+            raise ValueError(
+                f"min_weight should be a finite number >= 0, found {min_weight!r}: "
+                "use None for 1/N (N = number of workers), or 0 for no minimum"
+            )
+        return shares + float(min_weight)
 
     def problems(self) -> list[str]:
-        """What is wrong with the values of the options: should be, found, remedy, a sentence each.
+        """What is wrong with the options: should be, found, remedy, a sentence each.
 
-        Their types are checked before, from the annotations. Start a sentence with the name of
-        its option in backquotes.
+        Only what their annotations cannot say (which may be pydantic's, `PositiveInt` say). Start
+        a sentence with the name of its option in backquotes.
         """
         return []
 
@@ -204,25 +197,34 @@ class _SignalWeighted(Weighting):
     offset: Offset = "auto"
     direction: Direction = "high"
     transform: Transform = "proportional"
-    temperature: float = 1.0
-    top_k: int | None = None
+    temperature: Annotated[FiniteFloat, Gt(0)] = 1.0
+    top_k: PositiveInt | None = None
     normalize: bool = False
 
     def shares(self, signals: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """Shares of the shifted signals, [N] -> [N] (ours, after arXiv 2304.12778).
+        """Shares of the signals, turned by `direction` and shifted by `offset`: [N] -> [N].
+
+        Softmax, rank and top-k do not change under a shift, so they read the unshifted signals:
+        same shares, no rounding; a numeric offset is still checked.
 
         Raises:
-            ValueError: if a numeric offset leaves a signal negative; it names the worker.
+            NegativeSignalError: If a numeric offset leaves a signal negative.
         """
-        return signal_shares(
-            signals,
-            offset=self.offset,
-            direction=self.direction,
-            transform=self.transform,
-            temperature=self.temperature,
-            top_k=self.top_k,
-            generator=generator,
-        )
+        oriented = signals.neg() if self.direction == "low" else signals
+        if not isinstance(self.offset, str):
+            worker = int(oriented.argmin())
+            if float(oriented[worker]) + self.offset < 0:
+                signal = float(signals[worker])
+                raise NegativeSignalError(worker, signal, self.offset, self.direction)
+        if self.transform == "softmax":
+            return transforms.softmax(oriented, self.temperature)
+        if self.transform == "rank":
+            return transforms.rank(oriented)
+        if self.transform == "top_k":
+            assert self.top_k is not None  # `problems` says so.
+            return transforms.best_k(oriented, self.top_k)
+        shares = transforms.proportional(oriented, self.offset)
+        return transforms.permuted(shares, generator) if self.transform == "random" else shares
 
     def weights(self, shares: Tensor, *, min_weight: float | None = None) -> Tensor:
         """w_i = p_i + m, [N] -> [N]; with `normalize`, w / sum w.
@@ -237,29 +239,13 @@ class _SignalWeighted(Weighting):
         return weights
 
     def problems(self) -> list[str]:
-        """Values that no merge can work with, one sentence each."""
-        found = []
-        if not isinstance(self.offset, str) and not math.isfinite(self.offset):
-            found.append(
-                f"`offset` should be 'auto', 'min' or a finite number, found {self.offset}: "
-                "use 'auto'"
-            )
-        if not 0.0 < self.temperature < math.inf:
-            found.append(
-                f"`temperature` should be a finite number > 0, found {self.temperature}: "
-                "use 1.0, or more to even out the shares"
-            )
-        if self.top_k is not None and self.top_k < 1:
-            found.append(
-                f"`top_k` should be a whole number >= 1, found {self.top_k}: "
-                "use the number of workers to keep"
-            )
-        elif self.top_k is None and self.transform == "top_k":
-            found.append(
+        """See `Weighting.problems`."""
+        if self.transform == "top_k" and self.top_k is None:
+            return [
                 "`top_k` should be a whole number >= 1 when transform='top_k', found None: "
                 "set it to the number of workers to keep"
-            )
-        return found
+            ]
+        return []
 
 
 @dataclass(frozen=True)
@@ -323,7 +309,13 @@ class LossWeighted(_SignalWeighted):
         return (loss_signal(self.loss, self.scope),)
 
 
-BUILT_IN: frozenset[type[Weighting]] = frozenset(
-    {Average, Sum, RewardWeighted, LossWeighted, ActorAverage, ActorSum}
-)
-"""Strategies whose output needs no check at every merge. Their subclasses are not in it."""
+BUILT_IN: dict[str, type[Weighting]] = {
+    "average": Average,
+    "sum": Sum,
+    "reward_weighted": RewardWeighted,
+    "loss_weighted": LossWeighted,
+    "actor_average": ActorAverage,
+    "actor_sum": ActorSum,
+}
+"""Strategies by their names. The output of these classes (not of their subclasses) needs no check
+at every merge."""
