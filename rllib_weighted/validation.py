@@ -68,7 +68,7 @@ def config_problems(config: Any) -> list[str]:
         *_stack(config),
     ]
     problems += strategy_problems(config.merge_strategy, config.merge_options)
-    problems += _own_parameters(config)
+    problems += _per_worker_parameters(config)
     if not any(_counts(config)) and config.merge_unit in _CHOICES["merge_unit"]:
         problems += _workers(config)
     problem = env_problem(config.env)
@@ -243,22 +243,31 @@ _HOOKS_OF_ONE_SET = (
 )
 
 
-def _own_parameters(config: Any) -> Iterator[str]:
+def _per_worker_parameters(config: Any) -> Iterator[str]:
     """What does not go together with a parameter set per worker."""
-    if not _is_sound_strategy(config) or not config.resolve_merge_strategy().per_worker_parameters:
+    chosen, cause = config.per_worker_parameters, f"`merge_strategy`={config.merge_strategy!r}"
+    if chosen is not None:
+        cause = f"`per_worker_parameters`={chosen!r}"
+        if not isinstance(chosen, bool):
+            yield (
+                f"`per_worker_parameters` should be True, False or None, found {chosen!r}: use "
+                "None, which leaves it to the merge strategy"
+            )
+            return
+    if not _is_sound_strategy(config) or not config.uses_per_worker_parameters:
         return
     base = WeightedPPOLearner
     if isinstance(config.learner_class, type) and issubclass(config.learner_class, base):
         for name in _HOOKS_OF_ONE_SET:
             if getattr(config.learner_class, name) is not getattr(base, name):
                 yield (
-                    f"`merge_strategy`={config.merge_strategy!r} gives every worker its own "
-                    f"optimizer and does not call `{name}`, but {config.learner_class.__name__} "
-                    "overrides it: leave it out, or use a strategy with shared parameters"
+                    f"{cause} gives every worker its own optimizer and does not call `{name}`, "
+                    f"but {config.learner_class.__name__} overrides it: leave it out, or share "
+                    "the parameters with `per_worker_parameters`=False"
                 )
     if config._torch_grad_scaler_class is not None:
         yield (
-            f"`merge_strategy`={config.merge_strategy!r} works without a gradient scaler, found "
+            f"{cause} works without a gradient scaler, found "
             f"{config._torch_grad_scaler_class!r}: leave `_torch_grad_scaler_class` out"
         )
 
@@ -314,7 +323,7 @@ def _workers(config: Any) -> Iterator[str]:
 
 
 def _compares_workers(config: Any) -> bool:
-    return _is_sound_strategy(config) and config.resolve_merge_strategy().signal != "none"
+    return _is_sound_strategy(config) and bool(config.resolve_merge_strategy().signals)
 
 
 def _is_sound_strategy(config: Any) -> bool:
