@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import math
 import numbers
 import re
 from collections.abc import Callable, Mapping
@@ -260,19 +259,20 @@ def type_problem(annotation: TypeAdapter[Any], value: object) -> str | None:
     """
     number = value
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
-        if isinstance(value, numbers.Integral):
-            number = int(value)
-        else:
-            number = _NO_NUMBER if math.isnan(value) else float(value)
+        number = int(value) if isinstance(value, numbers.Integral) else float(value)
+        if number != number:
+            number = _NO_NUMBER
     try:
         taken = annotation.validate_python(number)
+        if any(isinstance(taken, kind) != isinstance(number, kind) for kind in (bool, float | int)):
+            # Even if strict, pydantic takes True for 1, and a tensor for its number.
+            annotation.validate_python(_NO_NUMBER)
     except ValidationError as error:
         expected = [each["msg"].removeprefix("Input should be ") for each in error.errors()]
         if annotation.core_schema["type"] == "nullable":
             expected.append("None")
         return " or ".join(dict.fromkeys(expected))
-    # Even if strict, pydantic takes True where Literal[1] is asked for.
-    return None if isinstance(taken, bool) == isinstance(value, bool) else repr(taken)
+    return None
 
 
 def resolve_strategy(

@@ -185,6 +185,11 @@ class ActorSum(Sum):
     """`Sum` with parameters per worker (Actor-sum): g_i' = g_i + sum_j g_j.
 
     Idea from arXiv 2304.12778; see `ActorAverage`.
+
+    Example:
+        >>> from rllib_weighted.merging import ActorSum, merge
+        >>> merge(ActorSum(), [3.0, 1.0]).weights.tolist()
+        [1.0, 1.0]
     """
 
     per_worker_parameters: ClassVar[bool] = True
