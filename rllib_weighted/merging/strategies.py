@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import torch
-from annotated_types import Gt
-from pydantic import FiniteFloat, PositiveInt
+from pydantic import Field, FiniteFloat, PositiveInt
 from torch import Tensor
 
 from rllib_weighted.merging import shares as transforms
@@ -202,7 +201,7 @@ class _SignalWeighted(Weighting):
     offset: Offset = "auto"
     direction: Direction = "high"
     transform: Transform = "proportional"
-    temperature: Annotated[FiniteFloat, Gt(0)] = 1.0
+    temperature: Annotated[FiniteFloat, Field(gt=0)] = 1.0
     top_k: PositiveInt | None = None
     normalize: bool = False
 
