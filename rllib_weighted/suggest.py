@@ -1,4 +1,4 @@
-"""The known name closest to one that is not known, for error messages."""
+"""Suggestions for misspelt names, in the one form that all messages use."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ def nearest(name: object, known: Iterable[str]) -> str:
     """Returns the end of a sentence that suggests the known name closest to `name`.
 
     Args:
-        name: What was found; anything but a string is close to nothing.
-        known: What it could have been.
+        name: What the user wrote; anything but a text has no close name.
+        known: The names that would have been right. Case does not matter.
 
     Returns:
-        `"; did you mean 'x'?"`, or `""` if no known name is close.
+        `"; did you mean 'x'?"`, or `""` if no name is close.
     """
     if not isinstance(name, str):
         return ""
