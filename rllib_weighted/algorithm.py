@@ -60,7 +60,12 @@ class WeightedPPO(TrialPPO):
 
     config: WeightedPPOConfig
     learner_group: Any
-    settings_of_checkpoint = ("merge_strategy", "min_weight", "merge_options")
+    settings_of_checkpoint = (
+        "merge_strategy",
+        "min_weight",
+        "merge_options",
+        "per_worker_parameters",
+    )
 
     @classmethod
     @override(TrialPPO)
@@ -352,11 +357,8 @@ class WeightedPPO(TrialPPO):
         A scheduler may have changed the trial's strategy since its start, and its checkpoint
         brings that back; workers with parameters of their own need other optimizers.
         """
-        built_for = self.learner_group.config.resolve_merge_strategy()
-        if (
-            built_for.per_worker_parameters
-            == self.config.resolve_merge_strategy().per_worker_parameters
-        ):
+        built_for = self.learner_group.config
+        if built_for.uses_per_worker_parameters == self.config.uses_per_worker_parameters:
             return False
         module_spec = self.learner_group.module_spec
         self.learner_group.shutdown()

@@ -40,6 +40,9 @@ class WeightedPPOConfig(PPOConfig):
         ... )
     """
 
+    # Also of the class: configs in checkpoints written before it was a setting do not have it.
+    per_worker_parameters: bool | None = None
+
     def __init__(self, algo_class: type | None = None) -> None:
         """Initializes a WeightedPPOConfig with RLlib's PPO defaults and the merge's."""
         super().__init__(algo_class=algo_class or rllib_weighted.WeightedPPO)
@@ -47,6 +50,7 @@ class WeightedPPOConfig(PPOConfig):
         self.min_weight: float | list[Any] | None = None
         self.merge_options: dict[str, Any] = {}
         self.merge_arm: str | None = None
+        self.per_worker_parameters = None
         self.merge_unit: MergeUnit = "env_runner"
         self.advantage_normalization = "worker"
         self.actor_export: ActorExport = "best"
@@ -64,6 +68,7 @@ class WeightedPPOConfig(PPOConfig):
         min_weight: Any = NotProvided,
         merge_options: Any = NotProvided,
         merge_arm: Any = NotProvided,
+        per_worker_parameters: Any = NotProvided,
         merge_unit: Any = NotProvided,
         advantage_normalization: Any = NotProvided,
         actor_export: Any = NotProvided,
@@ -81,13 +86,17 @@ class WeightedPPOConfig(PPOConfig):
             merge_options: Options of the strategy, by name: see its fields.
             merge_arm: A name for the strategy and minimum weight, which `merge_grid` sets; nothing
                 depends on it.
+            per_worker_parameters: Whether every worker has its own parameters and optimizer state,
+                and adds the merged gradient to its own: g_i' = g_i + sum_j w_j g_j, the weights
+                w_j of any strategy. None (default): True for `actor_average`, `actor_sum` and
+                strategies of your own that say so, False for all others.
             merge_unit: What a worker is: "env_runner" (default), or "env", a single
                 sub-environment of a vectorised env runner.
             advantage_normalization: Over what advantages are standardised: "worker" (default),
                 "batch" or "none".
             actor_export: What the policy is that is evaluated and saved when every worker has its
-                own parameters (`actor_average`, `actor_sum`): "best" (default), that of the worker
-                with the highest reward signal, or "mean", the mean of their parameters.
+                own parameters: "best" (default), that of the worker with the highest reward
+                signal, or "mean", the mean of their parameters.
             kwargs: Everything that `PPOConfig.training` takes.
 
         Returns:
@@ -99,6 +108,7 @@ class WeightedPPOConfig(PPOConfig):
             "min_weight": min_weight,
             "merge_options": merge_options,
             "merge_arm": merge_arm,
+            "per_worker_parameters": per_worker_parameters,
             "merge_unit": merge_unit,
             "advantage_normalization": advantage_normalization,
             "actor_export": actor_export,
@@ -267,6 +277,13 @@ class WeightedPPOConfig(PPOConfig):
     def resolve_merge_strategy(self) -> Weighting:
         """Returns the strategy object that `merge_strategy` and `merge_options` name."""
         return resolve_strategy(self.merge_strategy, self.merge_options)
+
+    @property
+    def uses_per_worker_parameters(self) -> bool:
+        """Whether every worker has its own parameters: as set, or else as the strategy has it."""
+        if self.per_worker_parameters is None:
+            return self.resolve_merge_strategy().per_worker_parameters
+        return self.per_worker_parameters
 
     def min_weight_at(self, env_steps: int) -> float | None:
         """Returns the minimum weight after that many environment steps; None is 1/N."""

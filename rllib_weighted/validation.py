@@ -13,8 +13,8 @@ from rllib_weighted._private import batch_size_per_learner, grad_scaler_class
 from rllib_weighted.core.envs import env_problem
 from rllib_weighted.learning.learner import WeightedPPOLearner
 from rllib_weighted.merging import strategy_problems
-from rllib_weighted.merging.registry import nearest
 from rllib_weighted.sampling.env_runner import WeightedEnvRunner
+from rllib_weighted.suggest import nearest
 
 if TYPE_CHECKING:
     from rllib_weighted.config import WeightedPPOConfig
@@ -72,7 +72,7 @@ def config_problems(config: WeightedPPOConfig) -> list[str]:
         *_stack(config),
     ]
     problems += strategy_problems(config.merge_strategy, config.merge_options)
-    problems += _own_parameters(config)
+    problems += _per_worker_parameters(config)
     if not any(_counts(config)) and config.merge_unit in _CHOICES["merge_unit"]:
         problems += _workers(config)
     problem = env_problem(config.env)
@@ -247,22 +247,31 @@ _HOOKS_OF_ONE_SET = (
 )
 
 
-def _own_parameters(config: WeightedPPOConfig) -> Iterator[str]:
+def _per_worker_parameters(config: WeightedPPOConfig) -> Iterator[str]:
     """What does not go together with a parameter set per worker."""
-    if not _is_sound_strategy(config) or not config.resolve_merge_strategy().per_worker_parameters:
+    chosen, cause = config.per_worker_parameters, f"`merge_strategy`={config.merge_strategy!r}"
+    if chosen is not None:
+        cause = f"`per_worker_parameters`={chosen!r}"
+        if not isinstance(chosen, bool):
+            yield (
+                f"`per_worker_parameters` should be True, False or None, found {chosen!r}: use "
+                "None, which leaves it to the merge strategy"
+            )
+            return
+    if not _is_sound_strategy(config) or not config.uses_per_worker_parameters:
         return
     base = WeightedPPOLearner
     if isinstance(config.learner_class, type) and issubclass(config.learner_class, base):
         for name in _HOOKS_OF_ONE_SET:
             if getattr(config.learner_class, name) is not getattr(base, name):
                 yield (
-                    f"`merge_strategy`={config.merge_strategy!r} gives every worker its own "
-                    f"optimizer and does not call `{name}`, but {config.learner_class.__name__} "
-                    "overrides it: leave it out, or use a strategy with shared parameters"
+                    f"{cause} gives every worker its own optimizer and does not call `{name}`, "
+                    f"but {config.learner_class.__name__} overrides it: leave it out, or share "
+                    "the parameters with `per_worker_parameters`=False"
                 )
     if grad_scaler_class(config) is not None:
         yield (
-            f"`merge_strategy`={config.merge_strategy!r} works without a gradient scaler, found "
+            f"{cause} works without a gradient scaler, found "
             f"{grad_scaler_class(config)!r}: leave `_torch_grad_scaler_class` out"
         )
 
@@ -318,7 +327,7 @@ def _workers(config: WeightedPPOConfig) -> Iterator[str]:
 
 
 def _compares_workers(config: WeightedPPOConfig) -> bool:
-    return _is_sound_strategy(config) and config.resolve_merge_strategy().signal != "none"
+    return _is_sound_strategy(config) and bool(config.resolve_merge_strategy().signals)
 
 
 def _is_sound_strategy(config: WeightedPPOConfig) -> bool:

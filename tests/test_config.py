@@ -11,6 +11,7 @@ from ray.rllib.algorithms.ppo import PPOConfig
 
 from rllib_weighted import LossWeighted, RewardWeighted, WeightedPPO, WeightedPPOConfig
 from rllib_weighted.learning.learner import WeightedPPOLearner
+from rllib_weighted.merging import ActorAverage, ActorSum
 from rllib_weighted.sampling.env_runner import WeightedEnvRunner
 from rllib_weighted.validation import CHECKED_NUMBERS
 
@@ -19,6 +20,7 @@ OWN = {
     "min_weight": None,
     "merge_options": {},
     "merge_arm": None,
+    "per_worker_parameters": None,
     "merge_unit": "env_runner",
     "advantage_normalization": "worker",
     "actor_export": "best",
@@ -70,6 +72,7 @@ SETTINGS = {
     "min_weight": 0.25,
     "merge_options": {"direction": "low"},
     "merge_arm": "loss_weighted 0.5",
+    "per_worker_parameters": True,
     "merge_unit": "env",
     "advantage_normalization": "batch",
     "actor_export": "mean",
@@ -298,3 +301,38 @@ def test_tune_spaces_are_taken_where_rllib_compares_at_once():
     assert config.num_env_runners == 1
     with pytest.raises(ValueError, match="`num_envs_per_env_runner` should be a whole number"):
         cartpole().env_runners(num_envs_per_env_runner="4").validate()
+
+
+class Own(RewardWeighted):
+    per_worker_parameters = True
+
+
+class OwnByItsOlderName(RewardWeighted):
+    own_parameters = True
+
+
+@pytest.mark.parametrize(
+    ("strategy", "expected"),
+    [
+        *((name, False) for name in ("average", "sum", "reward_weighted", "loss_weighted")),
+        *((name, True) for name in ("actor_average", "actor_sum")),
+        *((strategy, True) for strategy in (ActorAverage(), ActorSum())),
+        *((strategy, True) for strategy in (Own(), OwnByItsOlderName())),
+    ],
+    ids=str,
+)
+def test_parameters_per_worker_are_a_setting_and_else_what_the_strategy_says(strategy, expected):
+    config = cartpole().training(merge_strategy=strategy)
+    assert config.uses_per_worker_parameters is expected
+    for chosen in (True, False):
+        config.training(per_worker_parameters=chosen)
+        assert config.uses_per_worker_parameters is chosen
+        assert config.copy().uses_per_worker_parameters is chosen
+
+
+def test_a_config_pickled_before_there_was_the_setting():
+    config = cartpole().training(merge_strategy="actor_sum")
+    del config.per_worker_parameters
+    found = pickle.loads(pickle.dumps(config))
+    assert "per_worker_parameters" not in vars(found)
+    assert found.uses_per_worker_parameters

@@ -8,11 +8,13 @@ import sys
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
 from rllib_weighted import Average, RewardWeighted, WeightedPPOConfig
+from rllib_weighted.learning.learner import WeightedPPOLearner
 from rllib_weighted.validation import CHECKED_NUMBERS, config_problems
 
 
@@ -165,8 +167,11 @@ def test_a_switch_is_on_or_off(name, value):
         ({"merge_strategy": 3}, "should be one of .*found 3"),
         ({"merge_strategy": RewardWeighted}, r"write RewardWeighted\(\)"),
         ({"merge_options": {"ofset": 1}}, "ofset.*did you mean 'offset'"),
-        ({"merge_options": {"offset": "max"}}, "`offset` should be 'auto', 'min' or a number"),
-        ({"merge_options": {"normalize": 1}}, "`normalize` should be True or False"),
+        (
+            {"merge_options": {"offset": "max"}},
+            "`offset` should be 'auto' or 'min' or a valid number",
+        ),
+        ({"merge_options": {"normalize": 1}}, "`normalize` should be a valid boolean, found 1"),
         ({"merge_options": {"loss": "total"}}, "unknown option 'loss'"),
         ({"merge_options": [1]}, "`merge_options` should be a dict"),
         ({"merge_options": {"transform": "top_k"}}, "`top_k` should be a whole number"),
@@ -200,6 +205,37 @@ def test_a_weighted_strategy_needs_two_workers(runners, strategy):
     assert problems(**single, merge_unit="env", num_envs_per_env_runner=2) == []
     for plain in ("average", "sum"):
         assert problems(num_env_runners=runners, merge_strategy=plain) == []
+
+
+class OwnOptimizer(WeightedPPOLearner):
+    def configure_optimizers(self):
+        return super().configure_optimizers()
+
+
+@pytest.mark.parametrize("value", [1, 0, "yes", "True", []])
+def test_per_worker_parameters_are_a_switch(value):
+    (sentence,) = problems(per_worker_parameters=value)
+    assert sentence.startswith(
+        f"`per_worker_parameters` should be True, False or None, found {value!r}: use None"
+    )
+    for fine in (True, False, None):
+        assert problems(per_worker_parameters=fine) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "cause"),
+    [
+        ({"merge_strategy": "actor_sum"}, "`merge_strategy`='actor_sum'"),
+        ({"per_worker_parameters": True}, "`per_worker_parameters`=True"),
+    ],
+)
+def test_what_does_not_go_with_parameters_per_worker(settings, cause):
+    unfit = {"_learner_class": OwnOptimizer, "_torch_grad_scaler_class": torch.amp.GradScaler}
+    hook, scaler = problems(**settings, **unfit)
+    assert hook.startswith(f"{cause} gives every worker its own optimizer and does not call")
+    assert "`configure_optimizers`, but OwnOptimizer overrides it: leave it out" in hook
+    assert scaler.startswith(f"{cause} works without a gradient scaler, found <class")
+    assert problems(**{**settings, **unfit, "per_worker_parameters": False}) == []
 
 
 @pytest.mark.parametrize(

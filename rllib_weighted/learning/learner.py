@@ -153,7 +153,7 @@ class WeightedPPOLearner(PPOTorchLearner):
     @override(PPOTorchLearner)
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         """Registers RLlib's optimizer, or that of all workers' own parameters."""
-        if not self.config.resolve_merge_strategy().per_worker_parameters:
+        if not self.config.uses_per_worker_parameters:
             super().configure_optimizers_for_module(module_id, config)
             return
         self.actors = PerWorkerParameters(

@@ -11,7 +11,7 @@ from torch import Tensor
 from rllib_weighted.core.messages import UpdateRequest, UpdateResult
 from rllib_weighted.core.seeding import Stream, torch_generator
 from rllib_weighted.learning.losses import WorkerLosses
-from rllib_weighted.merging import Merge, is_quick, merge, quick_merge
+from rllib_weighted.merging import SIGNALS, Merge, Signal, is_quick, merge, quick_merge
 from rllib_weighted.merging.shares import NegativeSignalError
 
 
@@ -19,33 +19,32 @@ class RoundWeights:
     """Weighs the workers of every step of a round and keeps what the report needs.
 
     Args:
-        order: The round's merge order.
+        request: How the round's gradients are merged.
     """
 
-    def __init__(self, order: UpdateRequest) -> None:
-        self._order = order
-        self._is_quick = is_quick(order.strategy)
-        self._generator = torch_generator(order.root_seed, Stream.SHARES, order.round)
-        self._round_losses: dict[int, float] | None = None
+    def __init__(self, request: UpdateRequest) -> None:
+        self._request = request
+        # With a strategy that reads no signal, the workers' returns are what is reported.
+        self._signals = [SIGNALS[name] for name in request.strategy.signals or ("return",)]
+        self._quick = request.strategy if is_quick(request.strategy) else None
+        self._of_round: dict[str, dict[int, float]] = {"return": request.reward_signals}
+        self._generator = torch_generator(request.root_seed, Stream.SHARES, request.round)
         self._fixed: dict[tuple[int, ...], tuple[Tensor, Merge]] = {}
         self._steps: list[tuple[tuple[int, ...], Tensor, Merge, Tensor]] = []
-        self._drops: dict[int, str] = dict(order.invalid)
+        self._drops: dict[int, str] = dict(request.invalid)
         self._num_skipped_steps = 0
 
     @property
     def needs_round_losses(self) -> bool:
-        """Whether the signal is each worker's loss over its whole batch before the first step."""
-        strategy = self._order.strategy
-        return strategy.signal == "loss" and getattr(strategy, "scope", "minibatch") == "round"
-
-    @property
-    def _loss_part(self) -> str:
-        return str(getattr(self._order.strategy, "loss", "total"))
+        """Whether a signal is each worker's loss over its whole batch before the first step."""
+        return any(signal.loss and signal.when == "round" for signal in self._signals)
 
     def set_round_losses(self, workers: Sequence[int], losses: WorkerLosses) -> None:
-        """Takes the losses that are the signals of the whole round."""
-        values = losses.part(self._loss_part).detach().double().cpu().tolist()
-        self._round_losses = dict(zip(workers, values, strict=True))
+        """Takes the losses that are signals of the whole round."""
+        for signal in self._signals:
+            if signal.loss and signal.when == "round":
+                values = losses.part(signal.loss).detach().double().cpu().tolist()
+                self._of_round[signal.name] = dict(zip(workers, values, strict=True))
 
     def weigh(self, workers: Sequence[int], losses: WorkerLosses) -> tuple[Tensor, Merge]:
         """Returns signals and merge of the workers that take part in one step.
@@ -55,7 +54,7 @@ class RoundWeights:
             losses: Their losses on this minibatch, in the same order.
 
         Returns:
-            Signals [n] float64 (NaN = missing), and weights and shares [n].
+            The (first) signal [n] (NaN = missing), and weights and shares [n].
 
         Raises:
             ValueError: If a numeric offset leaves a signal negative; it names the worker.
@@ -63,33 +62,30 @@ class RoundWeights:
         key = tuple(workers)
         if key in self._fixed:
             return self._fixed[key]
-        strategy = self._order.strategy
-        signals = self._signals(key, losses)
-        merged = self._merge(key, signals)
-        if strategy.signal != "loss" or self._round_losses is not None:
-            self._fixed[key] = signals, merged
-        return signals, merged
+        signals = {signal.name: self._values(signal, key, losses) for signal in self._signals}
+        found = signals[self._signals[0].name], self._merge(key, signals)
+        if all(signal.when == "round" for signal in self._signals):
+            self._fixed[key] = found
+        return found
 
-    def _merge(self, workers: tuple[int, ...], signals: Tensor) -> Merge:
-        strategy, min_weight = self._order.strategy, self._order.min_weight
-        if self._is_quick and signals.is_cpu:
-            quick = quick_merge(strategy, signals, min_weight=min_weight)
-            if quick is not None:
+    def _values(self, signal: Signal, workers: tuple[int, ...], losses: WorkerLosses) -> Tensor:
+        if signal.when == "minibatch":
+            assert signal.loss is not None  # Nothing else is measured on a minibatch.
+            return losses.part(signal.loss).detach()
+        known = self._of_round[signal.name]
+        values = [known.get(worker, math.nan) for worker in workers]
+        return torch.tensor(values, dtype=torch.float64, device=losses.total.device)
+
+    def _merge(self, workers: tuple[int, ...], signals: dict[str, Tensor]) -> Merge:
+        strategy, min_weight = self._request.strategy, self._request.min_weight
+        if self._quick is not None:
+            (values,) = signals.values()
+            if values.is_cpu and (quick := quick_merge(self._quick, values, min_weight=min_weight)):
                 return quick
         try:
             return merge(strategy, signals, min_weight=min_weight, generator=self._generator)
         except NegativeSignalError as error:
             raise error.at(workers[error.worker]) from None
-
-    def _signals(self, workers: tuple[int, ...], losses: WorkerLosses) -> Tensor:
-        if self._order.strategy.signal != "loss":
-            known = self._order.reward_signals
-        elif self._round_losses is not None:
-            known = self._round_losses
-        else:
-            return losses.part(self._loss_part).detach()
-        values = [known.get(worker, math.nan) for worker in workers]
-        return torch.tensor(values, dtype=torch.float64, device=losses.total.device)
 
     def record(
         self, workers: Sequence[int], signals: Tensor, merged: Merge, losses: WorkerLosses
@@ -107,7 +103,7 @@ class RoundWeights:
 
     def report(self) -> UpdateResult:
         """Returns what the merges of this round did, averaged over its steps."""
-        num_workers = self._order.num_workers
+        num_workers = self._request.num_workers
         sums = torch.zeros(4, num_workers, dtype=torch.float64)
         counts = torch.zeros(4, num_workers, dtype=torch.float64)
         by_workers: dict[tuple[int, ...], list[tuple[Tensor, ...]]] = {}

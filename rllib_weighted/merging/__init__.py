@@ -1,7 +1,6 @@
 """Signals of N workers -> N weights -> one merged gradient.
 
-Pure tensors: this package imports torch and nothing of the rest. The idea is that of
-arXiv 2304.12778; the formulas are ours, after arXiv 2304.12778.
+Pure tensors, no RLlib. The idea is that of arXiv 2304.12778; the formulas are ours, after it.
 """
 
 from rllib_weighted.merging.merge import (
@@ -19,6 +18,7 @@ from rllib_weighted.merging.registry import (
     strategy_problems,
     unregister_strategy,
 )
+from rllib_weighted.merging.signals import SIGNALS, Signal
 from rllib_weighted.merging.strategies import (
     ActorAverage,
     ActorSum,
@@ -30,12 +30,14 @@ from rllib_weighted.merging.strategies import (
 )
 
 __all__ = [
+    "SIGNALS",
     "ActorAverage",
     "ActorSum",
     "Average",
     "LossWeighted",
     "Merge",
     "RewardWeighted",
+    "Signal",
     "Sum",
     "Weighting",
     "is_quick",

@@ -1,152 +1,32 @@
-"""Weights x losses -> one merged loss, whose gradient is the merged gradient.
+"""Signals -> weights -> one merged loss, whose gradient is the merged gradient.
 
-With weights held constant, sum_i w_i grad L_i = grad sum_i w_i L_i: one backward pass over the
-weighted sum of the workers' losses gives the merged gradient. Dropped workers are masked out.
+`merge` turns the workers' signals into weights. With weights held constant,
+sum_i w_i grad L_i = grad sum_i w_i L_i: one backward pass over the weighted sum of the workers'
+losses (`weighted_sum`) gives the merged gradient. Dropped workers are masked out. At the end:
+`quick_merge`, the same merge in NumPy, for weights that are computed anew at every optimizer step.
 """
 
 from __future__ import annotations
 
 import math
-import numbers
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeGuard
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rllib_weighted.merging.registry import resolve_strategy
-from rllib_weighted.merging.shares import Direction, NegativeSignalError, Offset, Transform
+from rllib_weighted.merging.shares import NegativeSignalError
+from rllib_weighted.merging.signals import (
+    Present,
+    Signals,
+    as_signals,
+    dropped_mask,
+    fill_missing,
+)
 from rllib_weighted.merging.strategies import BUILT_IN, LossWeighted, RewardWeighted, Weighting
-
-# What each worker reports for a merge: reading signals, filling missing ones, masking drops
-
-
-Signals: TypeAlias = Tensor | Sequence[float | None]
-"""One signal per worker, [N]; None, NaN and infinities mean "missing"."""
-
-Present: TypeAlias = Tensor | Sequence[bool]
-"""One bool per worker, [N]; False means "dropped from this merge"."""
-
-
-def as_signals(signals: Signals) -> Tensor:
-    """Read one signal per worker as a detached float64 tensor.
-
-    Args:
-        signals: [N], a tensor or a sequence of numbers; None stands for a missing signal. The
-            unit is the caller's (return per episode, loss).
-
-    Returns:
-        [N] float64 on the device of `signals`; None has become NaN. It may share memory with
-        `signals`: do not write to it.
-
-    Raises:
-        ValueError: if there is no signal, the shape is not [N], or an entry is not a real number.
-    """
-    if isinstance(signals, Tensor):
-        if signals.dtype == torch.bool or signals.is_complex():
-            raise ValueError(
-                f"signals should be real numbers, found a tensor of {signals.dtype}: convert it"
-            )
-        values = signals.detach().to(torch.float64)
-    else:
-        values = torch.tensor(_numbers(signals), dtype=torch.float64)
-    if values.ndim != 1:
-        raise ValueError(
-            f"signals should have the shape [N], one per worker, found {list(values.shape)}: "
-            "reduce them to one number per worker"
-        )
-    if len(values) == 0:
-        raise ValueError("signals should hold at least one worker, found none: a merge needs one")
-    return values
-
-
-def _numbers(signals: object) -> list[float]:
-    """The entries of a sequence as floats, None as NaN."""
-    if isinstance(signals, (str, bytes, Mapping, set, frozenset)) or not isinstance(
-        signals, Iterable
-    ):
-        raise ValueError(
-            f"signals should be a tensor or a sequence of numbers, found {type(signals).__name__}: "
-            "give one number (or None) per worker, in the order of the workers"
-        )
-    return [_number(worker, value) for worker, value in enumerate(signals)]
-
-
-def _number(worker: int, value: object) -> float:
-    if value is None:
-        return math.nan
-    if isinstance(value, Tensor) and value.numel() == 1 and value.dtype != torch.bool:
-        value = value.item()
-    if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        raise ValueError(
-            f"the signal of worker {worker} should be a number or None, found {value!r} "
-            f"({type(value).__name__}): give None if it is missing"
-        )
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf
-
-
-def fill_missing(values: Tensor) -> Tensor | None:
-    """Give every non-finite signal the mean of the finite ones (ours, after arXiv 2304.12778).
-
-    Args:
-        values: [N] float64.
-
-    Returns:
-        [N] float64, all finite (`values` itself if nothing is missing), or None if no signal is
-        finite, in which case the shares are 1/N whatever the strategy.
-    """
-    # The quick way out: a finite sum has finite terms. An infinite one may also be an overflow.
-    if math.isfinite(values.sum().item()):
-        return values
-    finite = torch.isfinite(values)
-    known = values[finite]
-    if len(known) == 0:
-        return None
-    # Divided before summing, so that 1e308 does not overflow; clamped, so that the mean of equal
-    # signals is that signal to the last bit. Otherwise offset="min" would blow up the rounding.
-    mean = (known / len(known)).sum().clamp(known.amin(), known.amax())
-    return torch.where(finite, values, mean)
-
-
-def dropped_mask(present: Present | None, num_workers: int) -> Tensor | None:
-    """Read which workers take part in the merge.
-
-    Args:
-        present: [N] bool, or None if all do.
-        num_workers: N.
-
-    Returns:
-        [N] bool with at least one True and one False, or None if all workers are present.
-
-    Raises:
-        ValueError: if `present` is not [N] bool, or no worker is present.
-    """
-    if present is None:
-        return None
-    mask = torch.as_tensor(present)
-    if mask.dtype != torch.bool:
-        raise ValueError(
-            f"present should hold bools, found {mask.dtype}: give True for each worker that "
-            "takes part and False for each that is dropped"
-        )
-    if mask.shape != (num_workers,):
-        raise ValueError(
-            f"present should have the shape [{num_workers}], one bool per signal, found "
-            f"{list(mask.shape)}: give one bool per worker"
-        )
-    if bool(mask.all()):
-        return None
-    if not bool(mask.any()):
-        raise ValueError(
-            f"present should keep at least one of the {num_workers} workers, found all dropped: "
-            "skip this update"
-        )
-    return mask
 
 
 @dataclass(frozen=True)
@@ -164,7 +44,7 @@ class Merge:
 
 def merge(
     strategy: Weighting,
-    signals: Signals,
+    signals: Signals | Mapping[str, Signals],
     *,
     min_weight: float | None = None,
     present: Present | None = None,
@@ -177,61 +57,87 @@ def merge(
     shares and the default minimum weight are those of the workers that remain.
 
     Args:
-        strategy: as `resolve_strategy` returns it; its options are not checked again here.
-        signals: [N], the unit of the strategy's `signal`; ignored if that is "none".
+        strategy: As `resolve_strategy` returns it; its options are not checked again here.
+        signals: [N], the signal that the strategy reads. Of a strategy that reads several: a
+            mapping from their names to [N] each; of one that reads none, only N counts.
         min_weight: m >= 0; None is 1/N.
         present: [N] bool, False for dropped workers; None if none is.
-        generator: random stream, for strategies that draw.
+        generator: Random stream, for strategies that draw.
 
     Returns:
-        `Merge` on the device of `signals`.
+        `Merge` on the device of the (first) signal.
 
     Raises:
-        ValueError: if there is no worker or none is present, an argument is malformed, a numeric
+        ValueError: If there is no worker or none is present, an argument is malformed, a numeric
             offset leaves a signal negative, or the strategy returns anything but N finite
             numbers >= 0.
     """
-    values = as_signals(signals)
-    mask = dropped_mask(present, len(values))
+    values = _signals_of(strategy, signals)
+    mask = dropped_mask(present, len(values[0]))
     if mask is None:
         return Merge(*_merge_present(strategy, values, min_weight, generator))
-    workers = mask.nonzero().squeeze(1).to(values.device)
+    workers = mask.nonzero().squeeze(1).to(values[0].device)
+    remaining = [signal[workers] for signal in values]
     try:
-        remaining = _merge_present(strategy, values[workers], min_weight, generator)
+        merged = _merge_present(strategy, remaining, min_weight, generator)
     except NegativeSignalError as error:
         raise error.at(int(workers[error.worker])) from None
-    zeros = torch.zeros_like(values)
-    return Merge(*(zeros.index_copy(0, workers, column) for column in remaining))
+    zeros = torch.zeros_like(values[0])
+    return Merge(*(zeros.index_copy(0, workers, column) for column in merged))
+
+
+def _signals_of(strategy: Weighting, signals: Signals | Mapping[str, Signals]) -> list[Tensor]:
+    """The signals that the strategy reads, [N] each; one of any kind if it reads none."""
+    names = strategy.signals
+    if not isinstance(signals, Mapping):
+        if len(names) < 2:
+            return [as_signals(signals)]
+        signals = {}
+    if not signals or any(name not in signals for name in names):
+        raise ValueError(
+            f"signals of {type(strategy).__name__} should be a mapping with the keys "
+            f"{list(names)}, found the keys {list(signals)}: give one number per worker under each"
+        )
+    values = [as_signals(signals[name]) for name in names or list(signals)[:1]]
+    if len({len(signal) for signal in values}) > 1:
+        raise ValueError(
+            "signals should all have the same shape [N], found "
+            f"{', '.join(str(list(signal.shape)) for signal in values)}: "
+            "give one number per worker under each name"
+        )
+    return values
 
 
 def _merge_present(
     strategy: Weighting,
-    values: Tensor,
+    signals: list[Tensor],
     min_weight: float | None,
     generator: torch.Generator | None,
 ) -> tuple[Tensor, Tensor]:
     """Shares and weights, [N] each, of workers that all take part."""
-    trusted = type(strategy) in BUILT_IN
-    filled = torch.zeros_like(values) if strategy.signal == "none" else fill_missing(values)
-    if filled is None:
-        shares = torch.full_like(values, 1.0 / len(values))
-    elif trusted:
-        shares = strategy.shares(filled, generator=generator)
+    like, is_built_in = signals[0], type(strategy) in BUILT_IN.values()
+    if not strategy.signals:
+        signals = [torch.zeros_like(like)]
+    filled = [known for signal in signals if (known := fill_missing(signal)) is not None]
+    if len(filled) < len(signals):
+        shares = torch.full_like(like, 1.0 / len(like))
+    elif is_built_in:
+        shares = strategy.shares(*filled, generator=generator)
     else:
-        shares = strategy.shares(filled.clone(), generator=generator)
-        shares = _checked(strategy, "shares", shares, like=values)
+        copies = [signal.clone() for signal in filled]
+        shares = _checked(strategy, "shares", strategy.shares(*copies, generator=generator), like)
         if abs(float(shares.sum()) - 1.0) > 1e-6:
             raise ValueError(
                 f"{type(strategy).__name__}.shares should sum to 1, found {float(shares.sum()):g}: "
                 "divide them by their sum"
             )
-    if trusted:
+    if is_built_in:
         return shares, strategy.weights(shares, min_weight=min_weight)
     weights = strategy.weights(shares.clone(), min_weight=min_weight)
-    return shares, _checked(strategy, "weights", weights, like=values)
+    return shares, _checked(strategy, "weights", weights, like)
 
 
-def _checked(strategy: Weighting, method: str, output: object, *, like: Tensor) -> Tensor:
+def _checked(strategy: Weighting, method: str, output: object, like: Tensor) -> Tensor:
     """What a user's strategy returned, as detached float64, or a ValueError that names it."""
     name = f"{type(strategy).__name__}.{method}"
     if not isinstance(output, Tensor):
@@ -258,14 +164,9 @@ def merge_weights(
     signals: Signals,
     *,
     min_weight: float | None = None,
-    offset: Offset = "auto",
-    direction: Direction = "high",
-    transform: Transform = "proportional",
-    normalize: bool = False,
-    temperature: float = 1.0,
-    top_k: int | None = None,
     present: Present | None = None,
     generator: torch.Generator | None = None,
+    **options: object,
 ) -> Tensor:
     """The weights of N workers from their signals, as a pure function.
 
@@ -274,40 +175,28 @@ def merge_weights(
     Ours, after arXiv 2304.12778. A worker with weight 2 moves the parameters exactly as two
     identical workers with weight 1 would.
 
+    Example:
+        >>> from rllib_weighted import merge_weights
+        >>> merge_weights([1.0, 3.0], offset="min").tolist()
+        [0.5, 1.5]
+
     Args:
         signals: [N], a tensor or a sequence; None, NaN and infinities are missing.
         min_weight: m >= 0; None is 1/N.
-        offset: added to every signal first: "auto", "min" or a number, in the unit of the signal.
-        direction: "high": a higher signal weighs more; "low": a lower one does.
-        transform: shifted signals -> shares: "proportional", "softmax", "rank", "top_k" or
-            "random"; `RewardWeighted` says what each is.
-        normalize: divide the weights by their sum.
-        temperature: of "softmax", > 0, in the unit of the signal.
-        top_k: of "top_k", which needs it: k >= 1.
         present: [N] bool, False for dropped workers, which get exactly 0; None if none is.
-        generator: random stream of `transform="random"`; None takes torch's global one.
+        generator: Random stream of `transform="random"`; None takes torch's global one.
+        options: Those of `RewardWeighted`: offset, direction, transform, temperature, top_k and
+            normalize.
 
     Returns:
         [N] float64, on the device of `signals`.
 
     Raises:
-        ValueError: as `merge`, and with all problems at once if options have wrong values.
+        ValueError: As `merge`, and with all problems of the options at once.
     """
-    strategy = RewardWeighted(
-        offset=offset,
-        direction=direction,
-        transform=transform,
-        temperature=temperature,
-        top_k=top_k,
-        normalize=normalize,
-    )
-    return merge(
-        resolve_strategy(strategy),
-        signals,
-        min_weight=min_weight,
-        present=present,
-        generator=generator,
-    ).weights
+    strategy = resolve_strategy("reward_weighted", options)
+    merged = merge(strategy, signals, min_weight=min_weight, present=present, generator=generator)
+    return merged.weights
 
 
 def weighted_sum(losses: Tensor | Sequence[Tensor], weights: Tensor) -> Tensor:
@@ -342,17 +231,11 @@ def weighted_sum(losses: Tensor | Sequence[Tensor], weights: Tensor) -> Tensor:
     return (losses.masked_fill(constants == 0, 0.0) * constants).sum()
 
 
-# The merge that is computed anew at every optimizer step, without a dozen tensor operations
-
-
-_TINY = 1e-300  # Below, halving a signal as `merge` does loses digits.
-
-
-def is_quick(strategy: Weighting) -> bool:
+def is_quick(strategy: Weighting) -> TypeGuard[LossWeighted | RewardWeighted]:
     """Whether `quick_merge` knows a strategy: shares in proportion to signals, weights p + m."""
     return (
         isinstance(strategy, (LossWeighted, RewardWeighted))
-        and type(strategy) in BUILT_IN
+        and type(strategy) in BUILT_IN.values()
         and strategy.transform == "proportional"
         and strategy.direction == "high"
         and strategy.offset in ("auto", "min")
@@ -360,8 +243,16 @@ def is_quick(strategy: Weighting) -> bool:
     )
 
 
-def quick_merge(strategy: Any, signals: Tensor, *, min_weight: float | None) -> Merge | None:
+_TINY = 1e-300  # Below, halving a signal as `merge` does loses digits.
+
+
+def quick_merge(
+    strategy: LossWeighted | RewardWeighted, signals: Tensor, *, min_weight: float | None
+) -> Merge | None:
     """Shares and weights of N workers that all take part, as `merge` gives them.
+
+    A handful of NumPy calls in place of a dozen small tensor operations, whose overhead adds up
+    over the steps of a round.
 
     Args:
         strategy: One for which `is_quick`.

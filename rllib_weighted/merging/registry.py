@@ -1,180 +1,28 @@
-"""Names -> strategies. A user adds one in a line: `@register_strategy("mine")`."""
+"""Names -> strategies, and what is wrong with a choice of one and its options.
+
+A user adds a strategy in a line: `@register_strategy("mine")`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
+import functools
 import inspect
-import math
 import numbers
 import re
-import types
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, get_type_hints
 
-from rllib_weighted.merging.strategies import (
-    BUILT_IN,
-    ActorAverage,
-    ActorSum,
-    Average,
-    LossWeighted,
-    RewardWeighted,
-    Signal,
-    Sum,
-    Weighting,
-)
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+from pydantic_core import SchemaError
 
-# Options of a strategy: the fields of its dataclass, checked by their annotations
-
-
-_WORDS: dict[object, str] = {
-    bool: "True or False",
-    int: "a whole number",
-    float: "a number",
-    str: "a string",
-    type(None): "None",
-}
-
-
-def option_hints(strategy_class: type) -> dict[str, Any]:
-    """Names and annotations of the options that `strategy_class` takes, in order of definition.
-
-    An annotation that cannot be evaluated (a name local to a function, say) is Any.
-    """
-    if not dataclasses.is_dataclass(strategy_class):
-        return {}
-    try:
-        hints = get_type_hints(strategy_class)
-    except (NameError, AttributeError, TypeError, SyntaxError):
-        hints = {}
-    return {
-        field.name: hints.get(field.name, Any)
-        for field in dataclasses.fields(strategy_class)
-        if field.init
-    }
-
-
-def required_options(strategy_class: type) -> list[str]:
-    """Names of the options that have no default."""
-    if not dataclasses.is_dataclass(strategy_class):
-        return []
-    return [
-        field.name
-        for field in dataclasses.fields(strategy_class)
-        if field.init
-        and field.default is dataclasses.MISSING
-        and field.default_factory is dataclasses.MISSING
-    ]
-
-
-def matches(hint: Any, value: object) -> bool:
-    """Whether `value` fits the annotation: numbers by value, so a bool or NaN is not a number.
-
-    A float annotation takes whole numbers too. Of a container only the outer type is checked;
-    an annotation that isinstance cannot judge takes anything.
-    """
-    origin = get_origin(hint)
-    if hint is None or hint is type(None):
-        return value is None
-    if origin in (Union, types.UnionType):
-        return any(matches(part, value) for part in get_args(hint))
-    if origin is Literal:
-        return any(_same(choice, value) for choice in get_args(hint))
-    if hint is bool:
-        return isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if hint is float:
-        return (
-            isinstance(value, numbers.Real)
-            and not isinstance(value, bool)
-            and (isinstance(value, numbers.Integral) or not math.isnan(float(value)))
-        )
-    try:
-        return isinstance(value, origin or hint)
-    except TypeError:  # Any, a type variable, a protocol, …
-        return True
-
-
-def _same(choice: object, value: object) -> bool:
-    """Equal and of the same kind: True is not 1."""
-    same_kind = isinstance(value, type(choice)) and isinstance(choice, bool) == isinstance(
-        value, bool
-    )
-    return same_kind and value == choice
-
-
-def describe(hint: Any) -> str:
-    """The annotation in words: "'auto', 'min' or a number"."""
-    parts = _parts(hint)
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} or {parts[-1]}"
-
-
-def _parts(hint: Any) -> list[str]:
-    origin = get_origin(hint)
-    if origin in (Union, types.UnionType):
-        return [part for argument in get_args(hint) for part in _parts(argument)]
-    if origin is Literal:
-        return [repr(choice) for choice in get_args(hint)]
-    if hint in _WORDS:
-        return [_WORDS[hint]]
-    return [getattr(origin or hint, "__name__", str(hint))]
-
-
-def nearest(name: object, known: Iterable[str]) -> str:
-    """The end of a sentence that suggests the known name closest to `name`, or nothing."""
-    if not isinstance(name, str):
-        return ""
-    by_lower = {candidate.lower(): candidate for candidate in known}
-    close = difflib.get_close_matches(name.lower(), by_lower, n=1)
-    return f"; did you mean {by_lower[close[0]]!r}?" if close else ""
-
-
-def option_problems(
-    owner: str, hints: Mapping[str, Any], options: Mapping[Any, object]
-) -> dict[Any, str]:
-    """One sentence for each option that is unknown or ill-typed.
-
-    Args:
-        owner: what takes the options, in words.
-        hints: its options and their annotations.
-        options: name -> value, as the user gave them.
-
-    Returns:
-        Name of the option -> should be, found, remedy.
-    """
-    found = {}
-    for name, value in options.items():
-        if not isinstance(name, str) or name not in hints:
-            found[name] = _unknown(owner, hints, name)
-        elif not matches(hints[name], value):
-            choices = [part.strip("'") for part in _parts(hints[name])]
-            found[name] = (
-                f"`{name}` should be {describe(hints[name])}, found {value!r} "
-                f"({type(value).__name__}): change the option of {owner}{nearest(value, choices)}"
-            )
-    return found
-
-
-def _unknown(owner: str, hints: Mapping[str, Any], name: object) -> str:
-    if not hints:
-        return f"{owner} takes no options, found {name!r}: leave `merge_options` empty"
-    return (
-        f"`merge_options` of {owner} should be among {', '.join(map(repr, hints))}, "
-        f"found unknown option {name!r}: rename or remove it{nearest(name, hints)}"
-    )
-
+from rllib_weighted.merging.signals import SIGNALS
+from rllib_weighted.merging.strategies import BUILT_IN, Weighting
+from rllib_weighted.suggest import nearest
 
 _Strategy = TypeVar("_Strategy", bound=type[Weighting])
 
-_strategies: dict[str, type[Weighting]] = {
-    "average": Average,
-    "sum": Sum,
-    "reward_weighted": RewardWeighted,
-    "loss_weighted": LossWeighted,
-    "actor_average": ActorAverage,
-    "actor_sum": ActorSum,
-}
+_strategies = dict(BUILT_IN)
 
 
 def register_strategy(name: str) -> Callable[[_Strategy], _Strategy]:
@@ -197,10 +45,10 @@ def register_strategy(name: str) -> Callable[[_Strategy], _Strategy]:
 
     def register(strategy_class: _Strategy) -> _Strategy:
         _check_class(name, strategy_class)
-        known = _strategies.get(name)
-        if known is not None and _identity(known) != _identity(strategy_class):
+        known = _full_name(_strategies.get(name, strategy_class))
+        if known != _full_name(strategy_class):
             raise ValueError(
-                f"strategy {name!r} is already registered, as {'.'.join(_identity(known))}: "
+                f"strategy {name!r} is already registered, as {known}: "
                 "choose another name, or call unregister_strategy first"
             )
         _strategies[name] = strategy_class
@@ -209,8 +57,8 @@ def register_strategy(name: str) -> Callable[[_Strategy], _Strategy]:
     return register
 
 
-def _identity(strategy_class: type) -> tuple[str, str]:
-    return strategy_class.__module__, strategy_class.__qualname__
+def _full_name(strategy_class: type) -> str:
+    return f"{strategy_class.__module__}.{strategy_class.__qualname__}"
 
 
 def _check_class(name: str, strategy_class: object) -> None:
@@ -226,17 +74,25 @@ def _check_class(name: str, strategy_class: object) -> None:
             f"strategy {name!r} should define {missing}, found {strategy_class.__name__} without: "
             "define it in the class"
         )
-    if problem := _signal_problem(strategy_class):
+    if problem := _signals_problem(strategy_class, strategy_class.signals):
         raise ValueError(problem)
 
 
-def _signal_problem(strategy_class: type[Weighting]) -> str | None:
-    signal = getattr(strategy_class, "signal", None)
-    if signal in get_args(Signal):
+def _signals_problem(strategy_class: type[Weighting], declared: object) -> str | None:
+    """Why what a class or an object has as its `signals` does not name signals."""
+    if declared is Weighting.signals:
+        declared = getattr(strategy_class, "signal", None)
+        is_known = declared in ("reward", "loss", "none")
+    elif isinstance(declared, property):
+        is_known = True  # It depends on the options: the object is asked.
+    else:
+        is_known = isinstance(declared, tuple) and all(name in [*SIGNALS] for name in declared)
+    if is_known:
         return None
     return (
-        f"the `signal` of {strategy_class.__name__} should be 'reward', 'loss' or 'none', "
-        f'found {signal!r}: set it in the class, as in `signal = "reward"`'
+        f"the `signal` of {strategy_class.__name__} should be 'reward', 'loss' or 'none', or "
+        f"better its `signals` a tuple of names among {', '.join(map(repr, SIGNALS))}, found "
+        f'{declared!r}: set it in the class, as in `signals = ("return",)`'
     )
 
 
@@ -248,7 +104,7 @@ def unregister_strategy(name: str) -> None:
     """
     if name not in _strategies:
         raise ValueError(_unknown_strategy(name))
-    if _strategies[name] in BUILT_IN:
+    if name in BUILT_IN:
         raise ValueError(
             f"strategy {name!r} is built in and should stay: unregister only strategies of your own"
         )
@@ -260,10 +116,16 @@ def strategy_names() -> list[str]:
     return list(_strategies)
 
 
-def _unknown_strategy(name: str) -> str:
+def _unknown_strategy(strategy: object) -> str:
+    found, remedy = f"{strategy!r} ({type(strategy).__name__})", "use a name"
+    if isinstance(strategy, str):
+        found = repr(strategy)
+        remedy = f"use one of them or register your own{nearest(strategy, _strategies)}"
+    elif isinstance(strategy, type) and issubclass(strategy, Weighting):
+        remedy = f"write {strategy.__name__}()"
     return (
-        f"`merge_strategy` should be one of {', '.join(map(repr, _strategies))}, found {name!r}: "
-        f"use one of them or register your own{nearest(name, _strategies)}"
+        f"`merge_strategy` should be one of {', '.join(map(repr, _strategies))} or a Weighting "
+        f"object, found {found}: {remedy}"
     )
 
 
@@ -292,64 +154,125 @@ def strategy_problems(
                 "`merge_options` should be empty when `merge_strategy` is an object, found "
                 f"{dict(options)!r}: pass them to {type(strategy).__name__}(...) instead"
             )
-        return problems + _object_problems(strategy)
-    if not isinstance(strategy, str):
-        return [_neither_name_nor_object(strategy), *problems]
-    if strategy not in _strategies:
+        cls = type(strategy)
+        values = {name: getattr(strategy, name) for name in option_types(cls)}
+        return problems + _problems_of(cls.__name__, cls, values, strategy)
+    if not isinstance(strategy, str) or strategy not in _strategies:
         return [_unknown_strategy(strategy), *problems]
-    return problems + _named_problems(strategy, options or {})
+    return problems + _problems_of(repr(strategy), _strategies[strategy], options or {})
 
 
-def _neither_name_nor_object(strategy: object) -> str:
-    is_class = isinstance(strategy, type) and issubclass(strategy, Weighting)
-    remedy = f"write {strategy.__name__}()" if is_class else "use a name"  # type: ignore[attr-defined]
-    return (
-        f"`merge_strategy` should be one of {', '.join(map(repr, _strategies))} or a Weighting "
-        f"object, found {strategy!r} ({type(strategy).__name__}): {remedy}"
-    )
-
-
-def _object_problems(strategy: Weighting) -> list[str]:
-    """Problems of the fields of a strategy object."""
-    strategy_class = type(strategy)
-    hints = option_hints(strategy_class)
-    values = {name: getattr(strategy, name) for name in hints}
-    ill_typed = option_problems(strategy_class.__name__, hints, values)
-    signal = _signal_problem(strategy_class)
-    return [
-        *([signal] if signal else []),
-        *ill_typed.values(),
-        *_value_problems(strategy_class.__name__, lambda: strategy, ill_typed),
-    ]
-
-
-def _named_problems(name: str, options: Mapping[str, object]) -> list[str]:
-    """Problems of the options of a registered strategy."""
-    strategy_class = _strategies[name]
-    owner = repr(name)
-    found = option_problems(owner, option_hints(strategy_class), options)
-    missing = [option for option in required_options(strategy_class) if option not in options]
-    problems = [*found.values()]
-    if missing:
-        problems.append(
-            f"`merge_options` of {owner} should hold {', '.join(map(repr, missing))}, found none: "
-            "it has no default, set it"
-        )
-    if missing or any(option in found for option in required_options(strategy_class)):
-        return problems  # it cannot be built, so its values cannot be asked
-    good = {option: value for option, value in options.items() if option not in found}
-    return problems + _value_problems(owner, lambda: strategy_class(**good), found)
-
-
-def _value_problems(
-    owner: str, build: Callable[[], Weighting], reported: Mapping[Any, str]
+def _problems_of(
+    owner: str,
+    strategy_class: type[Weighting],
+    options: Mapping[Any, object],
+    strategy: Weighting | None = None,
 ) -> list[str]:
-    """What the strategy itself says, less what concerns an option that is reported already."""
+    """Problems of a strategy's options, and what the strategy itself says of their values.
+
+    Args:
+        owner: The strategy in words.
+        strategy_class: Its class.
+        options: Its options by name.
+        strategy: The object; None: it is made with the options that are well-typed.
+    """
+    found = _option_problems(owner, strategy_class, options)
+    good = {name: value for name, value in options.items() if name not in found}
+    signals = _signals_problem(strategy_class, strategy_class.signals)
     try:
-        problems = build().problems()
-    except Exception as error:  # code of the user: say whose it is, and go on collecting
-        return [] if reported else [f"{owner} refused its options: {error!r}"]
-    return [text for text in problems if not any(f"`{name}`" in text for name in reported)]
+        built = strategy_class(**good) if strategy is None else strategy
+        values = [
+            text for text in built.problems() if not any(f"`{name}`" in text for name in found)
+        ]
+        if not (signals or found):
+            signals = _signals_problem(strategy_class, built.signals)
+    except Exception as error:  # Code of the user: say whose it is, and go on collecting.
+        values = [] if found else [f"{owner} refused its options: {error!r}"]
+    return [*([signals] if signals else []), *found.values(), *values]
+
+
+def _option_problems(
+    owner: str, strategy_class: type[Weighting], options: Mapping[Any, object]
+) -> dict[Any, str]:
+    """Name of an option -> should be, found, remedy: those unknown, ill-typed or not given."""
+    types = option_types(strategy_class)
+    found = {}
+    for name, value in options.items():
+        if not types:
+            found[name] = f"{owner} takes no options, found {name!r}: leave `merge_options` empty"
+        elif name not in types:
+            found[name] = (
+                f"`merge_options` of {owner} should be among {', '.join(map(repr, types))}, "
+                f"found unknown option {name!r}: rename or remove it{nearest(name, types)}"
+            )
+        elif should_be := type_problem(types[name], value):
+            choices = re.findall("'([^']+)'", should_be)
+            found[name] = (
+                f"`{name}` should be {should_be}, found {value!r} ({type(value).__name__}): "
+                f"change the option of {owner}{nearest(value, choices)}"
+            )
+    for name in types:
+        if name not in options and _is_required(strategy_class, name):
+            found[name] = (
+                f"`merge_options` of {owner} should hold {name!r}, found none: "
+                "it has no default, set it"
+            )
+    return found
+
+
+def _is_required(strategy_class: type[Any], option: str) -> bool:
+    (field,) = [each for each in dataclasses.fields(strategy_class) if each.name == option]
+    return field.default is field.default_factory is dataclasses.MISSING
+
+
+@functools.cache
+def option_types(strategy_class: type) -> dict[str, TypeAdapter[Any]]:
+    """Name -> annotation, of the options that `strategy_class` takes, in order of definition.
+
+    An annotation that cannot be evaluated (a name local to a function, say), or that pydantic
+    cannot check, takes anything.
+    """
+    if not dataclasses.is_dataclass(strategy_class):
+        return {}
+    try:
+        hints = get_type_hints(strategy_class, include_extras=True)
+    except (NameError, AttributeError, TypeError, SyntaxError):
+        hints = {}
+    fields = [field.name for field in dataclasses.fields(strategy_class) if field.init]
+    return {name: _adapter(hints.get(name, Any)) for name in fields}
+
+
+def _adapter(annotation: Any) -> TypeAdapter[Any]:  # Any: whatever users write behind a colon.
+    try:
+        return TypeAdapter(annotation, config=ConfigDict(strict=True, arbitrary_types_allowed=True))
+    except (PydanticUserError, SchemaError):
+        return TypeAdapter(Any)
+
+
+_NO_NUMBER = object()
+
+
+def type_problem(annotation: TypeAdapter[Any], value: object) -> str | None:
+    """What an option should be, in pydantic's words, if `value` does not fit its annotation.
+
+    Numbers count by their value: those of NumPy are numbers, NaN and bools are none.
+    """
+    number = value
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        number = int(value) if isinstance(value, numbers.Integral) else float(value)
+        if number != number:
+            number = _NO_NUMBER
+    try:
+        taken = annotation.validate_python(number)
+        if any(isinstance(taken, kind) != isinstance(number, kind) for kind in (bool, float | int)):
+            # Even if strict, pydantic takes True for 1, and a tensor for its number.
+            annotation.validate_python(_NO_NUMBER)
+    except ValidationError as error:
+        expected = [each["msg"].removeprefix("Input should be ") for each in error.errors()]
+        if annotation.core_schema["type"] == "nullable":
+            expected.append("None")
+        return " or ".join(dict.fromkeys(expected))
+    return None
 
 
 def resolve_strategy(
@@ -368,5 +291,4 @@ def resolve_strategy(
         raise ValueError("\n".join(problems))
     if isinstance(strategy, Weighting):
         return strategy
-    arguments: dict[str, Any] = dict(options or {})
-    return _strategies[strategy](**arguments)
+    return _strategies[strategy](**(options or {}))

@@ -10,65 +10,78 @@ import abc
 import math
 import numbers
 from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar
 
 import torch
+from pydantic import Field, FiniteFloat, PositiveInt
 from torch import Tensor
 
-from rllib_weighted.merging.shares import Direction, Offset, Transform, signal_shares
-
-Signal: TypeAlias = Literal["reward", "loss", "none"]
-LossName: TypeAlias = Literal["total", "policy", "value"]
-LossScope: TypeAlias = Literal["minibatch", "round"]
-
-
-def checked_min_weight(min_weight: object, num_workers: int) -> float:
-    """The minimum weight m to use: `min_weight`, or 1/N if it is None.
-
-    Raises:
-        ValueError: if it is neither None nor a finite number >= 0 (a bool is not a number).
-    """
-    if min_weight is None:
-        return 1.0 / num_workers
-    if isinstance(min_weight, numbers.Real) and not isinstance(min_weight, bool):
-        value = float(min_weight)
-        if 0.0 <= value < math.inf:
-            return value
-    raise ValueError(
-        f"min_weight should be a finite number >= 0, found {min_weight!r}: "
-        "use None for 1/N (N = number of workers), or 0 for no minimum"
-    )
+from rllib_weighted.merging import shares as transforms
+from rllib_weighted.merging.shares import Direction, NegativeSignalError, Offset, Transform
+from rllib_weighted.merging.signals import LossName, LossScope, loss_signal
 
 
 class Weighting(abc.ABC):
-    """Base of all merge strategies.
+    """Base of all merge strategies: maps workers' signals to shares, and shares to weights.
 
-    A subclass says which `signal` it reads and maps the signals to shares; the minimum weight is
-    added here. Make it a frozen dataclass to give it options: each field is one, and is checked
-    by its annotation.
+    A subclass declares which `signals` it reads and defines `shares`; the minimum weight is added
+    here. Make it a frozen dataclass to give it options: each field is one, and is checked by its
+    annotation.
+
+    Example:
+        >>> import torch
+        >>> from rllib_weighted.merging import Weighting, merge
+        >>> class RewardPerLoss(Weighting):
+        ...     signals = ("return", "loss")
+        ...
+        ...     def shares(self, returns, losses, *, generator=None):
+        ...         return torch.softmax(returns / losses, dim=0)
+        >>> merged = merge(RewardPerLoss(), {"return": [2.0, 1.0], "loss": [2.0, 1.0]})
+        >>> merged.shares.tolist()
+        [0.5, 0.5]
 
     Attributes:
-        signal: what a worker reports to it: "reward" (mean undiscounted return of its episodes),
-            "loss" (its own loss on the minibatch being merged) or "none" (it is handed zeros).
-        uses_min_weight: whether `min_weight` changes its weights.
-        per_worker_parameters: whether every worker keeps parameters and an optimizer state,
-            and adds the merged gradient to its own one: g_i' = g_i + sum_j w_j g_j, the gradient
-            of worker j taken at its own parameters. False: all share one set, and only the merged
-            gradient moves it.
+        uses_min_weight: Whether `min_weight` changes its weights.
+        per_worker_parameters: What the setting of this name is if the config leaves it at None.
+            In a user's class also under its older name, `own_parameters`.
+        signal: The older way to declare a signal: "reward" (the signal `return`), "loss" (that of
+            `loss` and `scope`, if the class has such options) or "none".
     """
 
-    signal: ClassVar[Signal]
     uses_min_weight: ClassVar[bool] = True
     per_worker_parameters: ClassVar[bool] = False
+    signal: ClassVar[str]
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        """Takes the older names of what a class declares for the new ones."""
+        super().__init_subclass__(**kwargs)
+        declared = vars(cls)
+        if "signal" in declared and "signals" not in declared:
+            cls.signals = Weighting.signals  # type: ignore[method-assign]
+        if "own_parameters" in declared:
+            cls.per_worker_parameters = declared["own_parameters"]
+
+    @property
+    def signals(self) -> tuple[str, ...]:
+        """Names of the signals (in `SIGNALS`) that `shares` is given, in this order.
+
+        A class attribute, `signals = ("return", "loss")`, or a property if it depends on options.
+        """
+        if self.signal == "loss":
+            options = getattr(self, "loss", "total"), getattr(self, "scope", "minibatch")
+            return (loss_signal(*options),)
+        return ("return",) if self.signal == "reward" else ()
 
     @abc.abstractmethod
-    def shares(self, signals: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+    def shares(self, *signals: Any, **kwargs: Any) -> Tensor:  # Any: subclasses name theirs.
         """Each worker's share of the merge.
 
         Args:
-            signals: [N] float64, all finite (a missing signal is already filled), N >= 1 workers
-                that take part. Not to be written to.
-            generator: random stream, for strategies that draw.
+            signals: One argument for each name in `signals`: [N] float64, all finite (a missing
+                one is already filled), N >= 1 workers that take part. Not to be written to. A
+                strategy without signals gets one argument, zeros.
+            kwargs: `generator`, a `torch.Generator` or None: the random stream of strategies that
+                draw.
 
         Returns:
             [N] float64, >= 0, sum 1.
@@ -87,47 +100,61 @@ class Weighting(abc.ABC):
         Raises:
             ValueError: if `min_weight` is not a finite number >= 0.
         """
-        return shares + checked_min_weight(min_weight, len(shares))
+        if min_weight is None:
+            return shares + 1.0 / len(shares)
+        is_number = isinstance(min_weight, numbers.Real) and not isinstance(min_weight, bool)
+        if not (is_number and 0.0 <= min_weight < math.inf):
+            raise ValueError(
+                f"min_weight should be a finite number >= 0, found {min_weight!r}: "
+                "use None for 1/N (N = number of workers), or 0 for no minimum"
+            )
+        return shares + float(min_weight)
 
     def problems(self) -> list[str]:
-        """What is wrong with the values of the options: should be, found, remedy, a sentence each.
+        """What is wrong with the options: should be, found, remedy, a sentence each.
 
-        Their types are checked before, from the annotations. Start a sentence with the name of
-        its option in backquotes.
+        Only what their annotations cannot say (which may be pydantic's, `PositiveInt` say). Start
+        a sentence with the name of its option in backquotes.
         """
         return []
 
 
-def _uniform(like: Tensor) -> Tensor:
-    return torch.full_like(like, 1.0 / len(like), dtype=torch.float64)
+class _Unweighted(Weighting):
+    """Every worker counts the same; what its gradient is multiplied by, a subclass says."""
 
-
-@dataclass(frozen=True)
-class Average(Weighting):
-    """The mean of the workers' gradients: w_i = 1/N. Baseline; the minimum weight is ignored."""
-
-    signal: ClassVar[Signal] = "none"
+    signals = ()
+    signal: ClassVar[str] = "none"
     uses_min_weight: ClassVar[bool] = False
 
     def shares(self, signals: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """p_i = 1/N: [N] -> [N]."""
-        return _uniform(signals)
+        return torch.full_like(signals, 1.0 / len(signals), dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Average(_Unweighted):
+    """The mean of the workers' gradients: w_i = 1/N. Baseline; the minimum weight is ignored.
+
+    Example:
+        >>> from rllib_weighted.merging import Average, merge
+        >>> merge(Average(), [3.0, 1.0]).weights.tolist()
+        [0.5, 0.5]
+    """
 
     def weights(self, shares: Tensor, *, min_weight: float | None = None) -> Tensor:
         """w_i = 1/N: [N] -> [N]."""
-        return _uniform(shares)
+        return torch.full_like(shares, 1.0 / len(shares), dtype=torch.float64)
 
 
 @dataclass(frozen=True)
-class Sum(Weighting):
-    """The sum of the workers' gradients: w_i = 1. Baseline; the minimum weight is ignored."""
+class Sum(_Unweighted):
+    """The sum of the workers' gradients: w_i = 1. Baseline; the minimum weight is ignored.
 
-    signal: ClassVar[Signal] = "none"
-    uses_min_weight: ClassVar[bool] = False
-
-    def shares(self, signals: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """p_i = 1/N: [N] -> [N]."""
-        return _uniform(signals)
+    Example:
+        >>> from rllib_weighted.merging import Sum, merge
+        >>> merge(Sum(), [3.0, 1.0]).weights.tolist()
+        [1.0, 1.0]
+    """
 
     def weights(self, shares: Tensor, *, min_weight: float | None = None) -> Tensor:
         """w_i = 1: [N] -> [N]."""
@@ -136,10 +163,17 @@ class Sum(Weighting):
 
 @dataclass(frozen=True)
 class ActorAverage(Average):
-    """Actor-avg: each worker keeps its own parameters, g_i' = g_i + mean_j g_j (w_j = 1/N).
+    """`Average` with parameters per worker (Actor-avg): g_i' = g_i + mean_j g_j.
 
     Idea from arXiv 2304.12778: global consistency, individual exploration; it breaks when the
     workers drift too far apart.
+
+    Example:
+        >>> from rllib_weighted import WeightedPPOConfig
+        >>> WeightedPPOConfig().training(
+        ...     merge_strategy="actor_average"
+        ... ).uses_per_worker_parameters
+        True
     """
 
     per_worker_parameters: ClassVar[bool] = True
@@ -147,9 +181,14 @@ class ActorAverage(Average):
 
 @dataclass(frozen=True)
 class ActorSum(Sum):
-    """Actor-sum: each worker keeps its own parameters, g_i' = g_i + sum_j g_j (w_j = 1).
+    """`Sum` with parameters per worker (Actor-sum): g_i' = g_i + sum_j g_j.
 
     Idea from arXiv 2304.12778; see `ActorAverage`.
+
+    Example:
+        >>> from rllib_weighted.merging import ActorSum, merge
+        >>> merge(ActorSum(), [3.0, 1.0]).weights.tolist()
+        [1.0, 1.0]
     """
 
     per_worker_parameters: ClassVar[bool] = True
@@ -162,25 +201,34 @@ class _SignalWeighted(Weighting):
     offset: Offset = "auto"
     direction: Direction = "high"
     transform: Transform = "proportional"
-    temperature: float = 1.0
-    top_k: int | None = None
+    temperature: Annotated[FiniteFloat, Field(gt=0)] = 1.0
+    top_k: PositiveInt | None = None
     normalize: bool = False
 
     def shares(self, signals: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """Shares of the shifted signals, [N] -> [N] (ours, after arXiv 2304.12778).
+        """Shares of the signals, turned by `direction` and shifted by `offset`: [N] -> [N].
+
+        Softmax, rank and top-k do not change under a shift, so they read the unshifted signals:
+        same shares, no rounding; a numeric offset is still checked.
 
         Raises:
-            ValueError: if a numeric offset leaves a signal negative; it names the worker.
+            NegativeSignalError: If a numeric offset leaves a signal negative.
         """
-        return signal_shares(
-            signals,
-            offset=self.offset,
-            direction=self.direction,
-            transform=self.transform,
-            temperature=self.temperature,
-            top_k=self.top_k,
-            generator=generator,
-        )
+        oriented = signals.neg() if self.direction == "low" else signals
+        if not isinstance(self.offset, str):
+            worker = int(oriented.argmin())
+            if float(oriented[worker]) + self.offset < 0:
+                signal = float(signals[worker])
+                raise NegativeSignalError(worker, signal, self.offset, self.direction)
+        if self.transform == "softmax":
+            return transforms.softmax(oriented, self.temperature)
+        if self.transform == "rank":
+            return transforms.rank(oriented)
+        if self.transform == "top_k":
+            assert self.top_k is not None  # `problems` says so.
+            return transforms.best_k(oriented, self.top_k)
+        shares = transforms.proportional(oriented, self.offset)
+        return transforms.permuted(shares, generator) if self.transform == "random" else shares
 
     def weights(self, shares: Tensor, *, min_weight: float | None = None) -> Tensor:
         """w_i = p_i + m, [N] -> [N]; with `normalize`, w / sum w.
@@ -195,29 +243,13 @@ class _SignalWeighted(Weighting):
         return weights
 
     def problems(self) -> list[str]:
-        """Values that no merge can work with, one sentence each."""
-        found = []
-        if not isinstance(self.offset, str) and not math.isfinite(self.offset):
-            found.append(
-                f"`offset` should be 'auto', 'min' or a finite number, found {self.offset}: "
-                "use 'auto'"
-            )
-        if not 0.0 < self.temperature < math.inf:
-            found.append(
-                f"`temperature` should be a finite number > 0, found {self.temperature}: "
-                "use 1.0, or more to even out the shares"
-            )
-        if self.top_k is not None and self.top_k < 1:
-            found.append(
-                f"`top_k` should be a whole number >= 1, found {self.top_k}: "
-                "use the number of workers to keep"
-            )
-        elif self.top_k is None and self.transform == "top_k":
-            found.append(
+        """See `Weighting.problems`."""
+        if self.transform == "top_k" and self.top_k is None:
+            return [
                 "`top_k` should be a whole number >= 1 when transform='top_k', found None: "
                 "set it to the number of workers to keep"
-            )
-        return found
+            ]
+        return []
 
 
 @dataclass(frozen=True)
@@ -226,6 +258,11 @@ class RewardWeighted(_SignalWeighted):
 
     The signal is the mean undiscounted return of the worker's episodes that ended in the round.
     Idea from arXiv 2304.12778; the formula w_i = p_i + m is ours, after arXiv 2304.12778.
+
+    Example:
+        >>> from rllib_weighted.merging import RewardWeighted, merge
+        >>> merge(RewardWeighted(), [3.0, 1.0], min_weight=0.5).weights.tolist()
+        [1.25, 0.75]
 
     Attributes:
         offset: what is added to every signal first, in the unit of the signal. "auto":
@@ -241,7 +278,8 @@ class RewardWeighted(_SignalWeighted):
             not in step size.
     """
 
-    signal: ClassVar[Signal] = "reward"
+    signals = ("return",)
+    signal: ClassVar[str] = "reward"
 
 
 @dataclass(frozen=True)
@@ -251,6 +289,13 @@ class LossWeighted(_SignalWeighted):
     The paper leaves the direction open: direction="low" favours low losses. Idea from
     arXiv 2304.12778; the formula w_i = p_i + m is ours, after arXiv 2304.12778.
 
+    Example:
+        >>> from rllib_weighted.merging import LossWeighted, merge
+        >>> LossWeighted(loss="policy", scope="round").signals
+        ('round_policy_loss',)
+        >>> merge(LossWeighted(direction="low"), [3.0, 2.0, 1.0], min_weight=0).shares.tolist()
+        [0.0, 0.3333333333333333, 0.6666666666666666]
+
     Attributes:
         offset, direction, transform, temperature, top_k, normalize: as in `RewardWeighted`.
         loss: which loss of the worker is the signal.
@@ -258,12 +303,23 @@ class LossWeighted(_SignalWeighted):
             whole batch, before the first step of the round.
     """
 
-    signal: ClassVar[Signal] = "loss"
+    signal: ClassVar[str] = "loss"
     loss: LossName = "total"
     scope: LossScope = "minibatch"
 
+    @property
+    def signals(self) -> tuple[str, ...]:
+        """The loss of that name and scope."""
+        return (loss_signal(self.loss, self.scope),)
 
-BUILT_IN: frozenset[type[Weighting]] = frozenset(
-    {Average, Sum, RewardWeighted, LossWeighted, ActorAverage, ActorSum}
-)
-"""Strategies whose output needs no check at every merge. Their subclasses are not in it."""
+
+BUILT_IN: dict[str, type[Weighting]] = {
+    "average": Average,
+    "sum": Sum,
+    "reward_weighted": RewardWeighted,
+    "loss_weighted": LossWeighted,
+    "actor_average": ActorAverage,
+    "actor_sum": ActorSum,
+}
+"""Strategies by their names. The output of these classes (not of their subclasses) needs no check
+at every merge."""

@@ -171,6 +171,38 @@ def test_an_observation_filter_and_reproducible_seeds():
         np.testing.assert_array_equal(stack, found[1][name])
 
 
+@pytest.mark.parametrize("strategy", ["reward_weighted", "loss_weighted"])
+def test_any_strategy_can_be_combined_with_own_parameters(strategy):
+    """Three rounds, against the same with autograd."""
+    found = []
+    for fast in (True, False):
+        config = make_config(strategy, per_worker_parameters=True).learners(fast_learner=fast)
+        algorithm = config.build_algo()
+        results = [algorithm.train() for _ in range(3)]
+        found.append((algorithm.learner_group.per_worker_parameters(), results[-1]["merge"]))
+        algorithm.stop()
+    (stacks, merge), (reference, merge_reference) = found
+    for name, stack in reference.items():
+        np.testing.assert_allclose(stacks[name], stack, rtol=0, atol=1e-6)
+        assert np.abs(stack[0] - stack[1]).max() > 1e-3
+    weights = [merge["workers"][str(worker)]["weight"] for worker in range(3)]
+    assert sum(weights) == pytest.approx(1 + 3 * 1 / 3)  # 1 + N m
+    assert np.ptp(weights) > 1e-2
+    assert merge["drift_mean"] == pytest.approx(merge_reference["drift_mean"], rel=1e-4)
+
+
+def test_actor_average_is_average_with_own_parameters():
+    found = []
+    for strategy, own in (("actor_average", None), ("average", True)):
+        algorithm = make_config(strategy, per_worker_parameters=own).build_algo()
+        for _ in range(2):
+            algorithm.train()
+        found.append(algorithm.learner_group.per_worker_parameters())
+        algorithm.stop()
+    for name, stack in found[0].items():
+        np.testing.assert_array_equal(stack, found[1][name])
+
+
 def test_shared_strategies_have_no_drift():
     algorithm = make_config("average").build_algo()
     result = algorithm.train()

@@ -7,6 +7,7 @@ import torch
 
 from rllib_weighted.learning.losses import WorkerLosses
 from rllib_weighted.learning.round_weights import RoundWeights
+from rllib_weighted.merging import Weighting
 from tests.learning.helpers import hand_weights, make_order, worker_losses
 
 
@@ -202,3 +203,43 @@ def test_losses_in_float32_are_reported_to_their_last_digit():
     for _ in range(3):
         merger.record([0, 1], *merger.weigh([0, 1], losses), losses)
     assert merger.report().losses == pytest.approx(losses.total.double().tolist(), rel=1e-15)
+
+
+class Ratio(Weighting):
+    """A user's strategy that reads two signals."""
+
+    def __init__(self, *signals):
+        self._signals = signals
+
+    @property
+    def signals(self):
+        return self._signals
+
+    def shares(self, returns, losses, *, generator=None):
+        return (returns / losses) / (returns / losses).sum()
+
+
+def test_a_strategy_of_returns_and_losses():
+    order = make_order(3, Ratio("return", "loss"), rewards=[2, 4, None], min_weight=0.0)
+    merger = RoundWeights(order)
+    assert not merger.needs_round_losses
+    # Worker 2 has no return: that of the others, 3. Ratios 2, 4, 3 and then 2, 1, 1.
+    assert step(merger, [0, 1, 2], 1.0, 1.0, 1.0) == pytest.approx([2 / 9, 4 / 9, 3 / 9])
+    assert step(merger, [0, 1, 2], 1.0, 4.0, 3.0) == pytest.approx([1 / 2, 1 / 4, 1 / 4])
+    assert merger.report().signals == [2.0, 4.0, None]  # The first of them.
+
+
+def test_a_strategy_of_returns_and_losses_of_the_round():
+    order = make_order(2, Ratio("return", "round_value_loss"), rewards=[2, 1], min_weight=0.0)
+    merger = RoundWeights(order)
+    assert merger.needs_round_losses
+    losses = WorkerLosses(torch.ones(2), value=torch.tensor([1.0, 0.5]))
+    merger.set_round_losses([1, 0], losses)  # Of worker 1: 1, of worker 0: 0.5; ratios 4, 1.
+    assert step(merger, [0, 1], 9.0, 1.0) == pytest.approx([4 / 5, 1 / 5])
+    assert step(merger, [0, 1], 1.0, 9.0) == pytest.approx([4 / 5, 1 / 5])
+
+
+def test_without_a_signal_the_returns_are_reported():
+    merger = RoundWeights(make_order(2, "average", rewards=[1, 3]))
+    assert step(merger, [0, 1], 5.0, 6.0) == [0.5, 0.5]
+    assert merger.report().signals == [1.0, 3.0]

@@ -153,3 +153,62 @@ class TestUserStrategy:
     def test_what_it_returns_is_checked_and_it_is_named(self, strategy, message):
         with pytest.raises(ValueError, match=message):
             merge(strategy, [1.0, 2.0], min_weight=-1.0)
+
+
+class Ratio(Weighting):
+    """A user's strategy that reads two signals."""
+
+    signals = ("return", "loss")
+
+    def shares(self, returns, losses, *, generator=None):
+        self.seen = returns.tolist(), losses.tolist()
+        ratio = returns / losses
+        returns.fill_(-1.0)
+        return ratio / ratio.sum()
+
+
+class TestSeveralSignals:
+    def test_by_hand(self):
+        # 2/1, 3/3, 4/4: shares 1/2, 1/4, 1/4; + 1/3
+        signals = {"loss": [1.0, 3.0, 4.0], "return": [2.0, 3.0, 4.0]}
+        merged = merge(Ratio(), signals)
+        assert_close(merged.shares, [1 / 2, 1 / 4, 1 / 4])
+        assert_close(merged.weights, [5 / 6, 7 / 12, 7 / 12])
+
+    def test_each_is_filled_and_masked_by_itself_and_ours_stay(self):
+        returns = torch.tensor([2.0, NAN, 9.0, 4.0], dtype=torch.float64)
+        signals = {"return": returns, "loss": [1.0, 2.0, NAN, None], "policy_loss": []}
+        before, strategy = returns.clone(), Ratio()
+        merged = merge(strategy, signals, present=[True, True, False, True], min_weight=0)
+        # Of workers 0, 1, 3: returns 2, 3, 4 and losses 1, 2, 1.5; ratios 2, 3/2, 8/3; sum 37/6
+        assert strategy.seen == ([2.0, 3.0, 4.0], [1.0, 2.0, 1.5])
+        assert_close(merged.weights, [12 / 37, 9 / 37, 0.0, 16 / 37])
+        torch.testing.assert_close(returns, before, rtol=0, atol=0, equal_nan=True)
+
+    @pytest.mark.parametrize("missing", ["return", "loss"])
+    def test_equal_shares_if_one_of_them_is_missing_everywhere(self, missing):
+        signals = {"return": [2.0, 3.0], "loss": [1.0, 3.0], missing: [NAN, None]}
+        assert_close(merge(Ratio(), signals, min_weight=0).weights, [0.5, 0.5])
+
+    def test_a_mapping_also_does_for_one_signal_and_for_none(self):
+        signals = {"loss": [1.0, 3.0], "return": [1.0, 1.0]}
+        assert_close(merge(LossWeighted(), signals, min_weight=0).weights, [0.25, 0.75])
+        assert_close(merge(Average(), signals).weights, [0.5, 0.5])
+
+    @pytest.mark.parametrize(
+        ("strategy", "signals", "message"),
+        [
+            (Ratio(), [1.0, 2.0], r"of Ratio should be a mapping .*\['return', 'loss'\], found"),
+            (Ratio(), {"return": [1.0]}, r"keys \['return', 'loss'\], .* keys \['return'\]"),
+            (LossWeighted(), {"return": [1.0]}, r"keys \['loss'\], .* keys \['return'\]: give"),
+            (Average(), {}, r"of Average should be a mapping .* found the keys \[\]"),
+            (
+                Ratio(),
+                {"return": [1.0], "loss": [1.0, 2.0]},
+                r"should all have the same shape \[N\], found \[1\], \[2\]: give one",
+            ),
+        ],
+    )
+    def test_signals_that_do_not_fit_are_refused(self, strategy, signals, message):
+        with pytest.raises(ValueError, match=message):
+            merge(strategy, signals)

@@ -94,26 +94,34 @@ INVALID = [
     ("sum", {"normalize": True}, "'sum' takes no options, found 'normalize'"),
     ("actor_sum", {"top_k": 1}, "'actor_sum' takes no options, found 'top_k'"),
     ("actor_avg", None, "found 'actor_avg': .* did you mean 'actor_average'"),
-    ("reward_weighted", {"offset": "max"}, "'auto', 'min' or a number, found 'max'"),
+    ("reward_weighted", {"offset": "max"}, "'auto' or 'min' or a valid number, found 'max'"),
     ("reward_weighted", {"offset": True}, r"`offset` should be .* found True \(bool\)"),
     ("reward_weighted", {"offset": math.nan}, "`offset` should be .* found nan"),
     ("reward_weighted", {"offset": math.inf}, "`offset` should be .* finite number, found inf"),
     ("reward_weighted", {"offset": None}, r"`offset` should be .* found None \(NoneType\)"),
     ("loss_weighted", {"direction": "hihg"}, "'high' or 'low', found 'hihg' .*mean 'high'"),
     ("loss_weighted", {"transform": "topk"}, "'random', found 'topk' .* did you mean 'top_k'"),
-    ("loss_weighted", {"temperature": "hot"}, "`temperature` should be a number, found 'hot'"),
-    ("loss_weighted", {"temperature": 0}, "`temperature` should be a finite number > 0, found 0"),
-    ("loss_weighted", {"temperature": math.nan}, "`temperature` should be a number, found nan"),
-    ("loss_weighted", {"top_k": 2.0}, r"a whole number or None, found 2.0 \(float\)"),
-    ("loss_weighted", {"top_k": True}, r"a whole number or None, found True \(bool\)"),
-    ("loss_weighted", {"top_k": 0}, "`top_k` should be a whole number >= 1, found 0"),
+    (
+        "loss_weighted",
+        {"temperature": "hot"},
+        "`temperature` should be a valid number, found 'hot'",
+    ),
+    ("loss_weighted", {"temperature": 0}, "`temperature` should be greater than 0, found 0"),
+    (
+        "loss_weighted",
+        {"temperature": math.nan},
+        "`temperature` should be a valid number, found nan",
+    ),
+    ("loss_weighted", {"top_k": 2.0}, r"a valid integer or None, found 2.0 \(float\)"),
+    ("loss_weighted", {"top_k": True}, r"a valid integer or None, found True \(bool\)"),
+    ("loss_weighted", {"top_k": 0}, "`top_k` should be greater than 0 or None, found 0"),
     ("loss_weighted", {"transform": "top_k"}, "when transform='top_k', found None: set it"),
-    ("loss_weighted", {"normalize": 1}, r"`normalize` should be True or False, found 1 \(int\)"),
+    ("loss_weighted", {"normalize": 1}, r"`normalize` should be a valid boolean, found 1 \(int\)"),
     ("loss_weighted", {"loss": "entropy"}, "'total', 'policy' or 'value', found 'entropy'"),
     ("loss_weighted", {"scope": "epoch"}, "'minibatch' or 'round', found 'epoch'"),
     (RewardWeighted(), {"offset": "min"}, r"is an object, .* to RewardWeighted\(...\) instead"),
     (RewardWeighted(direction="up"), None, "'high' or 'low', found 'up' .* of RewardWeighted"),
-    (LossWeighted(temperature=-1.0), None, "`temperature` should be a finite number > 0"),
+    (LossWeighted(temperature=-1.0), None, "`temperature` should be greater than 0, found -1.0"),
 ]
 
 
@@ -130,7 +138,7 @@ def test_all_problems_at_once():
     assert len(problems) == 4
     for part in ("'ofset'", "`normalize`", "`temperature`", "`top_k`"):
         assert sum(problem.count(f"{part}") > 0 for problem in problems) == 1
-    with pytest.raises(ValueError, match=r"(?s)ofset.*\n.*normalize.*\n.*temperature.*\n.*top_k"):
+    with pytest.raises(ValueError, match=r"(?s)ofset.*\n.*temperature.*\n.*normalize.*\n.*top_k"):
         resolve_strategy("reward_weighted", options)
 
 
@@ -185,7 +193,7 @@ def test_a_user_registers_a_strategy_with_options():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"exponent": "2"}, r"`exponent` should be a number, found '2' \(str\).*'power'"),
+        ({"exponent": "2"}, r"`exponent` should be a valid number, found '2' \(str\).*'power'"),
         ({"exponent": -1.0}, "`exponent` should be > 0: use 2"),
         ({"sign": "neg"}, "`sign` should be 'abs' or 'raw', found 'neg'"),
         ({"exponnent": 2.0}, "of 'power' should be among 'exponent', 'sign', .*mean 'exponent'"),
@@ -279,6 +287,12 @@ def test_what_is_no_strategy_is_refused():
     class Empty(Weighting):
         signal = "none"
 
+    class OneName(Average):
+        signals = "return"
+
+    class Unknown(Average):
+        signals = ("return", "gain")
+
     with pytest.raises(ValueError, match="should be a subclass of Weighting, found <class"):
         register_strategy("mine")(Plain)
     with pytest.raises(ValueError, match="should be a subclass of Weighting, found <function"):
@@ -287,9 +301,32 @@ def test_what_is_no_strategy_is_refused():
         register_strategy("mine")(Empty)
     with pytest.raises(ValueError, match="`signal` of Silent should be 'reward', 'loss' or 'none'"):
         register_strategy("mine")(Silent)
+    with pytest.raises(
+        ValueError, match=r"its `signals` a tuple .*'return', .* found 'return': set"
+    ):
+        register_strategy("mine")(OneName)
+    with pytest.raises(ValueError, match=r"`signals` .* found \('return', 'gain'\): set it"):
+        register_strategy("mine")(Unknown)
     with pytest.raises(ValueError, match="`signal` of Silent should be"):
         resolve_strategy(Silent())
     assert strategy_names() == BUILT_IN
+
+
+def test_signals_that_depend_on_options_are_checked_with_them():
+    @register_strategy("either")
+    @dataclass(frozen=True)
+    class Either(RewardWeighted):
+        by: str = "return"
+
+        @property
+        def signals(self):
+            return (self.by,)
+
+    assert resolve_strategy("either", {"by": "loss"}).signals == ("loss",)
+    with pytest.raises(ValueError, match=r"of Either .* its `signals` .* found \('gain',\)"):
+        resolve_strategy("either", {"by": "gain"})
+    with pytest.raises(ValueError, match=r"of Either .* its `signals` .* found \('gain',\)"):
+        resolve_strategy(Either(by="gain"))
 
 
 def test_unregistering():

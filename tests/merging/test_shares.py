@@ -4,15 +4,17 @@ from functools import partial
 import pytest
 import torch
 
-from rllib_weighted.merging.shares import NegativeSignalError, signal_shares
+from rllib_weighted.merging import RewardWeighted, resolve_strategy
+from rllib_weighted.merging.shares import NegativeSignalError
 from tests.merging import _asserts
 from tests.merging._asserts import assert_close, assert_shares, draw
 
 LN2, LN3 = math.log(2), math.log(3)
 
 
-def shares(signals, **options):
-    return signal_shares(torch.as_tensor(signals, dtype=torch.float64), **options)
+def shares(signals, *, generator=None, **options):
+    strategy = resolve_strategy(RewardWeighted(**options))
+    return strategy.shares(torch.as_tensor(signals, dtype=torch.float64), generator=generator)
 
 
 GOLDEN = [
@@ -227,13 +229,13 @@ class TestRandom:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"transform": "sofmax"}, "transform should be one of 'proportional', .* found 'sofmax'"),
-        ({"direction": "up"}, "direction should be 'high' or 'low', found 'up'"),
-        ({"offset": "max"}, "offset should be 'auto', 'min' or a number, found 'max'"),
-        ({"transform": "top_k"}, "top_k should be a whole number >= 1 .* found None"),
-        ({"transform": "top_k", "top_k": 0}, "top_k should be a whole number >= 1 .* found 0"),
+        ({"transform": "sofmax"}, "`transform` should be 'proportional', .* found 'sofmax'"),
+        ({"direction": "up"}, "`direction` should be 'high' or 'low', found 'up'"),
+        ({"offset": "max"}, "`offset` should be 'auto' or 'min' or a valid number, found 'max'"),
+        ({"transform": "top_k"}, "`top_k` should be a whole number >= 1 .* found None"),
+        ({"transform": "top_k", "top_k": 0}, "`top_k` should be greater than 0 .* found 0"),
     ],
 )
-def test_unknown_options_are_refused_here_too(options, message):
+def test_unknown_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         shares([1.0, 2.0], **options)

@@ -1,5 +1,7 @@
 import dataclasses
+import doctest
 import math
+import sys
 
 import pytest
 import torch
@@ -13,6 +15,8 @@ from rllib_weighted.merging import (
     Sum,
     Weighting,
     merge,
+    strategies,
+    strategy_problems,
 )
 from tests.merging._asserts import assert_close
 
@@ -71,7 +75,25 @@ def test_a_bad_minimum_weight_is_refused(strategy, min_weight):
         strategy.weights(SHARES, min_weight=min_weight)
 
 
-def test_which_signal_each_reads():
+def test_which_signals_each_reads():
+    assert RewardWeighted().signals == ("return",)
+    assert Average().signals == Sum().signals == ActorAverage().signals == ActorSum().signals == ()
+    names = {
+        (loss, scope): LossWeighted(loss=loss, scope=scope).signals
+        for scope in ("minibatch", "round")
+        for loss in ("total", "policy", "value")
+    }
+    assert names == {
+        ("total", "minibatch"): ("loss",),
+        ("policy", "minibatch"): ("policy_loss",),
+        ("value", "minibatch"): ("value_loss",),
+        ("total", "round"): ("round_loss",),
+        ("policy", "round"): ("round_policy_loss",),
+        ("value", "round"): ("round_value_loss",),
+    }
+
+
+def test_the_older_name_of_the_signal():
     assert RewardWeighted.signal == "reward"
     assert LossWeighted.signal == "loss"
     assert Average.signal == Sum.signal == "none"
@@ -127,11 +149,11 @@ def test_options_reach_the_shares():
         ({"top_k": 5}, []),
         ({"offset": -3.5}, []),
         ({"transform": "top_k"}, ["`top_k` should be a whole number >= 1 when transform='top_k'"]),
-        ({"top_k": 0}, ["`top_k` should be a whole number >= 1, found 0"]),
-        ({"temperature": 0.0}, ["`temperature` should be a finite number > 0, found 0.0"]),
-        ({"temperature": -1}, ["`temperature` should be a finite number > 0, found -1"]),
-        ({"temperature": math.inf}, ["`temperature` should be a finite number > 0, found inf"]),
-        ({"offset": -math.inf}, ["`offset` should be 'auto', 'min' or a finite number"]),
+        ({"top_k": 0}, ["`top_k` should be greater than 0 or None, found 0"]),
+        ({"temperature": 0.0}, ["`temperature` should be greater than 0, found 0.0"]),
+        ({"temperature": -1}, ["`temperature` should be greater than 0, found -1"]),
+        ({"temperature": math.inf}, ["`temperature` should be a finite number, found inf"]),
+        ({"offset": -math.inf}, ["`offset` should be 'auto' or 'min' or a finite number"]),
         (
             {"temperature": 0, "offset": math.inf, "top_k": -1},
             ["`offset` should", "`temperature` should", "`top_k` should"],
@@ -140,7 +162,7 @@ def test_options_reach_the_shares():
 )
 @pytest.mark.parametrize("strategy_class", [RewardWeighted, LossWeighted])
 def test_problems_of_values(strategy_class, options, messages):
-    problems = strategy_class(**options).problems()
+    problems = strategy_problems(strategy_class(**options))
     assert len(problems) == len(messages)
     for problem, message in zip(problems, messages, strict=True):
         assert problem.startswith(message)
@@ -149,3 +171,63 @@ def test_problems_of_values(strategy_class, options, messages):
 def test_the_base_is_abstract():
     with pytest.raises(TypeError, match="abstract"):
         Weighting()
+
+
+class Older(Weighting):
+    """A strategy as users wrote them before a strategy could read several signals."""
+
+    signal = "loss"
+
+    def shares(self, signals, *, generator=None):
+        return signals / signals.sum()
+
+
+def test_a_strategy_that_says_its_signal_the_older_way():
+    assert Older().signals == ("loss",)
+    assert strategy_problems(Older()) == []
+    assert_close(merge(Older(), [1.0, 3.0], min_weight=0).weights, [0.25, 0.75])
+
+    class Blind(Older):
+        signal = "none"
+
+    class ByReturn(LossWeighted):
+        signal = "reward"
+
+    class OfTheRound(Older):
+        signal = "loss"
+        loss, scope = "value", "round"
+
+    assert Blind().signals == ()
+    assert ByReturn().signals == ("return",)
+    assert OfTheRound().signals == ("round_value_loss",)
+
+
+def test_a_subclass_can_read_other_signals_than_its_base():
+    class ByLoss(RewardWeighted):
+        signals = ("loss",)
+
+    assert ByLoss().signals == ("loss",)
+    assert RewardWeighted().signals == ("return",)
+
+
+def test_the_older_name_of_own_parameters():
+    class Older(Average):
+        own_parameters = True
+
+    class Shared(ActorAverage):
+        own_parameters = False
+
+    assert Older.per_worker_parameters
+    assert not Shared.per_worker_parameters
+
+
+@pytest.mark.parametrize("module", [strategies, sys.modules[merge.__module__]])
+def test_the_examples_in_the_docstrings(module):
+    result = doctest.testmod(module)
+    assert result.attempted >= 2
+    assert result.failed == 0
+
+
+def test_every_strategy_has_an_example():
+    for strategy_class in {*strategies.BUILT_IN.values(), Weighting}:
+        assert ">>> " in strategy_class.__doc__, strategy_class

@@ -60,9 +60,9 @@ STRATEGIES: dict[str, tuple[str, dict[str, Any]]] = {
 def pair_of_groups(strategy: str, dtype: torch.dtype, **kwargs: Any) -> list[Any]:
     """A group that takes its steps the fast way, and one that does not; the same parameters."""
     own = strategy if strategy.startswith("actor") else "average"
+    kwargs = {"merge_strategy": own, **kwargs}
     groups = [
-        pooled_group(3, EitherPrecision, fast_learner=fast, merge_strategy=own, **kwargs)
-        for fast in (True, False)
+        pooled_group(3, EitherPrecision, fast_learner=fast, **kwargs) for fast in (True, False)
     ]
     start(groups, dtype)
     return groups
@@ -188,6 +188,20 @@ def check(
 def test_every_strategy(strategy, lengths, dtype):
     name, options = STRATEGIES[strategy]
     check(pair_of_groups(name, dtype), name, options, dtype, lengths=lengths)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize(
+    "strategy",
+    ["reward", "reward, softmax", "loss", "loss, round", "loss, value", "actor average"],
+)
+def test_every_strategy_goes_with_parameters_per_worker(strategy, dtype):
+    name, options = STRATEGIES[strategy]
+    groups = pair_of_groups(name, dtype, merge_strategy=name, per_worker_parameters=True)
+    assert all(learner_of(group).actors is not None for group in groups)
+    check(groups, name, options, dtype)
+    rows = next(iter(learner_of(groups[0]).actors.stacks.values())).detach()
+    assert (rows[0] - rows[1]).abs().max() > 1e-3
 
 
 SETTINGS: dict[str, dict[str, Any]] = {

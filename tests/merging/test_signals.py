@@ -3,7 +3,13 @@ import math
 import pytest
 import torch
 
-from rllib_weighted.merging.merge import as_signals, dropped_mask, fill_missing
+from rllib_weighted.merging.signals import (
+    SIGNALS,
+    as_signals,
+    dropped_mask,
+    fill_missing,
+    loss_signal,
+)
 from tests.merging._asserts import assert_close
 
 INF = math.inf
@@ -109,3 +115,24 @@ def test_all_present_is_no_mask():
 def test_malformed_present_is_refused(present, message):
     with pytest.raises(ValueError, match=message):
         dropped_mask(present, 2)
+
+
+def test_the_table():
+    assert all(name == signal.name for name, signal in SIGNALS.items())
+    assert {name: signal.when for name, signal in SIGNALS.items()} == {
+        "return": "round",
+        "loss": "minibatch",
+        "policy_loss": "minibatch",
+        "value_loss": "minibatch",
+        "round_loss": "round",
+        "round_policy_loss": "round",
+        "round_value_loss": "round",
+    }
+    assert all(signal.unit and signal.meaning for signal in SIGNALS.values())
+
+
+@pytest.mark.parametrize("scope", ["minibatch", "round"])
+@pytest.mark.parametrize("loss", ["total", "policy", "value"])
+def test_the_signal_of_a_loss(loss, scope):
+    signal = SIGNALS[loss_signal(loss, scope)]
+    assert (signal.loss, signal.when) == (loss, scope)
