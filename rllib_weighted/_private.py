@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import torch
 
 
 class PrivateName(NamedTuple):
@@ -49,4 +52,38 @@ class PrivateName(NamedTuple):
         return None
 
 
-NAMES: tuple[PrivateName, ...] = ()
+# core/modules and learning
+
+
+def module_parameters(module: torch.nn.Module) -> dict[str, Any]:
+    """Own parameters of a module, not those of its children; to be written into."""
+    return module._parameters
+
+
+def has_forward_hooks(module: torch.nn.Module) -> bool:
+    """Whether something of a user's runs before or after a module's `forward`."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def learner_connectors(learner: Any) -> list[Any]:
+    """The pieces of a learner's connector pipeline."""
+    return list(learner._learner_connector.connectors)
+
+
+def uses_torch_lr_schedulers(config: Any) -> bool:
+    """Whether torch's learning-rate schedulers step after every step."""
+    return config._torch_lr_scheduler_classes is not None
+
+
+_TORCH_MODULE = "torch.nn.modules.module:Module"
+
+NAMES: tuple[PrivateName, ...] = (
+    PrivateName(
+        _TORCH_MODULE,
+        "_parameters",
+        "computing with other tensors in place of parameters: `torch.func.functional_call` writes "
+        "into it as well, but only for `forward`, which RLlib does not call",
+    ),
+    PrivateName(_TORCH_MODULE, "_forward_hooks", "a module with hooks is called, not read"),
+    PrivateName(_TORCH_MODULE, "_forward_pre_hooks", "a module with hooks is called, not read"),
+)
