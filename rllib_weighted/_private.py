@@ -75,6 +75,9 @@ def uses_torch_lr_schedulers(config: Any) -> bool:
     return config._torch_lr_scheduler_classes is not None
 
 
+_LEARNER = "ray.rllib.core.learner.learner:Learner"
+_TORCH_LEARNER = "ray.rllib.core.learner.torch.torch_learner:TorchLearner"
+_LEARNER_GROUP = "ray.rllib.core.learner.learner_group:LearnerGroup"
 _TORCH_MODULE = "torch.nn.modules.module:Module"
 
 NAMES: tuple[PrivateName, ...] = (
@@ -86,4 +89,44 @@ NAMES: tuple[PrivateName, ...] = (
     ),
     PrivateName(_TORCH_MODULE, "_forward_hooks", "a module with hooks is called, not read"),
     PrivateName(_TORCH_MODULE, "_forward_pre_hooks", "a module with hooks is called, not read"),
+    PrivateName(
+        _LEARNER, "_learner_connector", "GAE per worker, and whether columns can stand in for it"
+    ),
+    PrivateName(_LEARNER, "_is_built", "`build` of a subclass may be called twice"),
+    PrivateName(_LEARNER, "_check_is_built", "`update` is overridden as a whole", ("error",)),
+    PrivateName(_LEARNER, "_device", "where columns go"),
+    PrivateName(_LEARNER, "_params", "one all-reduce over the gradients of all parameters"),
+    PrivateName(_LEARNER, "_weights_seq_no", "it counts the rounds; an older state must load too"),
+    PrivateName(_LEARNER, "_optimizer_lr_schedules", "a mutated learning rate holds at once"),
+    PrivateName(
+        _TORCH_LEARNER,
+        "_set_optimizer_lr",
+        "a mutated learning rate holds at once",
+        ("optimizer", "lr"),
+    ),
+    PrivateName(_TORCH_LEARNER, "_lr_schedulers", "torch's schedulers keep their own rate"),
+    PrivateName(_TORCH_LEARNER, "_grad_scalers", "mixed precision expects infinite gradients"),
+    PrivateName(
+        _TORCH_LEARNER,
+        "_make_modules_ddp_if_necessary",
+        "overridden: learners sum weighted gradients once per step, instead of DDP's averages; can "
+        "go when RLlib has a setting for it",
+        (),
+    ),
+    PrivateName(
+        "ray.rllib.algorithms.ppo.torch.ppo_torch_learner:PPOTorchLearner",
+        "_update_module_kl_coeff",
+        "overridden: a round without a step has no KL divergence",
+        ("module_id", "config", "kl_loss"),
+    ),
+    PrivateName(
+        "ray.rllib.algorithms.algorithm_config:AlgorithmConfig",
+        "_torch_lr_scheduler_classes",
+        "steps in closed form do not call them",
+    ),
+    PrivateName(_LEARNER_GROUP, "_learner", "the local learner: its update's result"),
+    PrivateName(
+        _LEARNER_GROUP, "_workers", "remote learners: RLlib waits half an hour for a dead one"
+    ),
+    PrivateName(_LEARNER_GROUP, "_module_spec", "what the learners were built with"),
 )

@@ -96,7 +96,7 @@ def clip_rows(parts: Sequence[Tensor], *, clip: float | None, by: ClipBy) -> Ten
     return total
 
 
-def _over_parts(norms: Sequence[Tensor]) -> Tensor:
+def _over_parts(norms: list[Tensor]) -> Tensor:
     return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms), dim=0)
 
 

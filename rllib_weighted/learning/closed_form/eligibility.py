@@ -25,16 +25,20 @@ _HOOKS = (
 )
 
 
-class _Subject(NamedTuple):
+class Subject(NamedTuple):
+    """A learner and the one module that it trains."""
+
     learner: RoundLearner
     module_id: str
 
     @property
     def module(self) -> Any:
+        """The RLModule, unwrapped."""
         return self.learner.module[self.module_id].unwrapped()
 
     @property
     def settings(self) -> ModuleSettings:
+        """Its settings."""
         return self.learner.module_settings(self.module_id)
 
 
@@ -43,17 +47,17 @@ def why_not_closed_form(learner: RoundLearner, module_id: str) -> str | None:
 
     All learners of a group come to the same answer: it follows from config and classes.
     """
-    return first_reason(CLOSED_FORM, _Subject(learner, module_id))
+    return first_reason(CLOSED_FORM, Subject(learner, module_id))
 
 
-def _overridden_hook(subject: _Subject) -> str | None:
+def _overridden_hook(subject: Subject) -> str | None:
     for hook in _HOOKS:
         if user := overriding_class(type(subject.learner), hook):
             return f"{user} overrides `{hook}`"
     return None
 
 
-def _has_plain_adam(subject: _Subject) -> bool:
+def _has_plain_adam(subject: Subject) -> bool:
     if subject.learner.per_worker is not None:
         return True
     ((_, optimizer), *others) = subject.learner.get_optimizers_for_module(subject.module_id)
@@ -63,7 +67,7 @@ def _has_plain_adam(subject: _Subject) -> bool:
     return is_plain and all(group[name] == value for name, value in plain.items())
 
 
-def _steps_all_parameters(subject: _Subject) -> bool:
+def _steps_all_parameters(subject: Subject) -> bool:
     if subject.learner.per_worker is not None:
         return True
     ((_, optimizer),) = subject.learner.get_optimizers_for_module(subject.module_id)
@@ -71,7 +75,7 @@ def _steps_all_parameters(subject: _Subject) -> bool:
     return stepped == {id(parameter) for parameter in subject.module.parameters()}
 
 
-CLOSED_FORM: tuple[Requirement[_Subject], ...] = (
+CLOSED_FORM: tuple[Requirement[Subject], ...] = (
     required("`fast_learner`=True", lambda s: s.settings.fast_learner, "`fast_learner`=False"),
     required(
         "PPO's own loss, and no recurrent module",
