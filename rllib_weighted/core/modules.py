@@ -372,11 +372,25 @@ def worker_parameters(
     return found
 
 
+Stacked = Mapping[str, Tensor]
+StackedPass = Callable[[Stacked, Mapping[str, Any]], dict[str, Tensor]]
+
+
 class StackedForward:
     """Forward passes of n workers, each with its own parameters on its own rows, as one.
 
+    Each takes stacked parameters, name -> [n, ...] (names that the module lacks are ignored), and
+    a batch of which `Columns.OBS`, [n, rows, ...], is read.
+
     Args:
         module: A module for which `why_not_stacked` is None. Its own parameters are not read.
+
+    Attributes:
+        forward_train: Returns `Columns.ACTION_DIST_INPUTS` of [n, rows, size] and
+            `Columns.VF_PREDS` of [n, rows]. Gradients flow to the parameters: one backward pass
+            over the sum of the workers' losses gives each worker's own gradient in its row.
+        forward_exploration: Returns the outputs to explore with, without gradients.
+        forward_inference: Returns the outputs to act greedily with, without gradients.
     """
 
     def __init__(self, module: Any) -> None:
@@ -390,42 +404,11 @@ class StackedForward:
                 Columns.VF_PREDS: compute_values(batch, embeddings=output.get(Columns.EMBEDDINGS)),
             }
 
-        self._train = self._vmapped(train)
-        self._explore = self._vmapped(module.forward_exploration)
-        self._infer = self._vmapped(module.forward_inference)
+        self.forward_train = self._vmapped(train)
+        self.forward_exploration = self._vmapped(module.forward_exploration)
+        self.forward_inference = self._vmapped(module.forward_inference)
 
-    def forward_train(
-        self, stacked: Mapping[str, Tensor], batch: Mapping[str, Any]
-    ) -> dict[str, Tensor]:
-        """The policy's outputs and the value predictions; gradients flow to `stacked`.
-
-        One backward pass over the sum of the workers' losses gives each worker's own gradient in
-        its row: no worker's loss depends on the parameters of another.
-
-        Args:
-            stacked: Name -> [n, ...]; names that the module lacks are ignored.
-            batch: Columns; `Columns.OBS` of [n, rows, ...] is read.
-
-        Returns:
-            `Columns.ACTION_DIST_INPUTS` of [n, rows, size] and `Columns.VF_PREDS` of [n, rows].
-        """
-        return self._train(stacked, batch)
-
-    def forward_exploration(
-        self, stacked: Mapping[str, Tensor], batch: Mapping[str, Any]
-    ) -> dict[str, Tensor]:
-        """The outputs to explore with, without gradients; see `forward_train`."""
-        return self._explore(stacked, batch)
-
-    def forward_inference(
-        self, stacked: Mapping[str, Tensor], batch: Mapping[str, Any]
-    ) -> dict[str, Tensor]:
-        """The outputs to act greedily with, without gradients; see `forward_train`."""
-        return self._infer(stacked, batch)
-
-    def _vmapped(
-        self, forward: Callable[[dict[str, Any]], dict[str, Tensor]]
-    ) -> Callable[[Mapping[str, Tensor], Mapping[str, Any]], dict[str, Tensor]]:
+    def _vmapped(self, forward: Callable[[dict[str, Any]], dict[str, Tensor]]) -> StackedPass:
         def one(tensors: dict[str, Tensor], obs: Any) -> dict[str, Tensor]:
             with self._places.swapped(tensors):
                 return forward({Columns.OBS: obs})
@@ -433,7 +416,7 @@ class StackedForward:
         # Dropout, if there is any, draws for each worker.
         mapped = torch.func.vmap(one, randomness="different")
 
-        def every(stacked: Mapping[str, Tensor], batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        def every(stacked: Stacked, batch: Mapping[str, Any]) -> dict[str, Tensor]:
             own = {name: stacked[name] for name in self._places.names}
             outputs: dict[str, Tensor] = mapped(own, batch[Columns.OBS])
             return outputs

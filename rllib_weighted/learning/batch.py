@@ -318,7 +318,8 @@ def column_batch(learner: RoundLearner, columns: RolloutColumns) -> tuple[str, R
         },
         device=learner.device,
     )
-    values = _values(learner, module_id, batch)
+    seen = {name: batch[name] for name in (Columns.OBS, WORKER_COLUMN)}
+    values = predict_values(learner, module_id, seen)
     predictions = np.asarray(convert_to_numpy(values))
     advantages = chunk_advantages(
         np.asarray(convert_to_numpy(batch[Columns.REWARDS])),
@@ -355,16 +356,20 @@ def _rewards(learner: RoundLearner, columns: RolloutColumns) -> np.ndarray:
     return rewards
 
 
-def _values(learner: RoundLearner, module_id: str, batch: dict[str, Any]) -> Tensor:
-    module = learner.module[module_id].unwrapped()
-    seen = {name: batch[name] for name in (Columns.OBS, WORKER_COLUMN)}
+def predict_values(learner: RoundLearner, module_id: str, columns: dict[str, Any]) -> Tensor:
+    """Returns the value function's predictions, [rows], without gradients.
+
+    Args:
+        learner: The learner.
+        module_id: The module's id.
+        columns: Columns of [rows, …]; with the worker column, if workers have own parameters.
+    """
+    module, per_worker = learner.module[module_id].unwrapped(), learner.per_worker
     with torch.no_grad():
-        values: Tensor = (
-            learner.per_worker.compute_values(module, seen)
-            if learner.per_worker is not None
-            else module.compute_values(seen)
-        )
-    return values
+        if per_worker is not None:
+            return per_worker.compute_values(module, columns)
+        values: Tensor = module.compute_values(columns)
+        return values
 
 
 def _rows(columns: RolloutColumns) -> dict[int, np.ndarray]:

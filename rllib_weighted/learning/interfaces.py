@@ -7,6 +7,7 @@ finds their attributes at run time.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -101,10 +102,25 @@ class RoundLearner(Protocol):
     def get_optimizers_for_module(self, module_id: str) -> list[tuple[str, torch.optim.Optimizer]]:
         """RLlib's: returns all optimizers of a module, with their names."""
 
-    def predicts_values(self, module_id: str) -> bool:
-        """Whether there is a critic whose predictions can be compared with their targets."""
 
-    def predicted_values(
-        self, module_id: str, workers: Sequence[int], owner: Tensor, columns: dict[str, Any]
-    ) -> Tensor:
-        """Returns the value function's predictions, [rows]."""
+@dataclass(frozen=True)
+class TrainedModule:
+    """A learner and the module that it trains.
+
+    Args:
+        learner: The learner.
+        module_id: The module's id.
+    """
+
+    learner: RoundLearner
+    module_id: str
+
+    @property
+    def module(self) -> Any:
+        """The RLModule, unwrapped."""
+        return self.learner.module[self.module_id].unwrapped()
+
+    @property
+    def settings(self) -> ModuleSettings:
+        """Settings of the module."""
+        return self.learner.module_settings(self.module_id)

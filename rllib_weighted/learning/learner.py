@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
 from ray.rllib.connectors.learner import GeneralAdvantageEstimation
 from ray.rllib.core import COMPONENT_OPTIMIZER, COMPONENT_RL_MODULE
@@ -22,7 +21,6 @@ from torch import Tensor
 from rllib_weighted.core.messages import UpdateRequest, UpdateResult
 from rllib_weighted.core.modules import Networks, read_networks
 from rllib_weighted.learning.batch import (
-    WORKER_COLUMN,
     RoundBatch,
     column_batch,
     make_round_batch,
@@ -250,7 +248,8 @@ class WeightedPPOLearner(PPOTorchLearner):
     @property
     def parameters_by_reference(self) -> dict[Any, Tensor]:
         """All parameters that optimizers step, by the reference that gradients have."""
-        return self._params
+        parameters: dict[Any, Tensor] = self._params
+        return parameters
 
     @property
     def checks_gradients(self) -> bool:
@@ -301,29 +300,6 @@ class WeightedPPOLearner(PPOTorchLearner):
             entropy_coeff=self.entropy_coeff(module_id),
             kl_coeff=self.kl_coeff(module_id),
         )
-
-    def predicts_values(self, module_id: str) -> bool:
-        """Whether there is a critic whose predictions can be compared with their targets."""
-        return self.has_stock_loss(module_id) and bool(self.config.use_critic)
-
-    def predicted_values(
-        self, module_id: str, workers: Sequence[int], owner: Tensor, columns: dict[str, Any]
-    ) -> Tensor:
-        """Returns the value function's predictions, [rows].
-
-        Args:
-            module_id: The module's id.
-            workers: Some workers.
-            owner: Whose each row is, as a position among them, [rows] int64.
-            columns: Columns of these rows.
-        """
-        module = self.module[module_id].unwrapped()
-        with torch.no_grad():
-            if self.per_worker is None:
-                values: Tensor = module.compute_values(columns)
-                return values
-            tagged = {**columns, WORKER_COLUMN: torch.tensor(workers)[owner]}
-            return self.per_worker.compute_values(module, tagged)
 
     def has_stock_loss(self, module_id: str) -> bool:
         """Whether PPO's loss can be computed for all workers at once, whatever made the outputs."""

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from rllib_weighted.core.eligibility import Requirement, first_reason, required
 from rllib_weighted.core.modules import defining_class
-from rllib_weighted.learning.interfaces import ModuleSettings
+from rllib_weighted.learning.interfaces import ModuleSettings, RoundLearner, TrainedModule
 
 _PARTS = {
     "policy": POLICY_LOSS_KEY,
@@ -162,40 +162,30 @@ def ppo_worker_losses(
     )
 
 
-def why_not_stock_loss(learner: Any, module_id: str) -> str | None:
-    """Returns why PPO's loss cannot be computed for all workers at once; None if it can.
-
-    Args:
-        learner: RLlib's PPO learner, or a subclass.
-        module_id: The module's id.
-    """
-    return first_reason(STOCK_LOSS, (learner, module_id))
+def why_not_stock_loss(learner: RoundLearner, module_id: str) -> str | None:
+    """Returns why PPO's loss cannot be computed for all workers at once; None if it can."""
+    return first_reason(STOCK_LOSS, TrainedModule(learner, module_id))
 
 
-def _module(subject: tuple[Any, str]) -> Any:
-    learner, module_id = subject
-    return learner.module[module_id].unwrapped()
-
-
-STOCK_LOSS: tuple[Requirement[tuple[Any, str]], ...] = (
+STOCK_LOSS: tuple[Requirement[TrainedModule], ...] = (
     required(
         "RLlib's `compute_loss_for_module`",
-        lambda s: defining_class(type(s[0]), "compute_loss_for_module") is PPOTorchLearner,
+        lambda s: defining_class(type(s.learner), "compute_loss_for_module") is PPOTorchLearner,
         "the learner overrides `compute_loss_for_module`",
     ),
     required(
         "RLlib's `compute_losses`",
-        lambda s: defining_class(type(s[0]), "compute_losses") is Learner,
+        lambda s: defining_class(type(s.learner), "compute_losses") is Learner,
         "the learner overrides `compute_losses`",
     ),
     required(
         "a module without recurrent state",
-        lambda s: not _module(s).is_stateful(),
+        lambda s: not s.module.is_stateful(),
         "the module is a recurrent one",
     ),
     required(
         "a module without a loss of its own",
-        lambda s: not isinstance(_module(s), SelfSupervisedLossAPI),
+        lambda s: not isinstance(s.module, SelfSupervisedLossAPI),
         "the module has a loss of its own",
     ),
 )

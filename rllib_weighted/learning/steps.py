@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from torch import Tensor
 from rllib_weighted.core.modules import StackedForward, swapped_parameters, why_not_stacked
 from rllib_weighted.learning.adam import clip_rows
 from rllib_weighted.learning.batch import RoundBatch
-from rllib_weighted.learning.interfaces import ModuleSettings, RoundLearner
+from rllib_weighted.learning.interfaces import TrainedModule
 from rllib_weighted.learning.losses import WorkerLosses
 from rllib_weighted.learning.minibatches import Minibatch
 from rllib_weighted.learning.parameters import (
@@ -31,7 +30,7 @@ from rllib_weighted.merging import weighted_sum
 
 
 @dataclass(frozen=True)
-class Round:
+class Round(TrainedModule):
     """What the steps of one round work on, in one learner.
 
     Args:
@@ -43,27 +42,15 @@ class Round:
         num_workers: N, also those that are not in the round.
     """
 
-    learner: RoundLearner
-    module_id: str
     batch: RoundBatch
     merger: RoundWeights
     workers: list[int]
     num_workers: int
 
-    @cached_property
+    @property
     def own(self) -> list[int]:
         """This learner's workers of the round."""
         return [worker for worker in self.workers if worker in self.batch.rows]
-
-    @cached_property
-    def settings(self) -> ModuleSettings:
-        """Settings of the module."""
-        return self.learner.module_settings(self.module_id)
-
-    @property
-    def module(self) -> Any:
-        """The RLModule, unwrapped."""
-        return self.learner.module[self.module_id].unwrapped()
 
     def table(self, rows: Tensor) -> Tensor:
         """Returns what all learners know of their workers, given [n, width] of those here."""
@@ -92,6 +79,7 @@ class Steps(abc.ABC):
         self._merger = round.merger
         self._workers = round.workers
         self._own = round.own
+        self._settings = round.settings
 
     @abc.abstractmethod
     def take(self, minibatch: Minibatch) -> WorkerLosses | None:
@@ -321,8 +309,8 @@ class PerWorkerSteps(Steps):
         merged = self._collectives.gradients(partial, shapes)
         if own and gradients:
             moved = actor_gradients(gradients, merged)
-            settings = self._round.settings
-            clip_rows(list(moved.values()), clip=settings.grad_clip, by=settings.grad_clip_by)
+            clip, by = self._settings.grad_clip, self._settings.grad_clip_by
+            clip_rows(list(moved.values()), clip=clip, by=by)
             self._apply(own, moved)
 
     def _apply(self, own: list[int], gradients: Stacked) -> None:

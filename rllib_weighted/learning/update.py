@@ -9,7 +9,7 @@ from torch import Tensor
 from rllib_weighted.core.messages import UpdateRequest, UpdateResult
 from rllib_weighted.learning.adam import FlatAdam, has_one_step_count
 from rllib_weighted.learning.advantages import pooled
-from rllib_weighted.learning.batch import RoundBatch
+from rllib_weighted.learning.batch import WORKER_COLUMN, RoundBatch, predict_values
 from rllib_weighted.learning.closed_form.steps import ClosedFormPerWorkerSteps, ClosedFormSteps
 from rllib_weighted.learning.interfaces import RoundLearner
 from rllib_weighted.learning.losses import WorkerLosses
@@ -124,7 +124,7 @@ def _standardize_advantages(round: Round) -> None:
 def _log_losses(round: Round, losses: WorkerLosses) -> None:
     metrics = round.learner.metrics
     log_losses(metrics, round.module_id, losses)
-    if round.learner.predicts_values(round.module_id):
+    if round.learner.has_stock_loss(round.module_id) and round.settings.use_critic:
         log_explained_variance(metrics, round.module_id, round.table(_value_moments(round)))
 
 
@@ -135,5 +135,6 @@ def _value_moments(round: Round) -> Tensor:
         return torch.zeros(0, 6)
     columns = batch.take(batch.all_rows)
     targets = columns[Postprocessing.VALUE_TARGETS]
-    values = round.learner.predicted_values(round.module_id, list(batch.rows), batch.owner, columns)
+    columns[WORKER_COLUMN] = torch.tensor(list(batch.rows))[batch.owner]
+    values = predict_values(round.learner, round.module_id, columns)
     return batch.moments(targets, targets - values)

@@ -19,7 +19,8 @@ from torch import nn
 from rllib_weighted.core.eligibility import Requirement
 from rllib_weighted.core.modules import NETWORKS, PER_WORKER, STACKED
 from rllib_weighted.learning.batch import COLUMNS
-from rllib_weighted.learning.closed_form.eligibility import CLOSED_FORM, Subject
+from rllib_weighted.learning.closed_form.eligibility import CLOSED_FORM
+from rllib_weighted.learning.interfaces import TrainedModule
 from rllib_weighted.learning.learner import WeightedPPOLearner
 from rllib_weighted.learning.losses import STOCK_LOSS
 from tests.learning.closed_form.helpers import make_module
@@ -95,7 +96,7 @@ def two_modules() -> Any:
 
 
 def of_module(made: Any) -> Any:
-    return Subject(made, DEFAULT_MODULE_ID)
+    return TrainedModule(made, DEFAULT_MODULE_ID)
 
 
 # Table -> for each row, in its order, a subject that breaks it and no row before it.

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 import torch
 
 from rllib_weighted._private import uses_torch_lr_schedulers
 from rllib_weighted.core.eligibility import Requirement, first_reason, required
 from rllib_weighted.core.modules import overriding_class, why_not_networks
-from rllib_weighted.learning.interfaces import ModuleSettings, RoundLearner
+from rllib_weighted.learning.interfaces import RoundLearner, TrainedModule
 
 # What the autograd reference calls at every step, or what made the optimizer that it steps.
 _HOOKS = (
@@ -25,39 +23,22 @@ _HOOKS = (
 )
 
 
-class Subject(NamedTuple):
-    """A learner and the one module that it trains."""
-
-    learner: RoundLearner
-    module_id: str
-
-    @property
-    def module(self) -> Any:
-        """The RLModule, unwrapped."""
-        return self.learner.module[self.module_id].unwrapped()
-
-    @property
-    def settings(self) -> ModuleSettings:
-        """Its settings."""
-        return self.learner.module_settings(self.module_id)
-
-
 def why_not_closed_form(learner: RoundLearner, module_id: str) -> str | None:
     """Returns why a learner's steps need autograd; None if they do not.
 
     All learners of a group come to the same answer: it follows from config and classes.
     """
-    return first_reason(CLOSED_FORM, Subject(learner, module_id))
+    return first_reason(CLOSED_FORM, TrainedModule(learner, module_id))
 
 
-def _overridden_hook(subject: Subject) -> str | None:
+def _overridden_hook(subject: TrainedModule) -> str | None:
     for hook in _HOOKS:
         if user := overriding_class(type(subject.learner), hook):
             return f"{user} overrides `{hook}`"
     return None
 
 
-def _has_plain_adam(subject: Subject) -> bool:
+def _has_plain_adam(subject: TrainedModule) -> bool:
     if subject.learner.per_worker is not None:
         return True
     ((_, optimizer), *others) = subject.learner.get_optimizers_for_module(subject.module_id)
@@ -67,7 +48,7 @@ def _has_plain_adam(subject: Subject) -> bool:
     return is_plain and all(group[name] == value for name, value in plain.items())
 
 
-def _steps_all_parameters(subject: Subject) -> bool:
+def _steps_all_parameters(subject: TrainedModule) -> bool:
     if subject.learner.per_worker is not None:
         return True
     ((_, optimizer),) = subject.learner.get_optimizers_for_module(subject.module_id)
@@ -75,7 +56,7 @@ def _steps_all_parameters(subject: Subject) -> bool:
     return stepped == {id(parameter) for parameter in subject.module.parameters()}
 
 
-CLOSED_FORM: tuple[Requirement[Subject], ...] = (
+CLOSED_FORM: tuple[Requirement[TrainedModule], ...] = (
     required("`fast_learner`=True", lambda s: s.settings.fast_learner, "`fast_learner`=False"),
     required(
         "PPO's own loss, and no recurrent module",

@@ -47,7 +47,7 @@ class _ClosedForm(Steps):
             stacked=adam.is_stacked,
         )
         self._loss = PPOLoss(
-            round.settings,
+            self._settings,
             networks,
             entropy_coeff=self._learner.entropy_coeff(round.module_id),
             kl_coeff=self._learner.kl_coeff(round.module_id),
@@ -56,7 +56,7 @@ class _ClosedForm(Steps):
         self._rows: RowColumns | None = None
         if self._own:
             self._rows = RowColumns.pack(
-                round.batch.columns, networks=networks, use_kl_loss=round.settings.use_kl_loss
+                round.batch.columns, networks=networks, use_kl_loss=self._settings.use_kl_loss
             )
         self._epoch: tuple[np.ndarray, RowColumns] | None = None
         self._means: dict[tuple[int, ...], tuple[Tensor, Tensor | None]] = {}
@@ -152,8 +152,8 @@ class _ClosedForm(Steps):
         return WorkerLosses(self._loss.mix @ means, policy, value, unclipped, entropy, kl)
 
     def _clip(self, gradients: Tensor) -> Tensor:
-        settings = self._round.settings
-        return self._adam.clip(gradients, clip=settings.grad_clip, by=settings.grad_clip_by)
+        clip, by = self._settings.grad_clip, self._settings.grad_clip_by
+        return self._adam.clip(gradients, clip=clip, by=by)
 
 
 class ClosedFormSteps(_ClosedForm):
@@ -164,8 +164,7 @@ class ClosedFormSteps(_ClosedForm):
     def finish(self) -> None:
         """Also logs the gradient's norm, as RLlib does at every step."""
         super().finish()
-        settings = self._round.settings
-        is_logged = settings.grad_clip and settings.grad_clip_by == "global_norm"
+        is_logged = self._settings.grad_clip and self._settings.grad_clip_by == "global_norm"
         if self._last_norm is not None and is_logged:
             norm = float(self._last_norm)
             log_gradient_norm(self._learner.metrics, self._round.module_id, norm)
