@@ -232,14 +232,9 @@ def take_rows(columns: Any, index: Tensor) -> Any:
     return tree.map_structure(select, columns)
 
 
-# A round's batch straight from columns: what the learner connectors do, without episodes
-
-
 # What the pipeline of a single-agent PPO is made of (tested with Ray 2.60), apart from
 # `ScaleRewards`: what `column_batch` stands in for.
 _FIRST = (AddOneTsToEpisodesAndTruncate,)
-
-
 _LAST = (
     AddObservationsFromEpisodesToBatch,
     AddColumnsFromEpisodesToTrainBatch,

@@ -19,8 +19,6 @@ from rllib_weighted.core.messages import UpdateResult
 from rllib_weighted.core.rollouts import RolloutColumns, concatenated
 from rllib_weighted.core.workers import WORKER_KEY
 
-# Training data that is handed on worker by worker, never cut by steps
-
 
 @dataclass
 class WorkerTrainingData(TrainingData):

@@ -189,8 +189,8 @@ def flat(parameters: dict[str, torch.Tensor]) -> torch.Tensor:
 
 def actor_rows(group: Any) -> torch.Tensor:
     """[N, P]: every worker's parameters."""
-    actors = learner_of(group).per_worker
-    return torch.stack([flat(actors.of_worker(worker)) for worker in range(3)])
+    parameters = learner_of(group).per_worker
+    return torch.stack([flat(parameters.of_worker(worker)) for worker in range(3)])
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

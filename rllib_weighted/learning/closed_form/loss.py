@@ -16,8 +16,6 @@ from torch import Tensor
 from rllib_weighted.core.modules import Networks
 from rllib_weighted.learning.interfaces import ModuleSettings
 
-# Action distributions with their derivatives: what PPO's loss takes of them, row by row
-
 
 class Policy(abc.ABC):
     """A batch of action distributions, one per row.

@@ -26,7 +26,7 @@ from rllib_weighted.learning.losses import STOCK_LOSS
 from tests.learning.closed_form.helpers import make_module
 from tests.learning.closed_form.test_eligibility import subclass, swap_optimizer
 from tests.learning.helpers import build_group, learner_of, small_config
-from tests.learning.test_column_updates import _Piece
+from tests.learning.test_update_columns import _Piece
 
 LSTM = {"use_lstm": True, "lstm_cell_size": 3, "max_seq_len": 5}
 
