@@ -86,7 +86,7 @@ class _ClosedForm(Steps):
         """Takes a step; None, and nothing has changed, if something is not finite."""
         local, means = None, None
         if self._own:
-            means, filled = self._cached_means_of(minibatch.sizes)
+            means, filled = self._means_of(minibatch.sizes)
             rows = self._rows_of(minibatch)
             rows = rows if filled is None else rows.take(filled)
             outputs, values = self._kernel.forward(self._by_set(rows[Columns.OBS]))
@@ -113,24 +113,25 @@ class _ClosedForm(Steps):
             Whether it was taken; if not, nothing has changed.
         """
 
-    @abc.abstractmethod
+    def _by_set(self, rows: Tensor) -> Tensor:
+        """[rows, ...] as the kernel takes them: by worker, if each has its own parameters."""
+        return rows.view(len(self._own), -1, *rows.shape[1:]) if self._adam.is_stacked else rows
+
+    def _by_row(self, outputs: Tensor) -> Tensor:
+        """The kernel's outputs as [rows, ...]."""
+        return outputs.flatten(0, 1) if self._adam.is_stacked else outputs
+
     def _means_of(self, sizes: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
         """Returns the matrix of each worker's mean over its rows, and how rows are laid out.
 
         [n, rows], and the indices of rows that are given to the forward pass; None: all, in order.
         """
-
-    @abc.abstractmethod
-    def _by_set(self, rows: Tensor) -> Tensor:
-        """[rows, ...] as the kernel takes them."""
-
-    @abc.abstractmethod
-    def _by_row(self, outputs: Tensor) -> Tensor:
-        """The kernel's outputs as [rows, ...]."""
-
-    def _cached_means_of(self, sizes: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
         if sizes not in self._means:
-            self._means[sizes] = self._means_of(sizes)
+            like = self._adam.parameters
+            if self._adam.is_stacked:
+                self._means[sizes] = padded_mean_matrix(sizes, like=like)
+            else:
+                self._means[sizes] = segment_mean_matrix(sizes, like=like), None
         return self._means[sizes]
 
     def _rows_of(self, minibatch: Minibatch) -> RowColumns:
@@ -186,15 +187,6 @@ class ClosedFormSteps(_ClosedForm):
         self._adam.step(gradients, self._group)
         return True
 
-    def _means_of(self, sizes: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
-        return segment_mean_matrix(sizes, like=self._adam.parameters), None
-
-    def _by_set(self, rows: Tensor) -> Tensor:
-        return rows
-
-    def _by_row(self, outputs: Tensor) -> Tensor:
-        return outputs
-
 
 class ClosedFormPerWorkerSteps(_ClosedForm):
     """Steps of every worker's own parameters; see `PerWorkerSteps`."""
@@ -211,15 +203,6 @@ class ClosedFormPerWorkerSteps(_ClosedForm):
         self._clip(own)
         self._adam.step(own, self._group)
         return True
-
-    def _means_of(self, sizes: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
-        return padded_mean_matrix(sizes, like=self._adam.parameters)
-
-    def _by_set(self, rows: Tensor) -> Tensor:
-        return rows.view(len(self._own), -1, *rows.shape[1:])
-
-    def _by_row(self, outputs: Tensor) -> Tensor:
-        return outputs.flatten(0, 1)
 
 
 def segment_mean_matrix(sizes: Sequence[int], *, like: Tensor) -> Tensor:
