@@ -10,7 +10,20 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import gymnasium as gym
+    import numpy as np
+    import torch
+    from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+    from ray.rllib.connectors.connector_pipeline_v2 import ConnectorPipelineV2
+    from ray.rllib.connectors.env_to_module import MeanStdFilter
+    from ray.rllib.env.env_runner_group import EnvRunnerGroup
+    from ray.rllib.utils.actor_manager import FaultTolerantActorManager
+
+    from rllib_weighted.core.rollouts import EpisodeStats
 
 
 class PrivateName(NamedTuple):
@@ -49,7 +62,15 @@ class PrivateName(NamedTuple):
         return None
 
 
+_ALGORITHM = "ray.rllib.algorithms.algorithm:Algorithm"
 _CONFIG = "ray.rllib.algorithms.algorithm_config:AlgorithmConfig"
+_ENV_RUNNER = "ray.rllib.env.single_agent_env_runner:SingleAgentEnvRunner"
+_FILTER = "ray.rllib.connectors.env_to_module.mean_std_filter:MeanStdFilter"
+_LEARNER = "ray.rllib.core.learner.learner:Learner"
+_LEARNER_GROUP = "ray.rllib.core.learner.learner_group:LearnerGroup"
+_TORCH_LEARNER = "ray.rllib.core.learner.torch.torch_learner:TorchLearner"
+_TORCH_MODULE = "torch.nn.modules.module:Module"
+_TRAINABLE = "ray.tune.trainable.trainable:Trainable"
 
 NAMES: tuple[PrivateName, ...] = (
     # Driver: package, algorithm, config, validation, tuning
@@ -59,33 +80,28 @@ NAMES: tuple[PrivateName, ...] = (
         "names of environments and algorithms; `register_trainable` imports what it registers",
     ),
     PrivateName(
-        "ray.rllib.env.single_agent_env_runner:SingleAgentEnvRunner",
-        "_env_to_module",
-        "the local env runner's connectors are the driver's own",
-    ),
-    PrivateName(
-        "ray.rllib.env.single_agent_env_runner:SingleAgentEnvRunner",
+        _ENV_RUNNER,
         "_module_to_env",
         "likewise",
     ),
     PrivateName(
-        "ray.rllib.algorithms.algorithm:Algorithm",
+        _ALGORITHM,
         "_run_one_evaluation",
         "`evaluate()` with the care for failed env runners around it, for the first round",
         ("parallel_train_future",),
     ),
     PrivateName(
-        "ray.rllib.algorithms.algorithm:Algorithm",
+        _ALGORITHM,
         "_counters",
         "RLlib counts restored env runners there",
     ),
     PrivateName(
-        "ray.tune.trainable.trainable:Trainable",
+        _TRAINABLE,
         "_storage",
         "where the trial's folder lies; no public access",
     ),
     PrivateName(
-        "ray.tune.trainable.trainable:Trainable",
+        _TRAINABLE,
         "_trial_info",
         "`reset_config` starts over with it",
     ),
@@ -101,6 +117,109 @@ NAMES: tuple[PrivateName, ...] = (
         "a round's request carries all state; RLlib's own broadcast may lag",
     ),
     PrivateName(_CONFIG, "_validate_config", "False turns problems into warnings"),
+    # sampling, fault_tolerance
+    PrivateName(
+        _ENV_RUNNER,
+        "_sample",
+        "overridden: the fast path, and whole episodes per sub-environment",
+        ("num_timesteps", "num_episodes", "explore", "random_actions", "force_reset"),
+    ),
+    PrivateName(
+        _ENV_RUNNER,
+        "_new_episode",
+        "overridden: episodes carry their worker",
+        ("env_index", "episodes"),
+    ),
+    PrivateName(
+        _ENV_RUNNER,
+        "_try_env_reset",
+        "overridden: counted seeds instead of RLlib's overlapping ones",
+        ("seed", "options"),
+    ),
+    PrivateName(_ENV_RUNNER, "_callbacks", "`make_env` calls `on_environment_created`"),
+    PrivateName(_ENV_RUNNER, "_device", "the fast path computes there"),
+    PrivateName(_ENV_RUNNER, "_env_to_module", "observation filters and the module's space"),
+    PrivateName(_ENV_RUNNER, "_needs_initial_reset", "the fast path and RLlib's loop take turns"),
+    PrivateName(_ENV_RUNNER, "_ongoing_episodes", "uncut episodes go on in the next call"),
+    PrivateName(_ENV_RUNNER, "_weights_seq_no", "the version of the weights that act"),
+    PrivateName(_ENV_RUNNER, "_done_episodes_for_metrics", "metrics of the fast path"),
+    PrivateName(_ENV_RUNNER, "_ongoing_episodes_for_metrics", "metrics of the fast path"),
+    PrivateName(
+        _ENV_RUNNER,
+        "_increase_sampled_metrics",
+        "metrics of the fast path",
+        ("num_steps", "num_episodes_completed"),
+    ),
+    PrivateName(_CONFIG, "_env_to_module_connector", "whether the user has connectors there"),
+    PrivateName(_CONFIG, "_module_to_env_connector", "whether the user has connectors there"),
+    PrivateName(_FILTER, "_filters", "the fast path filters observations without episodes"),
+    PrivateName(_FILTER, "_init_new_filters", "likewise", ()),
+    PrivateName(_FILTER, "_update_stats", "likewise"),
+    PrivateName(
+        "ray.rllib.core.rl_module.torch.torch_rl_module:TorchRLModule",
+        "_forward_exploration",
+        "on the instance of a compiled module, whose layers must not be called one by one",
+        ("batch", "kwargs"),
+    ),
+    PrivateName(
+        "gymnasium.vector:SyncVectorEnv",
+        "_autoreset_envs",
+        "the fast path steps its sub-environments without it",
+    ),
+    PrivateName(
+        "ray.rllib.env.env_runner_group:EnvRunnerGroup",
+        "_worker_manager",
+        "asking lost env runners without waiting for them, and killing those that hang",
+    ),
+    # core/modules, learning
+    PrivateName(
+        _TORCH_MODULE,
+        "_parameters",
+        "computing with other tensors in place of parameters: `torch.func.functional_call` writes "
+        "into it as well, but only for `forward`, which RLlib does not call",
+    ),
+    PrivateName(_TORCH_MODULE, "_forward_hooks", "a module with hooks is called, not read"),
+    PrivateName(_TORCH_MODULE, "_forward_pre_hooks", "a module with hooks is called, not read"),
+    PrivateName(
+        _LEARNER, "_learner_connector", "GAE per worker, and whether columns can stand in for it"
+    ),
+    PrivateName(_LEARNER, "_is_built", "`build` of a subclass may be called twice"),
+    PrivateName(_LEARNER, "_check_is_built", "`update` is overridden as a whole", ("error",)),
+    PrivateName(_LEARNER, "_device", "where columns go"),
+    PrivateName(_LEARNER, "_params", "one all-reduce over the gradients of all parameters"),
+    PrivateName(_LEARNER, "_weights_seq_no", "it counts the rounds; an older state must load too"),
+    PrivateName(_LEARNER, "_optimizer_lr_schedules", "a mutated learning rate holds at once"),
+    PrivateName(
+        _TORCH_LEARNER,
+        "_set_optimizer_lr",
+        "a mutated learning rate holds at once",
+        ("optimizer", "lr"),
+    ),
+    PrivateName(_TORCH_LEARNER, "_lr_schedulers", "torch's schedulers keep their own rate"),
+    PrivateName(_TORCH_LEARNER, "_grad_scalers", "mixed precision expects infinite gradients"),
+    PrivateName(
+        _TORCH_LEARNER,
+        "_make_modules_ddp_if_necessary",
+        "overridden: learners sum weighted gradients once per step, instead of DDP's averages; can "
+        "go when RLlib has a setting for it",
+        (),
+    ),
+    PrivateName(
+        "ray.rllib.algorithms.ppo.torch.ppo_torch_learner:PPOTorchLearner",
+        "_update_module_kl_coeff",
+        "overridden: a round without a step has no KL divergence",
+        ("module_id", "config", "kl_loss"),
+    ),
+    PrivateName(
+        "ray.rllib.algorithms.algorithm_config:AlgorithmConfig",
+        "_torch_lr_scheduler_classes",
+        "steps in closed form do not call them",
+    ),
+    PrivateName(_LEARNER_GROUP, "_learner", "the local learner: its update's result"),
+    PrivateName(
+        _LEARNER_GROUP, "_workers", "remote learners: RLlib waits half an hour for a dead one"
+    ),
+    PrivateName(_LEARNER_GROUP, "_module_spec", "what the learners were built with"),
 )
 
 
@@ -129,3 +248,92 @@ def batch_size_per_learner(config: Any) -> int | None:
 def grad_scaler_class(config: Any) -> Any:
     """Returns the class of the gradient scaler of mixed precision; None without one."""
     return config._torch_grad_scaler_class
+
+
+# sampling
+
+NUM_DEFAULT_CONNECTORS = 5
+"""How many connectors RLlib appends to a single-agent env-to-module pipeline."""
+
+
+def custom_env_to_module(config: AlgorithmConfig) -> bool:
+    """Whether the user has set env-to-module connectors."""
+    return config._env_to_module_connector is not None
+
+
+def custom_module_to_env(config: AlgorithmConfig) -> bool:
+    """Whether the user has set module-to-env connectors."""
+    return config._module_to_env_connector is not None
+
+
+# An env runner is `Any` here: what is read of it is in no Protocol, because it is private.
+
+
+def env_to_module(env_runner: Any) -> ConnectorPipelineV2:
+    """Returns an env runner's env-to-module pipeline."""
+    return env_runner._env_to_module
+
+
+def device(env_runner: Any) -> Any:
+    """Returns the torch device on which an env runner's module computes; None is the CPU."""
+    return env_runner._device
+
+
+def weights_version(env_runner: Any) -> int:
+    """Returns the version of the weights that an env runner acts with."""
+    return int(env_runner._weights_seq_no)
+
+
+def log_episodes(env_runner: Any, chunks: Sequence[EpisodeStats]) -> None:
+    """Hands sampled chunks to an env runner's `get_metrics`, as RLlib's own loop does."""
+    for chunk in chunks:
+        if chunk.is_done:
+            env_runner._done_episodes_for_metrics.append(chunk)
+        else:
+            env_runner._ongoing_episodes_for_metrics[chunk.id_].append(chunk)
+    env_runner._increase_sampled_metrics(
+        sum(chunk.length for chunk in chunks), sum(chunk.is_done for chunk in chunks)
+    )
+
+
+def filtered(connector: MeanStdFilter, rows: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Returns observations as a connector of a single-agent pipeline filters them."""
+    if connector._filters is None:
+        connector._init_new_filters()
+    return [connector._filters[None](row, update=connector._update_stats) for row in rows]
+
+
+def set_autoreset(env: gym.vector.SyncVectorEnv, resets_next: np.ndarray) -> None:
+    """Tells a vector environment which of its sub-environments the next step resets."""
+    env._autoreset_envs = resets_next.copy()
+
+
+# fault_tolerance
+
+
+def actor_manager(env_runner_group: EnvRunnerGroup) -> FaultTolerantActorManager:
+    """Returns what manages the actors of remote env runners; its own methods are public."""
+    return env_runner_group._worker_manager
+
+
+# core/modules and learning
+
+
+def module_parameters(module: torch.nn.Module) -> dict[str, Any]:
+    """Own parameters of a module, not those of its children; to be written into."""
+    return module._parameters
+
+
+def has_forward_hooks(module: torch.nn.Module) -> bool:
+    """Whether something of a user's runs before or after a module's `forward`."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def learner_connectors(learner: Any) -> list[Any]:
+    """The pieces of a learner's connector pipeline."""
+    return list(learner._learner_connector.connectors)
+
+
+def uses_torch_lr_schedulers(config: Any) -> bool:
+    """Whether torch's learning-rate schedulers step after every step."""
+    return config._torch_lr_scheduler_classes is not None

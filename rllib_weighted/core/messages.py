@@ -51,7 +51,6 @@ class UpdateResult:
         num_steps: Optimizer steps taken.
         num_skipped_steps: Steps skipped because no worker was left.
         drifts: ‖θ_i - θ̄‖ / ‖θ̄‖ after the round; None if the workers share their parameters.
-        exported: The worker whose own policy is exported; None for a mean or a shared one.
     """
 
     signals: list[float | None]
@@ -62,7 +61,6 @@ class UpdateResult:
     num_steps: int
     num_skipped_steps: int
     drifts: list[float] | None = None
-    exported: int | None = None
 
 
 @dataclass(frozen=True)

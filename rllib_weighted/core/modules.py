@@ -1,15 +1,15 @@
-"""One RLModule, many parameter sets: N workers' forward passes in one, or one after the other.
+"""What is known of an RLModule: its dense layers, overridden methods, and where parameters lie.
 
-The parameters of N workers are stacked by name, `{name: [N, ...]}`, with the names of the
-module's `named_parameters()`. Both sides need this: the learner with gradients, an env runner
-whose sub-environments act with parameters of their own.
+The learner and the env runner both ask: the learner takes steps without autograd where it knows
+the layers, the env runner computes actions the short way; and both compute with the parameters of
+N workers, stacked by name, `{name: [N, ...]}`, with the names of `named_parameters()`.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -22,12 +22,18 @@ from ray.rllib.core.models.torch.heads import TorchFreeLogStdMLPHead, TorchMLPHe
 from ray.rllib.core.models.torch.primitives import TorchMLP
 from torch import Tensor, nn
 
-# What a default PPO module computes, as lists of layers; or why that cannot be told
+from rllib_weighted._private import has_forward_hooks, module_parameters
+from rllib_weighted.core.eligibility import Requirement, first_reason, required
 
+# RLlib annotates an RLModule's parts (`encoder`, `pi`, `vf`, `catalog`) as optional or not at all:
+# `module: Any` below is one.
 
 Activation = Literal["tanh", "relu"]
 Distribution = Literal["categorical", "gaussian"]
+Forward = Callable[[Tensor], Tensor]
+
 _ACTIVATIONS: dict[type, Activation] = {nn.Tanh: "tanh", nn.ReLU: "relu"}
+_CHEAP: dict[type, Forward] = {nn.Tanh: torch.tanh, nn.ReLU: torch.relu}
 _DISTRIBUTIONS: dict[type, Distribution] = {
     TorchCategorical: "categorical",
     TorchDiagGaussian: "gaussian",
@@ -66,7 +72,7 @@ class Networks:
 
 
 class UnknownNetworkError(Exception):
-    """A module is not made of what is known here; the message says of what."""
+    """A module is not made of dense layers; the message says of what."""
 
 
 def read_networks(module: Any) -> Networks:
@@ -76,28 +82,19 @@ def read_networks(module: Any) -> Networks:
         module: The module, unwrapped.
 
     Raises:
-        UnknownNetworkError: It holds anything but dense layers with tanh or ReLU in between, or
-            its actions are of another distribution than categorical or diagonal Gaussian.
+        UnknownNetworkError: It does not meet `NETWORKS`.
     """
-    if type(module) is not DefaultPPOTorchRLModule or "_forward_train" in vars(module):
-        raise UnknownNetworkError("the module is a custom or a compiled one")
-    distribution = _DISTRIBUTIONS.get(module.get_train_action_dist_cls())
-    if distribution is None:
-        raise UnknownNetworkError("the actions are neither discrete nor continuous")
-    if any(not parameter.requires_grad for parameter in module.parameters()):
-        raise UnknownNetworkError("some parameters are frozen")
-    if type(module.encoder) is not TorchActorCriticEncoder:
-        raise UnknownNetworkError(f"the encoder is a {type(module.encoder).__name__}")
+    if reason := first_reason(NETWORKS[:-1], module):
+        raise UnknownNetworkError(reason)
     names = {id(p): name for name, p in module.named_parameters()}
-    encoder = module.encoder
-    shared = getattr(encoder, "encoder", None)
-    policy, value = _head_layers(module.pi, names), _head_layers(module.vf, names)
-    trunk: tuple[Layer, ...] = ()
-    if shared is not None:
-        trunk = _encoder_layers(shared, names)
-    else:
-        policy = _encoder_layers(encoder.actor_encoder, names) + policy
-        value = _encoder_layers(encoder.critic_encoder, names) + value
+    encoder, is_shared = _policy_encoder(module)
+    trunk = _layers(_dense(encoder, "an encoder"), names)
+    policy = _layers(_dense(module.pi, "a head"), names)
+    value = _layers(_dense(module.vf, "a head"), names)
+    if not is_shared:
+        critic = _layers(_dense(module.encoder.critic_encoder, "an encoder"), names)
+        trunk, policy, value = (), trunk + policy, critic + value
+    distribution = _DISTRIBUTIONS[module.get_train_action_dist_cls()]
     is_free = type(module.pi) is TorchFreeLogStdMLPHead
     bound = float(module.pi.log_std_clip_param_const) if module.pi.clip_log_std else None
     return Networks(
@@ -110,19 +107,83 @@ def read_networks(module: Any) -> Networks:
     )
 
 
-def _encoder_layers(encoder: Any, names: dict[int, str]) -> tuple[Layer, ...]:
-    if type(encoder) is not TorchMLPEncoder:
-        raise UnknownNetworkError(f"an encoder is a {type(encoder).__name__}")
-    return _layers(list(encoder.net.mlp), names)
+def why_not_networks(module: Any) -> str | None:
+    """Returns why the layers of a module cannot be read; None if they can."""
+    return first_reason(NETWORKS, module)
 
 
-def _head_layers(head: Any, names: dict[int, str]) -> tuple[Layer, ...]:
-    if type(head) not in (TorchMLPHead, TorchFreeLogStdMLPHead):
-        raise UnknownNetworkError(f"a head is a {type(head).__name__}")
-    return _layers(list(head.net.mlp), names)
+def _why_not_dense(module: Any) -> str | None:
+    try:
+        read_networks(module)
+    except UnknownNetworkError as error:
+        return str(error)
+    return None
 
 
-def _layers(pieces: Sequence[nn.Module], names: dict[int, str]) -> tuple[Layer, ...]:
+# The last one is what reading finds out, if the module meets all others.
+NETWORKS: tuple[Requirement[Any], ...] = (
+    required(
+        "RLlib's default PPO module, not compiled",
+        lambda module: (
+            type(module) is DefaultPPOTorchRLModule and "_forward_train" not in vars(module)
+        ),
+        "the module is a custom or a compiled one",
+    ),
+    required(
+        "discrete or continuous actions",
+        lambda module: module.get_train_action_dist_cls() in _DISTRIBUTIONS,
+        "the actions are neither discrete nor continuous",
+    ),
+    required(
+        "no frozen parameters",
+        lambda module: all(parameter.requires_grad for parameter in module.parameters()),
+        "some parameters are frozen",
+    ),
+    Requirement("dense layers with tanh, ReLU or nothing in between", _why_not_dense),
+)
+
+
+def dense_layers(module: Any) -> list[Forward] | None:
+    """Returns the layers of a policy with a dense encoder; None if it is of another kind.
+
+    Layers that `read_networks` does not know are called as they are.
+    """
+    try:
+        encoder = _dense(_policy_encoder(module)[0], "an encoder")
+    except UnknownNetworkError:
+        return None
+    if any(has_forward_hooks(part) for part in module.modules()):
+        return None
+    head = [module.pi]
+    if type(module.pi) is TorchMLPHead and not module.pi.clip_log_std:
+        head = _dense(module.pi, "a head")
+    return [_cheap(layer) for layer in [*encoder, *head]]
+
+
+def _cheap(layer: nn.Module) -> Forward:
+    if type(layer) is nn.Linear:
+        weight, bias = layer.weight, layer.bias
+        return lambda x: nn.functional.linear(x, weight, bias)
+    return _CHEAP.get(type(layer), layer)
+
+
+def _policy_encoder(module: Any) -> tuple[nn.Module, bool]:
+    """Returns the encoder of the policy, and whether it is also that of the value function."""
+    if type(module.encoder) is not TorchActorCriticEncoder:
+        raise UnknownNetworkError(f"the encoder is a {type(module.encoder).__name__}")
+    shared = getattr(module.encoder, "encoder", None)
+    return (module.encoder.actor_encoder, False) if shared is None else (shared, True)
+
+
+def _dense(network: Any, what: str) -> list[nn.Module]:
+    """Returns the layers of RLlib's dense encoder or head."""
+    kinds = (TorchMLPEncoder, TorchMLPHead, TorchFreeLogStdMLPHead)
+    if type(network) not in kinds or type(network.net) is not TorchMLP:
+        raise UnknownNetworkError(f"{what} is a {type(network).__name__}")
+    return list(network.net.mlp)
+
+
+def _layers(pieces: Sequence[nn.Module], names: Mapping[int, str]) -> tuple[Layer, ...]:
     found: list[Layer] = []
     for piece in pieces:
         if type(piece) is nn.Linear:
@@ -130,15 +191,13 @@ def _layers(pieces: Sequence[nn.Module], names: dict[int, str]) -> tuple[Layer, 
             bias_name = None if bias is None else names[id(bias)]
             found.append(Layer(names[id(piece.weight)], bias_name, None))
         elif type(piece) in _ACTIVATIONS and found and found[-1].activation is None:
-            last = found.pop()
-            found.append(Layer(last.weight, last.bias, _ACTIVATIONS[type(piece)]))
+            found[-1] = replace(found[-1], activation=_ACTIVATIONS[type(piece)])
         else:
             raise UnknownNetworkError(f"a network has a {type(piece).__name__} layer")
     return tuple(found)
 
 
-# Which class of a learner's ancestry a method comes from
-
+# Whose a method is
 
 _OWN_PACKAGES = ("ray.rllib.", "rllib_weighted.")
 
@@ -159,19 +218,7 @@ def overriding_class(cls: type, method: str) -> str | None:
     return None if owner.__module__.startswith(_OWN_PACKAGES) else owner.__name__
 
 
-def why_not_stacked(module: Any) -> str | None:
-    """Returns why a module cannot compute N parameter sets in one forward pass; None if it can.
-
-    `torch.func.vmap` needs a forward pass without data-dependent branches, in-place tricks and
-    hidden state: known of RLlib's default PPO module, of no module of a user's.
-    """
-    if type(module) is not DefaultPPOTorchRLModule or type(module.catalog) is not PPOCatalog:
-        return "the module is a custom one"
-    if module.is_stateful():
-        return "the module is a recurrent one"
-    if any(name in vars(module) for name in ("_forward_train", "_forward_exploration")):
-        return "the module is compiled"
-    return why_not_per_worker(module)
+# Parameters of N workers
 
 
 def why_not_per_worker(module: nn.Module) -> str | None:
@@ -180,10 +227,49 @@ def why_not_per_worker(module: nn.Module) -> str | None:
     A layer with running statistics (batch norm, instance norm) changes buffers in training. They
     are no parameters: all workers would write into the same ones.
     """
+    return first_reason(PER_WORKER, module)
+
+
+def why_not_stacked(module: Any) -> str | None:
+    """Returns why a module cannot compute N parameter sets in one forward pass; None if it can.
+
+    `torch.func.vmap` needs a forward pass without data-dependent branches, in-place tricks and
+    hidden state: known of RLlib's default PPO module, of no module of a user's.
+    """
+    return first_reason(STACKED, module)
+
+
+def _running_statistics(module: nn.Module) -> str | None:
     for name, layer in module.named_modules():
         if isinstance(getattr(layer, "running_mean", None), Tensor):
             return f"its layer {name!r} ({type(layer).__name__}) has running statistics"
     return None
+
+
+PER_WORKER: tuple[Requirement[Any], ...] = (
+    Requirement("no layer with running statistics", _running_statistics),
+)
+
+STACKED: tuple[Requirement[Any], ...] = (
+    required(
+        "RLlib's default PPO module and catalog",
+        lambda module: (
+            type(module) is DefaultPPOTorchRLModule and type(module.catalog) is PPOCatalog
+        ),
+        "the module is a custom one",
+    ),
+    required(
+        "a module without recurrent state",
+        lambda module: not module.is_stateful(),
+        "the module is a recurrent one",
+    ),
+    required(
+        "a module that is not compiled",
+        lambda module: not {"_forward_train", "_forward_exploration"} & vars(module).keys(),
+        "the module is compiled",
+    ),
+    *PER_WORKER,
+)
 
 
 class ParameterPlaces:
@@ -206,20 +292,20 @@ class ParameterPlaces:
         self.names = list(names.values())
 
     @contextlib.contextmanager
-    def hold(self, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    def swapped(self, tensors: Mapping[str, Tensor]) -> Iterator[None]:
         """As `swapped_parameters`, without its checks, for use again and again.
 
-        `Module._parameters` is private, and what `torch.func.functional_call` writes into as well
-        (tested with torch 2.13); that function only reaches `forward`, which RLlib does not call.
+        A `torch.func.functional_call` for all of a module's methods: that function only reaches
+        `forward`, which RLlib does not call.
         """
-        parameters = [owner._parameters[attribute] for _, owner, attribute in self._all]
+        parameters = [module_parameters(owner)[attribute] for _, owner, attribute in self._all]
         try:
             for name, owner, attribute in self._all:
-                owner._parameters[attribute] = tensors[name]  # type: ignore[assignment]
+                module_parameters(owner)[attribute] = tensors[name]
             yield
         finally:
             for (_, owner, attribute), parameter in zip(self._all, parameters, strict=True):
-                owner._parameters[attribute] = parameter
+                module_parameters(owner)[attribute] = parameter
                 if isinstance(owner, nn.RNNBase):  # It has a list of its weights besides.
                     setattr(owner, attribute, parameter)
 
@@ -242,7 +328,7 @@ def swapped_parameters(module: nn.Module, tensors: Mapping[str, Tensor]) -> Iter
     places = ParameterPlaces(module)
     for name, parameter in module.named_parameters():
         _check(name, tensors, parameter.shape)
-    with places.hold(tensors):
+    with places.swapped(tensors):
         yield
 
 
@@ -260,13 +346,13 @@ def _check(name: str, tensors: Mapping[str, Any], shape: tuple[int, ...]) -> Non
 
 
 def worker_parameters(
-    module: nn.Module, stacks: Mapping[str, Any], rows: int | Sequence[int]
+    module: nn.Module, stacked: Mapping[str, Any], rows: int | Sequence[int]
 ) -> dict[str, Tensor]:
     """Copies the parameters of one worker, or of some, to where a module computes.
 
     Args:
         module: The module, unwrapped, which says which parameters there are.
-        stacks: Name -> [N, ...], tensors or numpy arrays. Names that the module lacks are
+        stacked: Name -> [N, ...], tensors or numpy arrays. Names that the module lacks are
             ignored: an env runner's may have no critic.
         rows: The worker, or the workers.
 
@@ -278,19 +364,33 @@ def worker_parameters(
     """
     found = {}
     for name, parameter in module.named_parameters():
-        _check(name, stacks, (len(stacks.get(name, ())), *parameter.shape))
-        taken = stacks[name][rows]
+        _check(name, stacked, (len(stacked.get(name, ())), *parameter.shape))
+        taken = stacked[name][rows]
         # A copy: arrays that came through Ray cannot be written to.
         tensor = taken.detach() if isinstance(taken, Tensor) else torch.tensor(taken)
         found[name] = tensor.to(device=parameter.device, dtype=parameter.dtype, copy=True)
     return found
 
 
+Stacked = Mapping[str, Tensor]
+StackedPass = Callable[[Stacked, Mapping[str, Any]], dict[str, Tensor]]
+
+
 class StackedForward:
     """Forward passes of n workers, each with its own parameters on its own rows, as one.
 
+    Each takes stacked parameters, name -> [n, ...] (names that the module lacks are ignored), and
+    a batch of which `Columns.OBS`, [n, rows, ...], is read.
+
     Args:
         module: A module for which `why_not_stacked` is None. Its own parameters are not read.
+
+    Attributes:
+        forward_train: Returns `Columns.ACTION_DIST_INPUTS` of [n, rows, size] and
+            `Columns.VF_PREDS` of [n, rows]. Gradients flow to the parameters: one backward pass
+            over the sum of the workers' losses gives each worker's own gradient in its row.
+        forward_exploration: Returns the outputs to explore with, without gradients.
+        forward_inference: Returns the outputs to act greedily with, without gradients.
     """
 
     def __init__(self, module: Any) -> None:
@@ -304,83 +404,21 @@ class StackedForward:
                 Columns.VF_PREDS: compute_values(batch, embeddings=output.get(Columns.EMBEDDINGS)),
             }
 
-        self._train = self._vmapped(train)
-        self._explore = self._vmapped(module.forward_exploration)
-        self._infer = self._vmapped(module.forward_inference)
+        self.forward_train = self._vmapped(train)
+        self.forward_exploration = self._vmapped(module.forward_exploration)
+        self.forward_inference = self._vmapped(module.forward_inference)
 
-    def forward_train(
-        self, stacks: Mapping[str, Tensor], batch: Mapping[str, Any]
-    ) -> dict[str, Tensor]:
-        """The policy's outputs and the value predictions; gradients flow to `stacks`.
-
-        One backward pass over the sum of the workers' losses gives each worker's own gradient in
-        its row: no worker's loss depends on the parameters of another.
-
-        Args:
-            stacks: Name -> [n, ...]; names that the module lacks are ignored.
-            batch: Columns; `Columns.OBS` of [n, rows, ...] is read.
-
-        Returns:
-            `Columns.ACTION_DIST_INPUTS` of [n, rows, size] and `Columns.VF_PREDS` of [n, rows].
-        """
-        return self._train(stacks, batch)
-
-    def forward_exploration(
-        self, stacks: Mapping[str, Tensor], batch: Mapping[str, Any]
-    ) -> dict[str, Tensor]:
-        """The outputs to explore with, without gradients; see `forward_train`."""
-        return self._explore(stacks, batch)
-
-    def forward_inference(
-        self, stacks: Mapping[str, Tensor], batch: Mapping[str, Any]
-    ) -> dict[str, Tensor]:
-        """The outputs to act greedily with, without gradients; see `forward_train`."""
-        return self._infer(stacks, batch)
-
-    def _vmapped(
-        self, forward: Callable[[dict[str, Any]], dict[str, Tensor]]
-    ) -> Callable[[Mapping[str, Tensor], Mapping[str, Any]], dict[str, Tensor]]:
+    def _vmapped(self, forward: Callable[[dict[str, Any]], dict[str, Tensor]]) -> StackedPass:
         def one(tensors: dict[str, Tensor], obs: Any) -> dict[str, Tensor]:
-            with self._places.hold(tensors):
+            with self._places.swapped(tensors):
                 return forward({Columns.OBS: obs})
 
         # Dropout, if there is any, draws for each worker.
         mapped = torch.func.vmap(one, randomness="different")
 
-        def every(stacks: Mapping[str, Tensor], batch: Mapping[str, Any]) -> dict[str, Tensor]:
-            own = {name: stacks[name] for name in self._places.names}
+        def every(stacked: Stacked, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+            own = {name: stacked[name] for name in self._places.names}
             outputs: dict[str, Tensor] = mapped(own, batch[Columns.OBS])
             return outputs
 
         return every
-
-
-_CHEAP = {nn.Tanh: torch.tanh, nn.ReLU: torch.relu}
-
-
-Forward = Callable[[Tensor], Tensor]
-
-
-def dense_layers(module: Any) -> list[Forward] | None:
-    """Returns the layers of a policy with a dense encoder; None if it is of another kind."""
-    encoder = module.encoder
-    if type(encoder) is not TorchActorCriticEncoder:
-        return None
-    encoder = encoder.encoder if encoder.config.shared else encoder.actor_encoder
-    if type(encoder) is not TorchMLPEncoder or type(encoder.net) is not TorchMLP:
-        return None
-    if any(part._forward_hooks or part._forward_pre_hooks for part in module.modules()):
-        return None
-    head: list[nn.Module] = [module.pi]
-    if type(getattr(module.pi, "net", None)) is TorchMLP and (
-        getattr(module.pi, "clip_log_std", None) is False and not hasattr(module.pi, "log_std")
-    ):
-        head = list(module.pi.net.mlp)
-    return [_cheap(layer) for layer in [*encoder.net.mlp, *head]]
-
-
-def _cheap(layer: nn.Module) -> Forward:
-    if type(layer) is nn.Linear:
-        weight, bias = layer.weight, layer.bias
-        return lambda x: nn.functional.linear(x, weight, bias)
-    return _CHEAP.get(type(layer), layer)

@@ -29,6 +29,8 @@ from ray.rllib.utils.numpy import convert_to_numpy
 from ray.rllib.utils.torch_utils import convert_to_torch_tensor
 from torch import Tensor
 
+from rllib_weighted._private import learner_connectors
+from rllib_weighted.core.eligibility import Requirement, first_reason, required
 from rllib_weighted.core.modules import overriding_class
 from rllib_weighted.core.rollouts import RolloutColumns
 from rllib_weighted.learning.advantages import (
@@ -39,6 +41,7 @@ from rllib_weighted.learning.advantages import (
     standardize,
 )
 from rllib_weighted.learning.connectors import EpisodeAdvantages, ScaleRewards
+from rllib_weighted.learning.interfaces import RoundLearner
 
 WORKER_COLUMN = "rllib_weighted_worker"
 # Not the policy's outputs: a model that masks actions has logits of minus infinity.
@@ -145,7 +148,7 @@ class RoundBatch:
         self.columns[Postprocessing.ADVANTAGES] = advantages
 
     def drop(self, workers: Iterable[int]) -> None:
-        """Removes workers, as if they had never been there; unknown ones are no matter."""
+        """Removes workers, as if they had never been there; unknown workers are ignored."""
         for worker in workers:
             self.rows.pop(worker, None)
 
@@ -229,14 +232,9 @@ def take_rows(columns: Any, index: Tensor) -> Any:
     return tree.map_structure(select, columns)
 
 
-# A round's batch straight from columns: what the learner connectors do, without episodes
-
-
 # What the pipeline of a single-agent PPO is made of (tested with Ray 2.60), apart from
 # `ScaleRewards`: what `column_batch` stands in for.
 _FIRST = (AddOneTsToEpisodesAndTruncate,)
-
-
 _LAST = (
     AddObservationsFromEpisodesToBatch,
     AddColumnsFromEpisodesToTrainBatch,
@@ -248,29 +246,53 @@ _LAST = (
 )
 
 
-def why_not_columns(learner: Any) -> str | None:
-    """Returns what in a built learner needs episodes; None if columns will do."""
-    if not learner.config.fast_sampling:
-        return "`fast_sampling`=False"
-    if len(learner.module.keys()) != 1:
-        return "several modules"
-    (module_id,) = learner.module.keys()
-    module = learner.module[module_id].unwrapped()
-    if module.is_stateful() or not isinstance(module, ValueFunctionAPI):
-        return "the module is a recurrent one, or has no value function"
-    if user := overriding_class(type(learner), "update"):
-        return f"{user} overrides `update`"
-    pieces = list(learner._learner_connector.connectors)
-    ends = pieces[: len(_FIRST)], pieces[len(pieces) - len(_LAST) :]
+def why_not_columns(learner: RoundLearner) -> str | None:
+    """Returns what in a built learner needs episodes; None if columns are enough."""
+    return first_reason(COLUMNS, learner)
+
+
+def _modules(learner: RoundLearner) -> list[Any]:
+    return [learner.module[module_id].unwrapped() for module_id in learner.module.keys()]  # noqa: SIM118
+
+
+def _overridden_update(learner: RoundLearner) -> str | None:
+    user = overriding_class(type(learner), "update")
+    return None if user is None else f"{user} overrides `update`"
+
+
+def _has_known_connectors(learner: RoundLearner) -> bool:
+    pieces = learner_connectors(learner)
     customs = pieces[len(_FIRST) : len(pieces) - len(_LAST)]
+    ends = pieces[: len(_FIRST)], pieces[len(pieces) - len(_LAST) :]
     are_known = [tuple(map(type, end)) for end in ends] == [_FIRST, _LAST]
-    are_known &= len(customs) <= 1 and all(type(piece) is ScaleRewards for piece in customs)
-    if not are_known:
-        return "custom learner connectors"
-    return None
+    return are_known and len(customs) <= 1 and all(type(c) is ScaleRewards for c in customs)
 
 
-def column_batch(learner: Any, columns: RolloutColumns) -> tuple[str, RoundBatch]:
+COLUMNS: tuple[Requirement[RoundLearner], ...] = (
+    required(
+        "`fast_sampling`=True",
+        lambda learner: learner.config.fast_sampling,
+        "`fast_sampling`=False",
+    ),
+    required("one module", lambda learner: len(_modules(learner)) == 1, "several modules"),
+    required(
+        "a module with a value function and without recurrent state",
+        lambda learner: all(
+            isinstance(module, ValueFunctionAPI) and not module.is_stateful()
+            for module in _modules(learner)
+        ),
+        "the module is a recurrent one, or has no value function",
+    ),
+    Requirement("no override of the learner's `update`", _overridden_update),
+    required(
+        "RLlib's learner connectors, and `ScaleRewards` at most",
+        _has_known_connectors,
+        "custom learner connectors",
+    ),
+)
+
+
+def column_batch(learner: RoundLearner, columns: RolloutColumns) -> tuple[str, RoundBatch]:
     """Returns the module's id and the same batch as the learner connectors make of episodes.
 
     One forward pass predicts the values of all observations, the bootstrap ones included.
@@ -291,7 +313,8 @@ def column_batch(learner: Any, columns: RolloutColumns) -> tuple[str, RoundBatch
         },
         device=learner.device,
     )
-    values = _values(learner, module_id, batch)
+    seen = {name: batch[name] for name in (Columns.OBS, WORKER_COLUMN)}
+    values = predict_values(learner, module_id, seen)
     predictions = np.asarray(convert_to_numpy(values))
     advantages = chunk_advantages(
         np.asarray(convert_to_numpy(batch[Columns.REWARDS])),
@@ -319,25 +342,29 @@ def column_batch(learner: Any, columns: RolloutColumns) -> tuple[str, RoundBatch
     return module_id, RoundBatch(batch, _rows(columns), False)
 
 
-def _rewards(learner: Any, columns: RolloutColumns) -> np.ndarray:
+def _rewards(learner: RoundLearner, columns: RolloutColumns) -> np.ndarray:
     """Returns the rewards as the learner sees them."""
     rewards = columns.steps[Columns.REWARDS]
-    for piece in learner._learner_connector.connectors:
+    for piece in learner_connectors(learner):
         if isinstance(piece, ScaleRewards):
             return rewards * piece.scale
     return rewards
 
 
-def _values(learner: Any, module_id: str, batch: dict[str, Any]) -> Tensor:
-    module = learner.module[module_id].unwrapped()
-    seen = {name: batch[name] for name in (Columns.OBS, WORKER_COLUMN)}
+def predict_values(learner: RoundLearner, module_id: str, columns: dict[str, Any]) -> Tensor:
+    """Returns the value function's predictions, [rows], without gradients.
+
+    Args:
+        learner: The learner.
+        module_id: The module's id.
+        columns: Columns of [rows, …]; with the worker column, if workers have own parameters.
+    """
+    module, per_worker = learner.module[module_id].unwrapped(), learner.per_worker
     with torch.no_grad():
-        values: Tensor = (
-            learner.actors.compute_values(module, seen)
-            if learner.actors is not None
-            else module.compute_values(seen)
-        )
-    return values
+        if per_worker is not None:
+            return per_worker.compute_values(module, columns)
+        values: Tensor = module.compute_values(columns)
+        return values
 
 
 def _rows(columns: RolloutColumns) -> dict[int, np.ndarray]:

@@ -82,7 +82,7 @@ class Collectives:
         # Every part, and whether it is known.
         rows = torch.zeros(0, 2 * len(PART_NAMES)) if losses is None else _as_rows(losses)
         table = self.of_workers(own, rows, num_workers=num_workers)
-        values, known = table[list(workers)].split(len(PART_NAMES), dim=1)
+        values, known = torch.split(table[list(workers)], len(PART_NAMES), dim=1)
         parts = {
             name: values[:, column] if bool(known[:, column].all()) else None
             for column, name in enumerate(PART_NAMES)
@@ -112,7 +112,7 @@ class Collectives:
         given = [float(key in own) for key in parameters]
         # Types are promoted: the widest one holds all of them.
         flat = self.sum(torch.cat([*pieces, pieces[0].new_tensor(given)]))
-        *summed, counts = flat.split([*(len(piece) for piece in pieces), len(given)])
+        *summed, counts = torch.split(flat, [*(len(piece) for piece in pieces), len(given)])
         return {
             key: gradient.view_as(p).to(p.dtype)
             for (key, p), gradient, count in zip(

@@ -9,101 +9,42 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
 from ray.rllib.connectors.learner import GeneralAdvantageEstimation
 from ray.rllib.core import COMPONENT_OPTIMIZER, COMPONENT_RL_MODULE
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.learner.learner import Learner
-from ray.rllib.core.rl_module.apis import SelfSupervisedLossAPI
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 from torch import Tensor
 
 from rllib_weighted.core.messages import UpdateRequest, UpdateResult
-from rllib_weighted.core.modules import Networks, defining_class
+from rllib_weighted.core.modules import Networks, read_networks
 from rllib_weighted.learning.batch import (
-    WORKER_COLUMN,
     RoundBatch,
     column_batch,
     make_round_batch,
     tag_rows,
     why_not_columns,
 )
-from rllib_weighted.learning.closed_form.steps import ClosedFormUnsupported, closed_form_networks
+from rllib_weighted.learning.closed_form.eligibility import why_not_closed_form
 from rllib_weighted.learning.collectives import Collectives
 from rllib_weighted.learning.connectors import EpisodeAdvantages
+from rllib_weighted.learning.interfaces import ModuleSettings
 from rllib_weighted.learning.learner_group import ColumnTrainingData, Data
-from rllib_weighted.learning.losses import WorkerLosses, losses_one_by_one, ppo_worker_losses
+from rllib_weighted.learning.losses import (
+    WorkerLosses,
+    losses_one_by_one,
+    ppo_worker_losses,
+    why_not_stock_loss,
+)
 from rllib_weighted.learning.minibatches import Minibatch
 from rllib_weighted.learning.parameters import PerWorkerParameters
-from rllib_weighted.learning.update import RoundUpdate
-
-# What a learner saves besides RLlib's own state, and taking it back
-
+from rllib_weighted.learning.update import update_round
 
 logger = logging.getLogger(__name__)
 
-_KEY, _ACTORS = "weighted_ppo", "actors"
-
-
-def own_state(learner: Any, *, whole: bool) -> dict[str, Any]:
-    """Returns the KL coefficients and the step counter.
-
-    Args:
-        learner: The learner.
-        whole: Whether the workers' own parameters belong to it: they are as large as N modules.
-    """
-    kl_coeffs = learner.curr_kl_coeffs_per_module
-    own: dict[str, Any] = {
-        "kl_coeffs": {key: coeff.item() for key, coeff in kl_coeffs.items()},
-        "env_steps": learner.env_steps,
-    }
-    if whole:
-        own[_ACTORS] = learner.actors.get_state() if learner.actors else None
-    return {_KEY: own}
-
-
-def without_foreign_optimizer(learner: Any, state: dict[str, Any]) -> dict[str, Any]:
-    """Returns the state without the optimizer's if that one steps other parameters.
-
-    It does where the strategy has changed between shared parameters and one set per worker, or
-    the number of workers that have their own.
-    """
-    if COMPONENT_OPTIMIZER not in state or _fits(learner, state):
-        return state
-    logger.warning(
-        "The saved optimizer is that of another kind of merge, or of another number of workers "
-        "with parameters of their own: going on from the saved policy with a new optimizer."
-    )
-    return {key: value for key, value in state.items() if key != COMPONENT_OPTIMIZER}
-
-
-def _fits(learner: Any, state: dict[str, Any]) -> bool:
-    actors = state.get(_KEY, {}).get(_ACTORS)
-    return bool(learner.actors.fits(actors)) if learner.actors else actors is None
-
-
-def set_own_state(learner: Any, state: dict[str, Any]) -> None:
-    """Takes what `own_state` returned; the module and the optimizer have theirs already."""
-    own = state.get(_KEY)
-    if learner.actors:
-        if _fits(learner, state):
-            learner.actors.set_state(state[_KEY][_ACTORS])
-        elif COMPONENT_RL_MODULE in state or _ACTORS in (own or {}):
-            learner.actors.start_from_module()
-    if own is None:
-        return
-    learner.env_steps = own["env_steps"]
-    for module_id, coeff in own["kl_coeffs"].items():
-        learner.curr_kl_coeffs_per_module[module_id].data.fill_(coeff)
-    for module_id in learner.module.keys():  # noqa: SIM118 (an RLModule, not a dict)
-        schedule = learner.entropy_coeff_schedulers_per_module[module_id]
-        schedule.update(timestep=learner.env_steps)
-    if not learner._lr_schedulers:
-        # The optimizer's state brought the old rate along; a mutated one holds at once.
-        for optimizer, schedule in learner._optimizer_lr_schedules.items():
-            learner._set_optimizer_lr(optimizer, lr=schedule.update(timestep=learner.env_steps))
+_STATE, _PER_WORKER = "weighted_ppo", "actors"  # Keys in checkpoints: they stay as they are.
 
 
 class WeightedPPOLearner(PPOTorchLearner):
@@ -114,11 +55,10 @@ class WeightedPPOLearner(PPOTorchLearner):
     `postprocess_gradients` and `apply_gradients` once per step.
     """
 
-    actors: PerWorkerParameters | None = None
-    exchange: Collectives
+    per_worker: PerWorkerParameters | None = None
+    collectives: Collectives
     env_steps: int = 0  # Environment steps sampled so far, for the schedules.
-    _report: UpdateResult | None = None
-    why_not_columns = why_not_columns
+    _result: UpdateResult | None = None
 
     @override(PPOTorchLearner)
     def build(self) -> None:
@@ -131,7 +71,7 @@ class WeightedPPOLearner(PPOTorchLearner):
                 EpisodeAdvantages(
                     gamma=self.config.gamma,
                     lambda_=self.config.lambda_,
-                    compute_values=self.actors.compute_values if self.actors else None,
+                    compute_values=self.per_worker.compute_values if self.per_worker else None,
                 )
             )
 
@@ -143,12 +83,12 @@ class WeightedPPOLearner(PPOTorchLearner):
         once per step, weighted. A private hook, called at the end of RLlib's `build` (tested with
         Ray 2.60); can go when RLlib has a setting for it.
         """
-        self.exchange = Collectives(self.config.num_learners, self._device)
+        self.collectives = Collectives(self.config.num_learners, self._device)
         for module_id in self.module.keys():  # noqa: SIM118 (an RLModule, not a dict)
             module = self.module[module_id]
-            self.exchange.align([*module.parameters(), *module.buffers()])
-        if self.actors is not None:
-            self.actors.start_from_module()
+            self.collectives.align([*module.parameters(), *module.buffers()])
+        if self.per_worker is not None:
+            self.per_worker.start_from_module()
 
     @override(PPOTorchLearner)
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
@@ -156,15 +96,15 @@ class WeightedPPOLearner(PPOTorchLearner):
         if not self.config.uses_per_worker_parameters:
             super().configure_optimizers_for_module(module_id, config)
             return
-        self.actors = PerWorkerParameters(
+        self.per_worker = PerWorkerParameters(
             self.module[module_id].unwrapped(),
             num_workers=self.config.worker_layout.num_workers,
             num_learners=self.config.num_learners,
         )
         self.register_optimizer(
             module_id=module_id,
-            optimizer=self.actors.optimizer,
-            params=list(self.actors.stacks.values()),
+            optimizer=self.per_worker.optimizer,
+            params=list(self.per_worker.stacked.values()),
             lr_or_lr_schedule=config.lr,
         )
 
@@ -201,37 +141,39 @@ class WeightedPPOLearner(PPOTorchLearner):
         self.before_gradient_based_update(timesteps=timesteps)
         self._weights_seq_no += 1
         env_steps = timesteps.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, self.env_steps)
-        order = merge or self._request_from(training_data.finished_returns(), env_steps)
-        update = RoundUpdate(self, order, *self._round_batch(training_data))
-        self._report = update.run(
+        request = merge or self._request_from(training_data.finished_returns(), env_steps)
+        module_id, batch = self._round_batch(training_data)
+        self._result = update_round(
+            self,
+            request,
+            module_id,
+            batch,
             num_epochs=num_epochs,
             minibatch_size=minibatch_size,
             shuffle=shuffle_batch_per_epoch,
         )
         self.env_steps = env_steps
-        if self.actors is not None:
-            self._finish_actors(order)
+        if self.per_worker is not None:
+            self._result = self._finish_per_worker(self.per_worker, request, self._result)
         self.after_gradient_based_update(timesteps=timesteps)
         return self.metrics.reduce()
 
-    def _finish_actors(self, order: UpdateRequest) -> None:
+    def _finish_per_worker(
+        self, parameters: PerWorkerParameters, request: UpdateRequest, result: UpdateResult
+    ) -> UpdateResult:
         """Gives all learners all workers' parameters, and makes the policy that is exported."""
-        assert self.actors is not None
-        assert self._report is not None
-        self.actors.share(self.exchange)
-        exported = self.actors.export(self.config.actor_export, order.reward_signals)
-        self._report = dataclasses.replace(
-            self._report, drifts=self.actors.drift(), exported=exported
-        )
+        parameters.share(self.collectives)
+        parameters.export(self.config.actor_export, request.reward_signals)
+        return dataclasses.replace(result, drifts=parameters.drift())
 
     def per_worker_parameters(self) -> dict[str, np.ndarray] | None:
         """Returns the workers' own parameters, name -> [N, …]; None if they share one set."""
-        return None if self.actors is None else self.actors.as_arrays()
+        return None if self.per_worker is None else self.per_worker.as_arrays()
 
     def take_update_result(self) -> UpdateResult | None:
         """Returns what the merges of the last update did, once."""
-        report, self._report = self._report, None
-        return report
+        result, self._result = self._result, None
+        return result
 
     def _request_from(self, returns: dict[int, list[float]], env_steps: int) -> UpdateRequest:
         return UpdateRequest(
@@ -270,13 +212,20 @@ class WeightedPPOLearner(PPOTorchLearner):
     def closed_form_networks(self) -> Networks | None:
         """The module's layers, if steps can be taken without autograd; else None."""
         (module_id,) = self.module.keys()
-        try:
-            networks = closed_form_networks(self, module_id)
-        except ClosedFormUnsupported as reason:
+        if reason := why_not_closed_form(self, module_id):
             logger.info("The learner takes its steps with autograd: %s.", reason)
             return None
         logger.info("The learner takes its steps without autograd.")
-        return networks
+        return read_networks(self.module[module_id].unwrapped())
+
+    def why_not_columns(self) -> str | None:
+        """Returns what needs episodes; None if columns are enough."""
+        return why_not_columns(self)
+
+    def module_settings(self, module_id: str) -> ModuleSettings:
+        """The settings of a module."""
+        settings: ModuleSettings = self.config.get_config_for_module(module_id)
+        return settings
 
     def entropy_coeff(self, module_id: str) -> float:
         """The entropy coefficient of this round."""
@@ -299,7 +248,8 @@ class WeightedPPOLearner(PPOTorchLearner):
     @property
     def parameters_by_reference(self) -> dict[Any, Tensor]:
         """All parameters that optimizers step, by the reference that gradients have."""
-        return self._params
+        parameters: dict[Any, Tensor] = self._params
+        return parameters
 
     @property
     def checks_gradients(self) -> bool:
@@ -343,7 +293,7 @@ class WeightedPPOLearner(PPOTorchLearner):
             return losses_one_by_one(self, module_id, columns, fwd_out, sizes)
         return ppo_worker_losses(
             module=self.module[module_id].unwrapped(),
-            config=self.config.get_config_for_module(module_id),
+            settings=self.module_settings(module_id),
             batch=columns,
             fwd_out=fwd_out,
             sizes=sizes,
@@ -351,55 +301,62 @@ class WeightedPPOLearner(PPOTorchLearner):
             kl_coeff=self.kl_coeff(module_id),
         )
 
-    def predicts_values(self, module_id: str) -> bool:
-        """Whether there is a critic whose predictions can be compared with their targets."""
-        return self.has_stock_loss(module_id) and bool(self.config.use_critic)
-
-    def predicted_values(
-        self, module_id: str, workers: Sequence[int], owner: Tensor, columns: dict[str, Any]
-    ) -> Tensor:
-        """Returns the value function's predictions, [rows].
-
-        Args:
-            module_id: The module's id.
-            workers: Some workers.
-            owner: Whose each row is, as a position among them, [rows] int64.
-            columns: Columns of these rows.
-        """
-        module = self.module[module_id].unwrapped()
-        with torch.no_grad():
-            if self.actors is None:
-                values: Tensor = module.compute_values(columns)
-                return values
-            tagged = {**columns, WORKER_COLUMN: torch.tensor(workers)[owner]}
-            return self.actors.compute_values(module, tagged)
-
     def has_stock_loss(self, module_id: str) -> bool:
         """Whether PPO's loss can be computed for all workers at once, whatever made the outputs."""
-        module = self.module[module_id].unwrapped()
-        return (
-            defining_class(type(self), "compute_loss_for_module") is PPOTorchLearner
-            and defining_class(type(self), "compute_losses") is Learner
-            and not module.is_stateful()
-            and not isinstance(module, SelfSupervisedLossAPI)
-        )
+        return why_not_stock_loss(self, module_id) is None
 
     # State
 
     @override(PPOTorchLearner)
     def _update_module_kl_coeff(self, **kwargs: Any) -> None:
         # Without a step there is no new policy to measure: RLlib would warn of a NaN divergence.
-        if self._report is None or self._report.num_steps:
+        if self._result is None or self._result.num_steps:
             super()._update_module_kl_coeff(**kwargs)
 
     @override(PPOTorchLearner)
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         state: dict[str, Any] = super().get_state(*args, **kwargs)
-        return state | own_state(self, whole=COMPONENT_OPTIMIZER in state)
+        kl_coeffs = self.curr_kl_coeffs_per_module
+        own: dict[str, Any] = {
+            "kl_coeffs": {key: coeff.item() for key, coeff in kl_coeffs.items()},
+            "env_steps": self.env_steps,
+        }
+        if COMPONENT_OPTIMIZER in state:  # As large as N modules: only in a whole state.
+            own[_PER_WORKER] = self.per_worker.get_state() if self.per_worker else None
+        return {**state, _STATE: own}
 
     @override(PPOTorchLearner)
     def set_state(self, state: dict[str, Any]) -> None:
         if COMPONENT_RL_MODULE in state:
             self._weights_seq_no = 0  # RLlib keeps its weights if they are newer than these.
-        super().set_state(without_foreign_optimizer(self, state))
-        set_own_state(self, state)
+        own = state.get(_STATE, {})
+        saved = own.get(_PER_WORKER)
+        # The strategy, or the number of workers with parameters of their own, may have changed.
+        fits = self.per_worker.fits(saved) if self.per_worker else saved is None
+        if COMPONENT_OPTIMIZER in state and not fits:
+            logger.warning(
+                "The saved optimizer is that of another kind of merge, or of another number of "
+                "workers with parameters of their own: going on from the saved policy with a new "
+                "optimizer."
+            )
+            state = {key: value for key, value in state.items() if key != COMPONENT_OPTIMIZER}
+        super().set_state(state)
+        if self.per_worker and fits:
+            self.per_worker.set_state(saved)
+        elif self.per_worker and (COMPONENT_RL_MODULE in state or _PER_WORKER in own):
+            self.per_worker.start_from_module()
+        if own:
+            self._set_coefficients(own)
+
+    def _set_coefficients(self, own: dict[str, Any]) -> None:
+        """Sets step counter and KL coefficients, and what schedules make of the counter."""
+        self.env_steps = own["env_steps"]
+        for module_id, coeff in own["kl_coeffs"].items():
+            self.curr_kl_coeffs_per_module[module_id].data.fill_(coeff)
+        for module_id in self.module.keys():  # noqa: SIM118 (an RLModule, not a dict)
+            schedule = self.entropy_coeff_schedulers_per_module[module_id]
+            schedule.update(timestep=self.env_steps)
+        if not self._lr_schedulers:
+            # The optimizer's state brought the old rate along; a mutated one holds at once.
+            for optimizer, schedule in self._optimizer_lr_schedules.items():
+                self._set_optimizer_lr(optimizer, lr=schedule.update(timestep=self.env_steps))

@@ -19,8 +19,6 @@ from rllib_weighted.core.messages import UpdateResult
 from rllib_weighted.core.rollouts import RolloutColumns, concatenated
 from rllib_weighted.core.workers import WORKER_KEY
 
-# Training data that is handed on worker by worker, never cut by steps
-
 
 @dataclass
 class WorkerTrainingData(TrainingData):
@@ -214,7 +212,7 @@ class WeightedLearnerGroup(LearnerGroup):
         ]
         return self._results(calls, "updating")
 
-    def _results(self, calls: list[ray.ObjectRef], doing: str) -> list[Any]:
+    def _results(self, calls: list[ray.ObjectRef[Any]], doing: str) -> list[Any]:
         """Waits for all learners, or for the first that fails.
 
         RLlib waits for all of them: where one raises inside a step, the others wait for its part
@@ -252,11 +250,13 @@ class WeightedLearnerGroup(LearnerGroup):
 
     def per_worker_parameters(self) -> Any:
         """Returns the workers' own parameters, name -> [N, …]; None if they share one set."""
+        return self._ask_first("per_worker_parameters", "giving parameters")
+
+    def _ask_first(self, method: str, doing: str) -> Any:
+        """Returns what a method of one learner returns, where it is the same on all."""
         if self.is_local:
-            return self._learner.per_worker_parameters()
-        return self._results(
-            [self._workers[0].per_worker_parameters.remote()], "giving parameters"
-        )[0]
+            return getattr(self._learner, method)()
+        return self._results([getattr(self._workers[0], method).remote()], doing)[0]
 
     @property
     def num_parameters(self) -> int | None:
@@ -264,7 +264,7 @@ class WeightedLearnerGroup(LearnerGroup):
         if not self.is_local:
             return None
         modules = self._learner.module.values()
-        return sum(p.numel() for module in modules for p in module.parameters())
+        return sum(int(p.numel()) for module in modules for p in module.parameters())
 
     @property
     def module_spec(self) -> Any:
@@ -272,17 +272,13 @@ class WeightedLearnerGroup(LearnerGroup):
         return self._module_spec
 
     def why_not_columns(self) -> str | None:
-        """Returns what in the learners needs episodes; None if columns will do."""
-        if self.is_local:
-            reason: str | None = self._learner.why_not_columns()
-            return reason
-        call = self._workers[0].why_not_columns.remote()
-        reason = self._results([call], "starting")[0]
+        """Returns what in the learners needs episodes; None if columns are enough."""
+        reason: str | None = self._ask_first("why_not_columns", "starting")
         return reason
 
-    def request_state(self) -> ray.ObjectRef:
+    def request_state(self) -> ray.ObjectRef[Any]:
         """Asks a remote learner for its whole state, without waiting for it."""
-        reference: ray.ObjectRef = self._workers[0].get_state.remote()
+        reference: ray.ObjectRef[Any] = self._workers[0].get_state.remote()
         return reference
 
     def take_update_result(self) -> UpdateResult | None:
@@ -304,7 +300,7 @@ class WeightedLearnerGroup(LearnerGroup):
         return dataclasses.replace(first, drops=drops)
 
 
-def _error_of(call: ray.ObjectRef) -> Exception | None:
+def _error_of(call: ray.ObjectRef[Any]) -> Exception | None:
     try:
         ray.get(call)
     except RayError as error:
@@ -318,7 +314,7 @@ def _failure(errors: dict[int, Exception], num_learners: int, doing: str) -> Lea
     index = next(iter([*dead, *errors]))
     error = errors[index]
     if isinstance(error, RayTaskError):
-        error = error.as_instanceof_cause()
+        error = error.as_instanceof_cause()  # type: ignore[no-untyped-call]
     what = "died" if dead else "raised"
     return LearnerFailedError(
         f"Learner {index + 1} of {num_learners} {what} while {doing}: {error}"

@@ -12,10 +12,16 @@ from ray.rllib.algorithms.ppo.ppo import (
     LEARNER_RESULTS_KL_KEY,
     LEARNER_RESULTS_VF_LOSS_UNCLIPPED_KEY,
 )
+from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
 from ray.rllib.core.columns import Columns
-from ray.rllib.core.learner.learner import ENTROPY_KEY, POLICY_LOSS_KEY, VF_LOSS_KEY
+from ray.rllib.core.learner.learner import ENTROPY_KEY, POLICY_LOSS_KEY, VF_LOSS_KEY, Learner
+from ray.rllib.core.rl_module.apis import SelfSupervisedLossAPI
 from ray.rllib.evaluation.postprocessing import Postprocessing
 from torch import Tensor
+
+from rllib_weighted.core.eligibility import Requirement, first_reason, required
+from rllib_weighted.core.modules import defining_class
+from rllib_weighted.learning.interfaces import ModuleSettings, RoundLearner, TrainedModule
 
 _PARTS = {
     "policy": POLICY_LOSS_KEY,
@@ -100,8 +106,8 @@ def segment_means(values: Tensor, sizes: Sequence[int]) -> Tensor:
 
 def ppo_worker_losses(
     *,
-    module: Any,
-    config: Any,
+    module: Any,  # An RLModule: RLlib finds its methods at run time.
+    settings: ModuleSettings,
     batch: dict[str, Any],
     fwd_out: dict[str, Any],
     sizes: Sequence[int],
@@ -112,7 +118,7 @@ def ppo_worker_losses(
 
     Args:
         module: The RLModule, unwrapped.
-        config: PPO settings: clip_param, vf_clip_param, vf_loss_coeff, use_critic, use_kl_loss.
+        settings: The module's settings.
         batch: Columns of [rows, …], worker after worker, real steps only.
         fwd_out: The module's `forward_train` output on it; with `Columns.VF_PREDS`, its value
             predictions are taken from there.
@@ -123,19 +129,19 @@ def ppo_worker_losses(
     policy = module.get_train_action_dist_cls().from_logits(fwd_out[Columns.ACTION_DIST_INPUTS])
     advantages = batch[Postprocessing.ADVANTAGES]
     ratio = torch.exp(policy.logp(batch[Columns.ACTIONS]) - batch[Columns.ACTION_LOGP])
-    clipped = torch.clamp(ratio, 1 - config.clip_param, 1 + config.clip_param)
+    clipped = torch.clamp(ratio, 1 - settings.clip_param, 1 + settings.clip_param)
     surrogate = torch.min(advantages * ratio, advantages * clipped)
     entropy = policy.entropy()
     zero = torch.zeros_like(surrogate)
     error = zero
-    if config.use_critic:
+    if settings.use_critic:
         values = fwd_out.get(Columns.VF_PREDS)
         if values is None:
             values = module.compute_values(batch, embeddings=fwd_out.get(Columns.EMBEDDINGS))
         error = (values - batch[Postprocessing.VALUE_TARGETS]).square()
-    value = torch.clamp(error, 0, config.vf_clip_param)
+    value = torch.clamp(error, 0, settings.vf_clip_param)
     kl = zero
-    if config.use_kl_loss:
+    if settings.use_kl_loss:
         before = module.get_exploration_action_dist_cls().from_logits(
             batch[Columns.ACTION_DIST_INPUTS]
         )
@@ -143,8 +149,8 @@ def ppo_worker_losses(
     rows = torch.stack([-surrogate, value, error, entropy, kl], dim=1)
     means = segment_means(rows, sizes).unbind(1)
     policy_loss, value_loss, unclipped, mean_entropy, mean_kl = means
-    total = policy_loss + config.vf_loss_coeff * value_loss - entropy_coeff * mean_entropy
-    if config.use_kl_loss:
+    total = policy_loss + settings.vf_loss_coeff * value_loss - entropy_coeff * mean_entropy
+    if settings.use_kl_loss:
         total = total + kl_coeff * mean_kl
     return WorkerLosses(
         total=total,
@@ -156,8 +162,37 @@ def ppo_worker_losses(
     )
 
 
+def why_not_stock_loss(learner: RoundLearner, module_id: str) -> str | None:
+    """Returns why PPO's loss cannot be computed for all workers at once; None if it can."""
+    return first_reason(STOCK_LOSS, TrainedModule(learner, module_id))
+
+
+STOCK_LOSS: tuple[Requirement[TrainedModule], ...] = (
+    required(
+        "RLlib's `compute_loss_for_module`",
+        lambda s: defining_class(type(s.learner), "compute_loss_for_module") is PPOTorchLearner,
+        "the learner overrides `compute_loss_for_module`",
+    ),
+    required(
+        "RLlib's `compute_losses`",
+        lambda s: defining_class(type(s.learner), "compute_losses") is Learner,
+        "the learner overrides `compute_losses`",
+    ),
+    required(
+        "a module without recurrent state",
+        lambda s: not s.module.is_stateful(),
+        "the module is a recurrent one",
+    ),
+    required(
+        "a module without a loss of its own",
+        lambda s: not isinstance(s.module, SelfSupervisedLossAPI),
+        "the module has a loss of its own",
+    ),
+)
+
+
 def losses_one_by_one(
-    learner: Any,
+    learner: Any,  # RLlib's: `compute_losses` and a metrics logger.
     module_id: str,
     columns: dict[str, Any],
     fwd_out: dict[str, Any],
@@ -165,10 +200,10 @@ def losses_one_by_one(
 ) -> WorkerLosses:
     """Calls a learner's own `compute_losses` once per worker, on that worker's rows.
 
-    The general path: recurrent modules and custom losses. One forward pass, N losses.
+    For recurrent modules and custom losses. One forward pass, N losses.
 
     Args:
-        learner: RLlib learner.
+        learner: The learner.
         module_id: The module's id.
         columns: Columns of [rows, …], worker after worker.
         fwd_out: The module's `forward_train` output on them.

@@ -175,4 +175,4 @@ class _Table:
             # Entries that stand for no row come last, and are never asked for.
             drawn[np.arange(self._width) >= self._lengths[:, None]] = np.iinfo(np.uint64).max
             rows = np.take_along_axis(rows, np.argsort(drawn, axis=1, kind="stable"), axis=1)
-        return rows[self._owner, self._place]
+        return np.asarray(rows[self._owner, self._place])

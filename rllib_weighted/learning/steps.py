@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,15 @@ from ray.rllib.core.columns import Columns
 from torch import Tensor
 
 from rllib_weighted.core.modules import StackedForward, swapped_parameters, why_not_stacked
+from rllib_weighted.learning.adam import clip_rows
 from rllib_weighted.learning.batch import RoundBatch
+from rllib_weighted.learning.interfaces import TrainedModule
 from rllib_weighted.learning.losses import WorkerLosses
 from rllib_weighted.learning.minibatches import Minibatch
 from rllib_weighted.learning.parameters import (
+    PerWorkerParameters,
+    Stacked,
     actor_gradients,
-    clip_rows,
     finite_rows,
     weighted_rows,
 )
@@ -25,38 +29,57 @@ from rllib_weighted.learning.round_weights import RoundWeights
 from rllib_weighted.merging import weighted_sum
 
 
-class Steps(abc.ABC):
-    """The optimizer steps of one round in one learner.
-
-    All learners take part in every step, also one whose workers were all dropped: what is decided
-    here follows from numbers that all of them have.
+@dataclass(frozen=True)
+class Round(TrainedModule):
+    """What the steps of one round work on, in one learner.
 
     Args:
         learner: The learner, whose hooks compute losses and gradients and apply them.
         module_id: The module's id.
         batch: The rows of this learner's workers.
-        merger: Weighs the workers.
+        merger: Weighs the workers, and keeps account of every step.
         workers: The workers of the round, over all learners.
         num_workers: N, also those that are not in the round.
     """
 
-    def __init__(
-        self,
-        learner: Any,
-        module_id: str,
-        batch: RoundBatch,
-        merger: RoundWeights,
-        *,
-        workers: Sequence[int],
-        num_workers: int,
-    ) -> None:
-        self._learner = learner
-        self._exchange = learner.exchange
-        self._module_id = module_id
-        self._batch = batch
-        self._merger = merger
-        self._workers = list(workers)
-        self._num_workers = num_workers
+    batch: RoundBatch
+    merger: RoundWeights
+    workers: list[int]
+    num_workers: int
+
+    @property
+    def own(self) -> list[int]:
+        """This learner's workers of the round."""
+        return [worker for worker in self.workers if worker in self.batch.rows]
+
+    def table(self, rows: Tensor) -> Tensor:
+        """Returns what all learners know of their workers, given [n, width] of those here."""
+        own = list(self.batch.rows)
+        return self.learner.collectives.of_workers(own, rows, num_workers=self.num_workers)
+
+    def losses(
+        self, own: Sequence[int], local: WorkerLosses | None, workers: Sequence[int]
+    ) -> WorkerLosses:
+        """Returns the losses of some workers, given those of this learner's; see `Collectives`."""
+        collectives = self.learner.collectives
+        return collectives.losses(own, local, workers=workers, num_workers=self.num_workers)
+
+
+class Steps(abc.ABC):
+    """The optimizer steps of one round in one learner.
+
+    All learners take part in every step, also one whose workers were all dropped: what is decided
+    here follows from numbers that all of them have.
+    """
+
+    def __init__(self, round: Round) -> None:
+        self._round = round
+        self._learner = round.learner
+        self._collectives = round.learner.collectives
+        self._merger = round.merger
+        self._workers = round.workers
+        self._own = round.own
+        self._settings = round.settings
 
     @abc.abstractmethod
     def take(self, minibatch: Minibatch) -> WorkerLosses | None:
@@ -73,16 +96,11 @@ class Steps(abc.ABC):
     def finish(self) -> None:  # noqa: B027 (most have nothing to do)
         """Call it after the last step: only then do module and optimizer have its result."""
 
-    def _of_all(
-        self, own: Sequence[int], local: WorkerLosses | None, workers: Sequence[int]
-    ) -> WorkerLosses:
-        """Returns the losses of some workers, given those of this learner's."""
-        return self._exchange.losses(own, local, workers=workers, num_workers=self._num_workers)
-
-    def _flagged(self, flags: dict[int, bool]) -> set[int]:
+    def _flagged(self, flags: Mapping[int, bool]) -> set[int]:
         """Returns the workers that their learner has flagged."""
         rows = torch.tensor([float(flag) for flag in flags.values()]).view(-1, 1)
-        table = self._exchange.of_workers(list(flags), rows, num_workers=self._num_workers)
+        num_workers = self._round.num_workers
+        table = self._collectives.of_workers(list(flags), rows, num_workers=num_workers)
         return set(table[:, 0].nonzero().flatten().tolist())
 
 
@@ -93,7 +111,7 @@ class SharedSteps(Steps):
         """Moves the parameters once; see `Steps.take`."""
         workers = self._workers
         while workers:
-            own = [worker for worker in workers if worker in self._batch.rows]
+            own = [worker for worker in workers if worker in self._round.batch.rows]
             local, losses = self._losses(minibatch, own, workers)
             bad = not_finite(workers, losses.total)
             reason = "its loss is not finite"
@@ -115,17 +133,19 @@ class SharedSteps(Steps):
     def losses_of_round(self) -> WorkerLosses:
         """See `Steps.losses_of_round`."""
         with torch.no_grad():
-            everything = Minibatch.of(self._batch.rows)
-            return self._losses(everything, list(self._batch.rows), self._workers)[1]
+            rows = self._round.batch.rows
+            return self._losses(Minibatch.of(rows), list(rows), self._workers)[1]
 
     def _losses(
         self, minibatch: Minibatch, own: list[int], workers: list[int]
     ) -> tuple[WorkerLosses | None, WorkerLosses]:
         """Returns the losses of this learner's workers, with their graph, and those of all."""
-        local = None
-        if own:
-            local = self._learner.worker_losses(self._module_id, self._batch, minibatch, own)
-        return local, self._of_all(own, local, workers)
+        local = self._losses_of(minibatch, own) if own else None
+        return local, self._round.losses(own, local, workers)
+
+    def _losses_of(self, minibatch: Minibatch, workers: list[int]) -> WorkerLosses:
+        round = self._round
+        return self._learner.worker_losses(round.module_id, round.batch, minibatch, workers)
 
     def _step_if_finite(
         self,
@@ -140,8 +160,8 @@ class SharedSteps(Steps):
             if len(own) < len(workers):  # The others' are with other learners.
                 weights = weights[positions(own, workers)]
             loss = weighted_sum(local.total, weights)
-            gradients = learner.loss_gradients(self._module_id, loss)
-        gradients = self._exchange.gradients(gradients, learner.parameters_by_reference)
+            gradients = learner.loss_gradients(self._round.module_id, loss)
+        gradients = self._collectives.gradients(gradients, learner.parameters_by_reference)
         # A gradient scaler looks for overflows itself, and lowers its scale.
         if learner.checks_gradients and not all_finite(gradients):
             return False
@@ -151,11 +171,10 @@ class SharedSteps(Steps):
     def _with_bad_gradient(
         self, minibatch: Minibatch, own: list[int], workers: list[int]
     ) -> list[int]:
-        learner = self._learner
         flags = {}
         for worker in own:
-            alone = learner.worker_losses(self._module_id, self._batch, minibatch, [worker])
-            gradients = learner.loss_gradients(self._module_id, alone.total.sum())
+            loss = self._losses_of(minibatch, [worker]).total.sum()
+            gradients = self._learner.loss_gradients(self._round.module_id, loss)
             flags[worker] = not all_finite(gradients)
         bad = self._flagged(flags)
         return [worker for worker in workers if worker in bad]
@@ -167,7 +186,7 @@ def positions(some: Sequence[int], workers: Sequence[int]) -> list[int]:
     return [places[worker] for worker in some]
 
 
-def all_finite(gradients: dict[Any, Tensor]) -> bool:
+def all_finite(gradients: Mapping[Any, Tensor]) -> bool:
     """Whether no gradient holds a NaN or an infinity."""
     norm = torch.nn.utils.get_total_norm(list(gradients.values()))
     return bool(torch.isfinite(norm))
@@ -181,28 +200,24 @@ def not_finite(workers: Sequence[int], values: Tensor) -> list[int]:
     return [worker for worker, fine in zip(workers, finite.tolist(), strict=True) if not fine]
 
 
-# One optimizer step of every worker's own parameters: its own gradient, and the merged one
-
-
-_Gradients = dict[str, Tensor]
-
-
 class PerWorkerSteps(Steps):
     """Steps with g_i' = g_i + sum_j w_j g_j (Actor-avg, Actor-sum; arXiv 2304.12778).
 
     All of this learner's workers are computed at once where the module can be stacked, else one
     after the other. A worker whose loss or gradient is not finite takes no part: the others merge
     without it, and its parameters and optimizer state stay as they are.
+
+    Args:
+        round: The round.
+        parameters: All workers' parameters.
     """
 
-    def __init__(self, learner: Any, module_id: str, **kwargs: Any) -> None:
-        super().__init__(learner, module_id, **kwargs)
-        self._actors = learner.actors
-        self._module = learner.module[module_id].unwrapped()
-        self._own = [worker for worker in self._workers if worker in self._batch.rows]
+    def __init__(self, round: Round, parameters: PerWorkerParameters) -> None:
+        super().__init__(round)
+        self._parameters = parameters
         self._forward = None
-        if learner.has_stock_loss(module_id) and why_not_stacked(self._module) is None:
-            self._forward = StackedForward(self._module)
+        if self._learner.has_stock_loss(round.module_id) and why_not_stacked(round.module) is None:
+            self._forward = StackedForward(round.module)
 
     def take(self, minibatch: Minibatch) -> WorkerLosses | None:
         """Moves every worker's parameters once; see `Steps.take`."""
@@ -210,7 +225,7 @@ class PerWorkerSteps(Steps):
             self._merger.skip()
             return None
         local, gradients = self._losses_and_gradients(minibatch)
-        losses = self._of_all(self._own, local, self._workers)
+        losses = self._round.losses(self._own, local, self._workers)
         kept = self._without_bad_ones(losses, gradients)
         if not kept:
             self._merger.skip()
@@ -227,49 +242,51 @@ class PerWorkerSteps(Steps):
         local = None
         with torch.no_grad():
             if self._own:
-                local = self._losses(Minibatch.of(self._batch.rows), self._actors.leaves(self._own))
-            return self._of_all(self._own, local, self._workers)
+                everything = Minibatch.of(self._round.batch.rows)
+                local = self._losses(everything, self._parameters.leaves(self._own))
+            return self._round.losses(self._own, local, self._workers)
 
     # Losses and gradients of this learner's workers
 
-    def _losses_and_gradients(self, minibatch: Minibatch) -> tuple[WorkerLosses | None, _Gradients]:
+    def _losses_and_gradients(self, minibatch: Minibatch) -> tuple[WorkerLosses | None, Stacked]:
         if not self._own:
             return None, {}
-        leaves = self._actors.leaves(self._own)
+        leaves = self._parameters.leaves(self._own)
         losses = self._losses(minibatch, leaves)
         # No loss depends on the parameters of another worker: each row is that worker's gradient.
         found = torch.autograd.grad(losses.total.sum(), list(leaves.values()), allow_unused=True)
         gradients = {name: g for name, g in zip(leaves, found, strict=True) if g is not None}
         return losses, gradients
 
-    def _losses(self, minibatch: Minibatch, leaves: _Gradients) -> WorkerLosses:
+    def _losses(self, minibatch: Minibatch, leaves: Stacked) -> WorkerLosses:
         if self._forward is not None:
-            return self._stacked_losses(minibatch, leaves)
-        found = []
+            return self._stacked_losses(self._forward, minibatch, leaves)
+        round, found = self._round, []
         for position, worker in enumerate(self._own):
-            rows = {name: stack[position] for name, stack in leaves.items()}
-            with swapped_parameters(self._module, {**self._actors.of_worker(worker), **rows}):
+            rows = {name: stacked[position] for name, stacked in leaves.items()}
+            with swapped_parameters(round.module, {**self._parameters.of_worker(worker), **rows}):
                 found.append(
-                    self._learner.worker_losses(self._module_id, self._batch, minibatch, [worker])
+                    self._learner.worker_losses(round.module_id, round.batch, minibatch, [worker])
                 )
         return WorkerLosses.join(found)
 
-    def _stacked_losses(self, minibatch: Minibatch, leaves: _Gradients) -> WorkerLosses:
-        assert self._forward is not None
+    def _stacked_losses(
+        self, forward: StackedForward, minibatch: Minibatch, leaves: Stacked
+    ) -> WorkerLosses:
         sizes = [len(minibatch.parts[worker]) for worker in self._own]
-        columns = self._batch.take(minibatch.rows(self._own))
+        columns = self._round.batch.take(minibatch.rows(self._own))
         padded, real = padding(sizes)
         obs = columns[Columns.OBS][torch.from_numpy(padded).to(columns[Columns.OBS].device)]
-        outputs = self._forward.forward_train(leaves, {Columns.OBS: obs})
+        outputs = forward.forward_train(leaves, {Columns.OBS: obs})
         flat = {key: output.flatten(0, 1) for key, output in outputs.items()}
         if real is not None:
             index = torch.from_numpy(real).to(obs.device)
             flat = {key: output[index] for key, output in flat.items()}
-        return self._learner.losses_of_rows(self._module_id, columns, flat, sizes)
+        return self._learner.losses_of_rows(self._round.module_id, columns, flat, sizes)
 
     # The step
 
-    def _without_bad_ones(self, losses: WorkerLosses, gradients: _Gradients) -> list[int]:
+    def _without_bad_ones(self, losses: WorkerLosses, gradients: Stacked) -> list[int]:
         """Returns the workers that take part; notes why the others do not."""
         bad = dict.fromkeys(not_finite(self._workers, losses.total), "its loss is not finite")
         flags: dict[int, bool] = {}
@@ -281,35 +298,32 @@ class PerWorkerSteps(Steps):
             self._merger.drop(worker, reason)
         return [worker for worker in self._workers if worker not in bad]
 
-    def _step(self, gradients: _Gradients, kept: list[int], weights: Tensor) -> None:
+    def _step(self, gradients: Stacked, kept: list[int], weights: Tensor) -> None:
         own = [worker for worker in self._own if worker in kept]
         if gradients and len(own) < len(self._own):
             places = positions(own, self._own)
             gradients = {name: rows[places] for name, rows in gradients.items()}
         own_weights = weights[positions(own, kept)]
         partial = weighted_rows(gradients, own_weights) if own else {}
-        shapes = {name: stack[0] for name, stack in self._actors.stacks.items()}
-        merged = self._exchange.gradients(partial, shapes)
-        if own:
-            config = self._learner.config
-            moved = clip_rows(
-                actor_gradients(gradients, merged),
-                clip=config.grad_clip,
-                by=config.grad_clip_by,
-            )
+        shapes = {name: stacked[0] for name, stacked in self._parameters.stacked.items()}
+        merged = self._collectives.gradients(partial, shapes)
+        if own and gradients:
+            moved = actor_gradients(gradients, merged)
+            clip, by = self._settings.grad_clip, self._settings.grad_clip_by
+            clip_rows(list(moved.values()), clip=clip, by=by)
             self._apply(own, moved)
 
-    def _apply(self, own: list[int], gradients: _Gradients) -> None:
-        rows = self._actors.rows_of(own)
-        self._actors.optimizer.rows = rows
+    def _apply(self, own: list[int], gradients: Stacked) -> None:
+        rows = self._parameters.rows_of(own)
+        self._parameters.optimizer.rows = rows
         full = {}
         for name, gradient in gradients.items():
-            stack = self._actors.stacks[name]
+            stacked = self._parameters.stacked[name]
             if rows == slice(None):
-                full[stack] = gradient
+                full[stacked] = gradient
             else:
-                full[stack] = torch.zeros_like(stack)
-                full[stack][rows] = gradient
+                full[stacked] = torch.zeros_like(stacked)
+                full[stacked][rows] = gradient
         self._learner.apply_gradients(full)
 
 

@@ -134,7 +134,7 @@ def _one_by_one(module: Any, own: dict[str, Tensor]) -> dict[str, Callable[..., 
             _check_rows(batch, own)
             outputs = []
             for index, tensors in enumerate(rows):
-                with places.hold(tensors):
+                with places.swapped(tensors):
                     outputs.append(forward(_row(batch, index, len(rows)), **kwargs))
             return tree.map_structure(lambda *parts: torch.cat(parts), *outputs)
 

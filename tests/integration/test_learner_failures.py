@@ -88,7 +88,7 @@ class Raises(WeightedPPOLearner):
     """Raises in the second round, in one of the learners only."""
 
     def compute_loss_for_module(self, **kwargs: Any) -> Any:
-        if self.exchange.index == 1 and self.weights_version == 2:
+        if self.collectives.index == 1 and self.weights_version == 2:
             raise ArithmeticError("the custom loss is wrong")
         return super().compute_loss_for_module(**kwargs)
 

@@ -174,7 +174,6 @@ def check(groups: Groups, start: Any, num_learners: int, *case: Any, fast: bool 
     assert_equal_learners(found)
     for report, one in zip(reports, expected_reports, strict=True):
         assert report.drops == one.drops
-        assert report.exported == one.exported
         assert report.num_steps == one.num_steps > 0
         for name in ("signals", "shares", "weights", "losses", "drifts"):
             values = [numbers(getattr(r, name) or []) for r in (report, one)]

@@ -158,7 +158,7 @@ class EitherPrecision(WeightedPPOLearner):
     def use(self, dtype: torch.dtype) -> None:
         for module in self.module._rl_modules.values():
             module.to(dtype)
-        for stack in self.actors.stacks.values() if self.actors else ():
+        for stack in self.per_worker.stacked.values() if self.per_worker else ():
             stack.data = stack.data.to(dtype)
 
     def _round_batch(self, training_data: WorkerTrainingData) -> tuple[str, RoundBatch]:

@@ -103,7 +103,7 @@ def test_scaled_rewards_and_own_parameters() -> None:
         learner_connector=lambda obs, act: ScaleRewards(0.3),
     )
     group = build_group(config)
-    for worker, stack in enumerate(learner_of(group).actors.stacks.values()):
+    for worker, stack in enumerate(learner_of(group).per_worker.stacked.values()):
         stack.data.mul_(1 + worker / 10)
     assert learner_of(group).why_not_columns() is None
     found, expected = batches(group)

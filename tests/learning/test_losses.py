@@ -106,7 +106,7 @@ def _hand_case(**overrides):
         setattr(config, name, value)
     return ppo_worker_losses(
         module=_Module(),
-        config=config,
+        settings=config,
         batch=batch,
         fwd_out={"action_dist_inputs": now},
         sizes=[2, 1],

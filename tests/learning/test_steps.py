@@ -22,8 +22,9 @@ from ray.rllib.utils.torch_utils import clip_gradients
 from rllib_weighted.core.modules import why_not_stacked
 from rllib_weighted.learning.learner_group import WorkerTrainingData, group_by_worker
 from rllib_weighted.learning.minibatches import Minibatch, minibatches, num_minibatches
-from rllib_weighted.learning.steps import padding
-from rllib_weighted.learning.update import RoundUpdate
+from rllib_weighted.learning.round_weights import RoundWeights
+from rllib_weighted.learning.steps import Round, padding
+from rllib_weighted.learning.update import make_steps
 from rllib_weighted.merging import Weighting
 from tests.learning.helpers import (
     LR,
@@ -72,7 +73,7 @@ def make_group(strategy: str = "actor_average", *, learner=EitherPrecision, mode
         config.rl_module(rl_module_spec=spec)
     group = build_group(config, **({"action_space": action_space} if action_space else {}))
     learner_of(group).use(torch.float64)
-    learner_of(group).actors.start_from_module()
+    learner_of(group).per_worker.start_from_module()
     return group
 
 
@@ -116,7 +117,7 @@ class Oracle:
     def update(self, episodes: list[Any], order: Any, *, without: int | None = None) -> None:
         for worker, module in enumerate(self.modules):
             for name, parameter in module.named_parameters():
-                self.twin.actors.stacks[name].data[worker] = parameter.detach()
+                self.twin.per_worker.stacked[name].data[worker] = parameter.detach()
         data = WorkerTrainingData.from_workers(group_by_worker(episodes, num_workers=3))
         module_id, batch = self.twin._round_batch(data)
         batch.drop([] if without is None else [without])
@@ -188,8 +189,8 @@ def flat(parameters: dict[str, torch.Tensor]) -> torch.Tensor:
 
 def actor_rows(group: Any) -> torch.Tensor:
     """[N, P]: every worker's parameters."""
-    actors = learner_of(group).actors
-    return torch.stack([flat(actors.of_worker(worker)) for worker in range(3)])
+    parameters = learner_of(group).per_worker
+    return torch.stack([flat(parameters.of_worker(worker)) for worker in range(3)])
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -287,20 +288,20 @@ def test_each_worker_is_bootstrapped_by_its_own_value_function():
     group = make_group()
     learner = learner_of(group)
     for worker in range(3):
-        for stack in learner.actors.stacks.values():
+        for stack in learner.per_worker.stacked.values():
             stack.data[worker] += 0.1 * worker
     made = episodes_for(group)
     data = WorkerTrainingData.from_workers(group_by_worker(made, num_workers=3))
     _, batch = learner._round_batch(data)
     for worker in range(3):
         module = copy.deepcopy(module_of(group))
-        module.load_state_dict({**module.state_dict(), **learner.actors.of_worker(worker)})
+        module.load_state_dict({**module.state_dict(), **learner.per_worker.of_worker(worker)})
         columns = batch.take(batch.rows[worker])
         values = module.compute_values(columns)
         # Value targets are advantages plus values, the advantages not standardised yet.
         found = columns[Postprocessing.VALUE_TARGETS] - columns[Postprocessing.ADVANTAGES]
         torch.testing.assert_close(found, values.detach(), rtol=0, atol=1e-6)
-        other = learner.actors.of_worker((worker + 1) % 3)
+        other = learner.per_worker.of_worker((worker + 1) % 3)
         module.load_state_dict({**module.state_dict(), **other})
         assert (found - module.compute_values(columns)).abs().max() > 1e-3
 
@@ -338,16 +339,16 @@ def test_losses_of_the_round_are_each_workers_own():
     group = make_group()
     learner = learner_of(group)
     for worker in range(3):
-        for stack in learner.actors.stacks.values():
+        for stack in learner.per_worker.stacked.values():
             stack.data[worker] += 0.1 * worker
     data = WorkerTrainingData.from_workers(group_by_worker(episodes_for(group), num_workers=3))
     module_id, batch = learner._round_batch(data)
-    losses = RoundUpdate(learner, make_order(3, "actor_sum"), module_id, batch)._steps()
-    found = losses.losses_of_round()
+    merger = RoundWeights(make_order(3, "actor_sum"))
+    found = make_steps(Round(learner, module_id, batch, merger, [0, 1, 2], 3)).losses_of_round()
     assert not found.total.requires_grad
     assert found.total.unique().numel() == 3
     for worker in range(3):
-        with learner.actors.held(worker), torch.no_grad():
+        with learner.per_worker.as_worker(worker), torch.no_grad():
             alone = learner.worker_losses(module_id, batch, Minibatch.of(batch.rows), [worker])
         torch.testing.assert_close(found.total[worker], alone.total[0], rtol=0, atol=1e-12)
 

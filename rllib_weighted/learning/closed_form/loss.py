@@ -14,8 +14,7 @@ from ray.rllib.evaluation.postprocessing import Postprocessing
 from torch import Tensor
 
 from rllib_weighted.core.modules import Networks
-
-# Action distributions with their derivatives: what PPO's loss takes of them, row by row
+from rllib_weighted.learning.interfaces import ModuleSettings
 
 
 class Policy(abc.ABC):
@@ -118,9 +117,6 @@ class DiagonalGaussian(Policy):
         return torch.cat([by_mean, by_log_std], -1)
 
 
-NUM_PARTS = 5  # Surrogate, value loss, the same unclipped, entropy, KL: as in `WorkerLosses`.
-
-
 @dataclass(frozen=True)
 class RowColumns:
     """What the loss reads, as one matrix [rows, …] of floats, and which columns are what.
@@ -173,7 +169,7 @@ class PPOLoss:
     """The five parts of every row's loss, and the derivatives of their weighted sum.
 
     Args:
-        config: PPO settings: clip_param, vf_clip_param, vf_loss_coeff, use_kl_loss.
+        settings: The module's settings.
         networks: Says what the policy outputs are.
         entropy_coeff: Current entropy coefficient.
         kl_coeff: Current KL coefficient.
@@ -185,18 +181,18 @@ class PPOLoss:
 
     def __init__(
         self,
-        config: Any,
+        settings: ModuleSettings,
         networks: Networks,
         *,
         entropy_coeff: float,
         kl_coeff: float,
         like: Tensor,
     ) -> None:
-        self._clip = config.clip_param
-        self._value_clip = math.inf if config.vf_clip_param is None else config.vf_clip_param
-        self._value_coeff = config.vf_loss_coeff
+        self._clip = settings.clip_param
+        self._value_clip = math.inf if settings.vf_clip_param is None else settings.vf_clip_param
+        self._value_coeff = settings.vf_loss_coeff
         self._entropy_coeff = entropy_coeff
-        self._kl_coeff = kl_coeff if config.use_kl_loss else 0.0
+        self._kl_coeff = kl_coeff if settings.use_kl_loss else 0.0
         self._networks = networks
         self._zero = like.new_zeros(())
         self.mix = like.new_tensor(
@@ -238,7 +234,7 @@ class PPOLoss:
         """
         # Of two equal terms autograd takes half of each gradient: where nothing was clipped.
         is_plain = self._plain <= self._clipped
-        # A ratio beyond all numbers gives NaN, as in autograd: the general way drops its worker.
+        # A ratio beyond all numbers gives NaN, as in autograd: the reference drops its worker.
         by_logp = (self._plain * is_plain).mul_(factors).neg_()
         is_inside = self._square <= self._value_clip
         by_value = torch.where(is_inside, self._error, self._zero).mul_(factors)

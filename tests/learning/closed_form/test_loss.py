@@ -174,7 +174,7 @@ class Case:
             module=SimpleNamespace(
                 get_train_action_dist_cls=distribution, get_exploration_action_dist_cls=distribution
             ),
-            config=self.config,
+            settings=self.config,
             batch=self.columns,
             fwd_out={
                 Columns.ACTION_DIST_INPUTS: self.inputs,

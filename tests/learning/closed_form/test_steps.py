@@ -72,8 +72,8 @@ def start(groups: list[Any], dtype: torch.dtype) -> None:
     for group in groups:
         module_of(group).load_state_dict(module_of(groups[0]).state_dict())
         learner_of(group).use(dtype)
-        if learner_of(group).actors is not None:
-            learner_of(group).actors.start_from_module()
+        if learner_of(group).per_worker is not None:
+            learner_of(group).per_worker.start_from_module()
     fast, general = (learner_of(group).closed_form_networks for group in groups)
     assert fast is not None
     assert general is None
@@ -86,7 +86,7 @@ def snapshot(group: Any) -> dict[str, Tensor]:
     parameters = list(learner._params.values())
     found = {"module": list(module_of(group).parameters()), "parameters": parameters}
     found["step"] = [
-        optimizer.state.get(p, {}).get("step", torch.zeros(len(p) if learner.actors else 1))
+        optimizer.state.get(p, {}).get("step", torch.zeros(len(p) if learner.per_worker else 1))
         for p in parameters
     ]
     for key in ("exp_avg", "exp_avg_sq"):

@@ -10,7 +10,7 @@ import torch
 from ray.rllib.utils.torch_utils import clip_gradients
 from torch import Tensor
 
-from rllib_weighted.learning.parameters import RowsAdam, SharedAdam, StackedAdam, clip_rows
+from rllib_weighted.learning.adam import FlatAdam, StackedAdam, adam_state, clip_rows
 
 SHAPES = {"weight": (4, 3), "bias": (4,), "log_std": (1,)}
 SIZE = 12 + 4 + 1
@@ -47,7 +47,7 @@ def step_torch(parameters: dict[str, Any], optimizer: Any, step: int, scheduled:
     optimizer.step()
 
 
-def step_ours(adam: SharedAdam, group: dict[str, Any], step: int, scheduled: bool) -> None:
+def step_ours(adam: FlatAdam, group: dict[str, Any], step: int, scheduled: bool) -> None:
     gradients = draw(1, SIZE, seed=100 + step, dtype=adam.parameters.dtype)
     before = gradients.clone()
     adam.step(gradients, {**group, **({"lr": rate(step)} if scheduled else {})})
@@ -75,14 +75,14 @@ def test_many_steps_equal_those_of_torch(settings, scheduled, dtype, atol):
     start = copy.deepcopy(ours)
     expected = torch.optim.Adam(theirs.values(), **settings)
     optimizer = torch.optim.Adam(ours.values(), **settings)
-    adam = SharedAdam(ours, optimizer)
+    adam = FlatAdam(ours, optimizer)
     adam.load()
     for step in range(40):
         step_torch(theirs, expected, step, scheduled)
         step_ours(adam, optimizer.param_groups[0], step, scheduled)
         if step == 20:  # A round ends here, and the next begins.
             adam.store()
-            adam = SharedAdam(ours, optimizer)
+            adam = FlatAdam(ours, optimizer)
             adam.load()
     adam.store()
     assert_same(ours, theirs, optimizer, expected, atol=atol)
@@ -93,7 +93,7 @@ def test_parameters_stay_as_they_were_until_they_are_stored():
     parameters = make_parameters()
     before = copy.deepcopy(parameters)
     optimizer = torch.optim.Adam(parameters.values(), lr=0.05)
-    adam = SharedAdam(parameters, optimizer)
+    adam = FlatAdam(parameters, optimizer)
     adam.load()
     step_ours(adam, optimizer.param_groups[0], 0, False)
     assert all(torch.equal(parameters[name], before[name]) for name in SHAPES)
@@ -110,7 +110,7 @@ def test_parameters_stay_as_they_were_until_they_are_stored():
 def test_a_round_without_a_step_leaves_no_state():
     parameters = make_parameters()
     optimizer = torch.optim.Adam(parameters.values())
-    adam = SharedAdam(parameters, optimizer)
+    adam = FlatAdam(parameters, optimizer)
     adam.load()
     adam.store()
     assert not optimizer.state
@@ -132,7 +132,7 @@ def test_a_state_dict_carries_on_from_one_to_the_other(ours_first):
             optimizer = torch.optim.Adam(parameters.values(), lr=0.3)
             optimizer.load_state_dict(saved)
         if (step < 5) == ours_first:
-            adam = SharedAdam(parameters, optimizer)
+            adam = FlatAdam(parameters, optimizer)
             adam.load()
             step_ours(adam, optimizer.param_groups[0], step, True)
             adam.store()
@@ -143,13 +143,16 @@ def test_a_state_dict_carries_on_from_one_to_the_other(ours_first):
 
 def test_views_by_name():
     parameters = make_parameters()
-    adam = SharedAdam(parameters, torch.optim.Adam(parameters.values()))
+    adam = FlatAdam(parameters, torch.optim.Adam(parameters.values()))
     adam.load()
-    shared = adam.views(adam.parameters, stacked=False)
-    stacked = adam.views(adam.parameters, stacked=True)
-    for name, shape in SHAPES.items():
-        assert torch.equal(shared[name], parameters[name])
-        assert stacked[name].shape == (1, *shape)
+    shared = adam.views(adam.parameters)
+    for name, parameter in parameters.items():
+        assert torch.equal(shared[name], parameter)
+    stacks = make_parameters(num=NUM_WORKERS)
+    stacked = FlatAdam(stacks, StackedAdam(stacks.values()), torch.tensor([3]))
+    stacked.load()
+    for name, rows in stacked.views(stacked.parameters).items():
+        assert torch.equal(rows, stacks[name][3:4])
     shared["bias"].fill_(7.0)
     assert (adam.parameters[:, adam.slices["bias"]] == 7).all()
 
@@ -191,10 +194,11 @@ def everything(stacks: dict[str, Any], optimizer: StackedAdam) -> dict[str, Tens
 def test_rows_equal_the_stacked_adam(settings):
     theirs, ours = make_parameters(num=NUM_WORKERS), make_parameters(num=NUM_WORKERS)
     expected, optimizer = (StackedAdam(s.values(), **settings) for s in (theirs, ours))
-    optimizer.prepare()
+    for stack in ours.values():
+        adam_state(optimizer, stack)
     for round, rows in enumerate(SCRIPT):
         before = everything(ours, optimizer)
-        adam = RowsAdam(ours, optimizer, index_of(rows))
+        adam = FlatAdam(ours, optimizer, index_of(rows))
         adam.load()
         for step in (2 * round, 2 * round + 1):
             step_stacked(theirs, expected, rows, step)
@@ -221,7 +225,7 @@ def test_loading_and_storing_changes_nothing(rows):
     for step in range(3):
         step_stacked(stacks, optimizer, [1, 2, 4], step)
     before = everything(stacks, optimizer)
-    adam = RowsAdam(stacks, optimizer, rows)
+    adam = FlatAdam(stacks, optimizer, rows)
     adam.load()
     if not isinstance(rows, slice):  # A learner whose workers have sent nothing.
         adam.step(torch.zeros(0, SIZE, dtype=torch.float64), optimizer.param_groups[0])
@@ -243,9 +247,9 @@ def split(flat: Tensor) -> dict[str, Tensor]:
     }
 
 
-def shared_adam(dtype: torch.dtype = torch.float64) -> SharedAdam:
+def shared_adam(dtype: torch.dtype = torch.float64) -> FlatAdam:
     parameters = make_parameters(dtype)
-    return SharedAdam(parameters, torch.optim.Adam(parameters.values()))
+    return FlatAdam(parameters, torch.optim.Adam(parameters.values()))
 
 
 @pytest.mark.parametrize("by", MODES)
@@ -273,12 +277,13 @@ def test_clipping_is_rllibs(by, clip, scale, dtype, rtol):
 @pytest.mark.parametrize("clip", [None, 0.5, 3.0])
 def test_every_row_is_clipped_on_its_own(by, clip):
     stacks = make_parameters(num=3)
-    adam = RowsAdam(stacks, StackedAdam(stacks.values()), slice(None))
+    adam = FlatAdam(stacks, StackedAdam(stacks.values()), slice(None))
     gradients = draw(3, SIZE, seed=6) * torch.tensor([[0.01], [1.0], [100.0]]).double()
     found = gradients.clone()
     norms = adam.clip(found, clip=clip, by=by)
     torch.testing.assert_close(norms, gradients.norm(dim=1))
-    expected = clip_rows(split(gradients), clip=clip, by=by)
+    expected = split(gradients)
+    clip_rows(list(expected.values()), clip=clip, by=by)
     for name, part in split(found).items():
         torch.testing.assert_close(part, expected[name], rtol=1e-14, atol=0)
     for row, given in zip(found, gradients, strict=True):

@@ -2,11 +2,9 @@ import math
 
 import pytest
 import torch
-from ray.rllib.utils.torch_utils import clip_gradients
 
 from rllib_weighted.learning.parameters import (
     actor_gradients,
-    clip_rows,
     drift,
     finite_rows,
     parameter_mean,
@@ -111,8 +109,6 @@ def test_inputs_are_not_mutated():
     before = copies(own)
     actor_gradients(own, weighted_rows(own, torch.ones(4)))
     finite_rows(own)
-    for by in ("value", "norm", "global_norm"):
-        clip_rows(own, clip=0.1, by=by)
     parameter_mean(own)
     drift(own)
     assert_same(own, before)
@@ -134,72 +130,6 @@ def test_opposite_infinities_and_huge_numbers_are_told_apart():
     huge = torch.finfo(torch.float32).max
     own = {"w": torch.tensor([[INF, -INF], [huge, huge]])}
     assert finite_rows(own).tolist() == [False, True]
-
-
-# Clipping
-
-
-def by_rllib(gradients, clip, by):
-    """RLlib's function, worker by worker."""
-    rows = []
-    for row in range(len(next(iter(gradients.values())))):
-        one = {name: stack[row].clone() for name, stack in gradients.items()}
-        clip_gradients(one, grad_clip=clip, grad_clip_by=by)
-        rows.append(one)
-    return {name: torch.stack([row[name] for row in rows]) for name in gradients}
-
-
-def special_rows():
-    gradients = make_rows(6)
-    gradients["w"][1] *= 1e-3
-    gradients["b"][1], gradients["scalar"][1] = 0.0, 0.0
-    gradients["w"][2, 0, 0] = INF
-    gradients["b"][3, 1] = NAN
-    gradients["scalar"][4] = -INF
-    for rows in gradients.values():
-        rows[5] = 0.0
-    return gradients
-
-
-@pytest.mark.parametrize("clip", [1e-3, 0.5, 1.7, 100.0, INF])
-@pytest.mark.parametrize("by", ["value", "norm", "global_norm"])
-def test_clipping_is_rllibs_worker_by_worker(by, clip):
-    gradients = special_rows()
-    assert_same(clip_rows(gradients, clip=clip, by=by), by_rllib(gradients, clip, by), atol=1e-15)
-
-
-@pytest.mark.parametrize("by", ["value", "norm", "global_norm"])
-def test_negative_control_clipping_all_workers_as_one_is_something_else(by):
-    gradients = make_rows()
-    together = copies(gradients)
-    clip_gradients(together, grad_clip=0.5, grad_clip_by=by)
-    each = clip_rows(gradients, clip=0.5, by=by)
-    same = torch.allclose(each["w"], together["w"])
-    assert same if by == "value" else not same
-    assert not torch.allclose(each["w"], gradients["w"])
-
-
-def test_clipping_by_hand():
-    # Norms 5 and 1; at most 2.5: halved, and as it was.
-    gradients = {"w": f64([[3.0, 0.0], [1.0, 0.0]]), "b": f64([[4.0], [0.0]])}
-    clipped = clip_rows(gradients, clip=2.5, by="global_norm")
-    assert_close(clipped["w"], [[1.5, 0.0], [1.0, 0.0]], atol=1e-6)  # RLlib adds 1e-6.
-    assert_close(clipped["b"], [[2.0], [0.0]], atol=1e-6)
-    clipped = clip_rows(gradients, clip=2.0, by="norm")
-    assert_close(clipped["w"], [[2.0, 0.0], [1.0, 0.0]])
-    assert_close(clipped["b"], [[2.0], [0.0]])
-    assert_close(clip_rows(gradients, clip=2.0, by="value")["b"], [[2.0], [0.0]])
-
-
-def test_without_a_clip_nothing_is_clipped():
-    gradients = make_rows()
-    assert_same(clip_rows(gradients, clip=None, by="nonsense"), gradients)
-    assert clip_rows({}, clip=1.0, by="global_norm") == {}
-
-
-def test_an_unknown_way_to_clip_is_refused():
-    with pytest.raises(ValueError, match="'value', 'norm' or 'global_norm', found 'l1'"):
-        clip_rows(make_rows(), clip=1.0, by="l1")
 
 
 # Mean and drift
