@@ -26,6 +26,11 @@ class Requirement(Generic[Subject]):
     reason: Callable[[Subject], str | None]
 
 
+def required(needs: str, holds: Callable[[Subject], bool], otherwise: str) -> Requirement[Subject]:
+    """Returns a requirement with one reason: what the log says if it does not hold."""
+    return Requirement(needs, lambda subject: None if holds(subject) else otherwise)
+
+
 def first_reason(requirements: Iterable[Requirement[Subject]], subject: Subject) -> str | None:
     """Returns why the first requirement that is not met is not met; None if all are."""
     reasons = (requirement.reason(subject) for requirement in requirements)

@@ -26,7 +26,7 @@ from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 from rllib_weighted import WeightedPPOConfig
 from rllib_weighted.core.messages import SampleResult
 from rllib_weighted.sampling.env_runner import WeightedEnvRunner
-from rllib_weighted.sampling.fast_sampler import why_not_fast
+from rllib_weighted.sampling.fast_sampler import why_not_fast_sampling
 from tests.sampling.envs import ScriptedEnv
 from tests.sampling.helpers import make_config, make_runner, sample
 
@@ -250,7 +250,7 @@ def test_what_needs_rllibs_own_loop(name: str) -> None:
     make, reason = _SLOW[name]
     runner = make_runner(make())
     try:
-        assert why_not_fast(runner) == reason
+        assert why_not_fast_sampling(runner) == reason
         assert runner.fast_sampler is None
     finally:
         runner.stop()
@@ -260,7 +260,7 @@ def test_a_custom_module_needs_rllibs_own_loop() -> None:
     obs = gym.spaces.Box(-1, 1, (42, 42, 4), np.float32)
     config = make_config(_Spaces).environment(env_config={"obs": obs})
     config.rl_module(rl_module_spec=RLModuleSpec(module_class=TinyAtariCNN))
-    assert why_not_fast(make_runner(config)) == "the module is a custom or a recurrent one"
+    assert why_not_fast_sampling(make_runner(config)) == "the module is a custom or a recurrent one"
 
 
 @pytest.mark.parametrize("batch_mode", ["truncate_episodes", "complete_episodes"])
@@ -287,7 +287,7 @@ def test_evaluation_takes_rllibs_own_loop() -> None:
     ],
 )
 def test_what_does_not(make: Callable[[], WeightedPPOConfig]) -> None:
-    assert why_not_fast(make_runner(make())) is None
+    assert why_not_fast_sampling(make_runner(make())) is None
 
 
 def test_the_default_pipeline_is_the_one_the_fast_path_stands_in_for() -> None:
