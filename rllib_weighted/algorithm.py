@@ -39,7 +39,7 @@ from ray.rllib.utils.metrics import (
 
 from rllib_weighted._private import connector_pipelines
 from rllib_weighted.config import WeightedPPOConfig
-from rllib_weighted.core.messages import UpdateRequest, UpdateResult
+from rllib_weighted.core.messages import SampleRequest, UpdateRequest, UpdateResult
 from rllib_weighted.core.seeding import draw_root_seed, environment_seed
 from rllib_weighted.core.workers import WorkerLayout
 from rllib_weighted.fault_tolerance import Rescue, kill_unresponsive, take_back
@@ -128,14 +128,16 @@ class WeightedPPO(TrialPPO):
             self._fetch_runner_state()
         rollouts = collect_rollouts(
             self.env_runner_group,
-            config=self.config,
-            round=self._round,
-            root_seed=self._root_seed,
-            state=self._runner_state or {},
-            num_resets=self._num_resets,
-            restore_id=self._restore_id,
-            per_worker_parameters=self._per_worker_parameters,
-            takes_columns=self._takes_columns(),
+            SampleRequest(
+                round=self._round,
+                root_seed=self._root_seed,
+                state=self._runner_state or {},
+                num_resets=self._num_resets,
+                restore_id=self._restore_id,
+                per_worker_parameters=self._per_worker_parameters,
+                takes_columns=self._takes_columns(),
+            ),
+            self.config,
         )
         if rollouts.metrics:
             self.metrics.aggregate(rollouts.metrics, key=ENV_RUNNER_RESULTS)
@@ -360,10 +362,14 @@ class WeightedPPO(TrialPPO):
         built_for = self.learner_group.config
         if built_for.uses_per_worker_parameters == self.config.uses_per_worker_parameters:
             return False
+        self.replace_learners(self.config)
+        return True
+
+    def replace_learners(self, config: WeightedPPOConfig) -> None:
+        """Puts new learners, as `config` describes them, in the place of those there are."""
         module_spec = self.learner_group.module_spec
         self.learner_group.shutdown()
-        self.learner_group = self.config.build_learner_group(rl_module_spec=module_spec)
-        return True
+        self.learner_group = config.build_learner_group(rl_module_spec=module_spec)
 
     @override(Algorithm)
     def cleanup(self) -> None:

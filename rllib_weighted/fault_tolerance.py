@@ -1,31 +1,68 @@
-"""What is saved when a learner dies: the state after the last whole round.
+"""What happens when a learner, an env runner or a node dies.
 
-A dead learner takes optimizer state along, and the others have begun a round that cannot be
-finished. So the state before each round is kept outside of the learners (in Ray's object store),
-and written as a checkpoint when the round fails. Tune does not know of that checkpoint: a trial
-that it starts again finds it in its own folder.
+- A *learner* takes optimizer state along, and the others have begun a round that cannot be
+  finished. `Rescue` keeps the state before each round outside of the learners (in Ray's object
+  store) and writes it as a checkpoint when the round fails. Tune does not know of that checkpoint:
+  a trial that it starts again finds it in its own folder.
+- An *env runner* that raises, hangs or is lost is left out of the round by
+  `sampling.collect.collect_rollouts`. Ray restarts a lost one, on another node if its own is gone;
+  `take_back` lets it sample again, and `kill_unresponsive` ends those that hang when a run stops.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
 
 import ray
 from pyarrow import fs
 from ray.air.constants import TRAINING_ITERATION
-from ray.rllib.core import (
-    COMPONENT_LEARNER,
-    COMPONENT_LEARNER_GROUP,
-)
+from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_LEARNER_GROUP
 
-from rllib_weighted.learning.learner_group import LearnerFailedError
+from rllib_weighted import _private
+from rllib_weighted.learning.learner_group import LearnerFailedError, WeightedLearnerGroup
+
+if TYPE_CHECKING:
+    from ray.rllib.env.env_runner_group import EnvRunnerGroup
+    from ray.rllib.utils.actor_manager import FaultTolerantActorManager
+
+    from rllib_weighted.config import WeightedPPOConfig
 
 logger = logging.getLogger(__name__)
 
 RESCUE_DIR = "rescue"
 """Name of the folder, inside a trial's folder, that holds the rescued checkpoint."""
+
+
+class Rescuable(Protocol):
+    """What a rescue uses of an algorithm: RLlib's own, but for the last two.
+
+    Attributes:
+        config: The algorithm's config.
+        learner_group: Its learners.
+        training_iteration: RLlib's count of rounds.
+        get_state: Method of `Checkpointable`, as the next three.
+        set_state: Restores what `get_state` returned.
+        save_to_path: Writes a checkpoint.
+        restore_from_path: Restores it.
+    """
+
+    config: WeightedPPOConfig
+    learner_group: WeightedLearnerGroup
+    training_iteration: int
+    get_state: Callable[..., dict[str, Any]]
+    set_state: Callable[[dict[str, Any]], None]
+    save_to_path: Callable[..., Any]
+    restore_from_path: Callable[..., None]
+
+    @property
+    def rounds_done(self) -> int:
+        """Rounds that are done; in `training_step`, with the one that is going on."""
+
+    def replace_learners(self, config: WeightedPPOConfig) -> None:
+        """Puts new learners, as `config` describes them, in the place of those there are."""
 
 
 class Rescue:
@@ -37,11 +74,11 @@ class Rescue:
         folder: The trial's folder there.
     """
 
-    def __init__(self, algorithm: Any, filesystem: fs.FileSystem, folder: str) -> None:
+    def __init__(self, algorithm: Rescuable, filesystem: fs.FileSystem, folder: str) -> None:
         self._algorithm = algorithm
         self._filesystem = filesystem
         self._path = f"{folder.rstrip('/')}/{RESCUE_DIR}"
-        self._kept: list[tuple[dict[str, Any], ray.ObjectRef]] = []
+        self._kept: list[tuple[dict[str, Any], ray.ObjectRef[Any]]] = []
         self._restored_round: int | None = None
 
     def keep(self) -> None:
@@ -73,12 +110,10 @@ class Rescue:
     def _write(self, state: dict[str, Any], learner_state: dict[str, Any]) -> None:
         """Puts a learner of this process in the place of the dead ones, and saves it."""
         algorithm = self._algorithm
-        failed = algorithm.learner_group
         config = algorithm.config.copy(copy_frozen=False)
         config.learners(num_learners=0, num_gpus_per_learner=0)  # Here, there may be no GPU.
-        algorithm.learner_group = config.build_learner_group(rl_module_spec=failed.module_spec)
+        algorithm.replace_learners(config)
         algorithm.learner_group.set_state({COMPONENT_LEARNER: learner_state})
-        failed.shutdown()
         algorithm.set_state(state)
         self.forget()
         algorithm.save_to_path(self._path, filesystem=self._filesystem)
@@ -105,22 +140,16 @@ class Rescue:
             self._filesystem.delete_dir(self._path)
 
 
-# Env runners that were lost with their node or process: taking them back, or waiting for one
-
-
 _TAG = "take back"
-_PAUSE_S = 0.5  # Between two looks, where there is nothing to do but wait.
+_PAUSE_S = 0.5  # Between two checks, where there is nothing to do but wait.
 
 
-def take_back(env_runner_group: Any, config: Any) -> list[int]:
+def take_back(env_runner_group: EnvRunnerGroup, config: WeightedPPOConfig) -> list[int]:
     """Takes back the env runners that Ray has restarted since they were lost.
 
-    It does not wait for those that are still away, however long their node is: the question to
-    each stays open, and is looked at again in the next round. (RLlib's own
-    `probe_unhealthy_env_runners` asks anew and waits, in every round.) Only if no env runner is
-    left, it waits for one.
-
-    `_worker_manager` is private to RLlib's group (tested with Ray 2.60); the manager is not.
+    Does not wait for those that are still away: the ping to each stays open, and the next round
+    checks for its answer. (RLlib's own `probe_unhealthy_env_runners` sends a new one and waits, in
+    every round.) Waits for one env runner only if none is left.
 
     Args:
         env_runner_group: RLlib's group.
@@ -133,7 +162,7 @@ def take_back(env_runner_group: Any, config: Any) -> list[int]:
         RuntimeError: No env runner is left, and none may be restarted or has come back within
             `env_runner_restore_timeout_s`.
     """
-    manager = env_runner_group._worker_manager
+    manager = _private.actor_manager(env_runner_group)
     taken = _take_ready(manager)
     if manager.num_actors() == 0 or manager.num_healthy_actors() > 0:
         return taken
@@ -158,11 +187,11 @@ def take_back(env_runner_group: Any, config: Any) -> list[int]:
     return taken
 
 
-def _take_ready(manager: Any) -> list[int]:
+def _take_ready(manager: FaultTolerantActorManager) -> list[int]:
     lost = sorted(set(manager.actor_ids()) - set(manager.healthy_actor_ids()))
     if not lost:
         return []
-    # The manager bounds the open questions to each; one that fails is asked again in the next call.
+    # The manager bounds the open pings to each; one that fails is sent again in the next call.
     manager.foreach_actor_async(
         lambda env_runner: env_runner.ping(), tag=_TAG, healthy_only=False, remote_actor_ids=lost
     )
@@ -173,7 +202,7 @@ def _take_ready(manager: Any) -> list[int]:
     return taken
 
 
-def kill_unresponsive(env_runner_group: Any, *, timeout_s: float = 5.0) -> list[int]:
+def kill_unresponsive(env_runner_group: EnvRunnerGroup, *, timeout_s: float = 5.0) -> list[int]:
     """Kills the env runners that do not answer in time.
 
     RLlib waits for every env runner when it stops a group, and would wait forever for one whose
@@ -191,9 +220,8 @@ def kill_unresponsive(env_runner_group: Any, *, timeout_s: float = 5.0) -> list[
         local_env_runner=False,
         timeout_seconds=timeout_s,
     )
-    silent = {
-        i: a for i, a in env_runner_group._worker_manager.actors().items() if i not in answers
-    }
+    actors = _private.actor_manager(env_runner_group).actors()
+    silent = {index: actor for index, actor in actors.items() if index not in answers}
     for index, actor in silent.items():
         logger.warning("Env runner %d does not answer; killing it.", index)
         ray.kill(actor)

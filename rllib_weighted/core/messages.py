@@ -1,4 +1,4 @@
-"""What the algorithm asks of an env runner for one round, and what comes back."""
+"""What driver, env runners and learners send each other in a round."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+from torch import Tensor
 
 from rllib_weighted.core.rollouts import RolloutColumns
 from rllib_weighted.merging import Weighting
-
-# What the algorithm tells the learner about a round's merge, and what comes back
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class UpdateRequest:
     Args:
         round: Number of the round, from 1.
         root_seed: The run's root seed; shuffles and random shares are counted from it.
-        num_workers: N, also those that sent nothing.
+        num_workers: N, including the workers that sent nothing.
         strategy: Maps signals to weights.
         min_weight: Minimum weight m in this round; None is 1 / (number of merged workers).
         reward_signals: Worker -> reward signal; absent means missing.
@@ -65,24 +65,23 @@ class UpdateResult:
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """Everything that an env runner needs in order to sample one round.
+    """What an env runner needs in order to sample one round.
 
-    Env runners hold no training state of their own: a restarted one gets all of it here.
+    Env runners hold no training state of their own: a restarted one gets everything here.
 
     Args:
         round: Number of the round, from 1.
         root_seed: The run's root seed.
         state: RLlib env-runner state: module weights, connector states, lifetime counters.
         num_resets: Slot -> resets of that sub-environment that the run has already used.
-        restore_id: Names what the run grew from; it changes when a checkpoint is restored, and then
-            an env runner that lived through it starts over from these counters.
-        expires: `time.time()` from when on nobody waits for the round.
-        per_worker_parameters: Name, as in `named_parameters()`, -> [N, ...]: each worker
-            acts with the parameters in its row, in this round only. They stand in for the weights
-            in `state`, which the env runner keeps for everything else, evaluation above all. From
-            numpy arrays every env runner reads just its own rows; detached tensors will do. None:
-            all act with the weights in `state`.
-        takes_columns: Whether columns will do, where they can be had; else: episodes.
+        restore_id: Changes when a checkpoint is restored: an env runner that was alive before
+            then starts over from these counters.
+        expires: `time.time()` after which nobody waits for the round any more.
+        per_worker_parameters: Name, as in `named_parameters()`, -> [N, ...]: each worker acts with
+            the parameters in its row, in this round only. The env runner keeps the weights in
+            `state` for everything else, evaluation above all. Send numpy arrays: each env runner
+            then reads only its own rows. None: all workers act with the weights in `state`.
+        takes_columns: Whether the learner accepts columns instead of episodes.
     """
 
     round: int
@@ -91,7 +90,7 @@ class SampleRequest:
     num_resets: dict[int, int]
     restore_id: str = ""
     expires: float = math.inf
-    per_worker_parameters: Mapping[str, Any] | None = None
+    per_worker_parameters: Mapping[str, np.ndarray | Tensor] | None = None
     takes_columns: bool = False
 
 
@@ -102,13 +101,13 @@ class SampleResult:
     Args:
         env_runner: RLlib's index of the env runner (0 = local).
         episodes: Episodes and chunks of episodes, each with its worker in `custom_data`.
-        columns: The same as columns, instead of them.
+        columns: The same as columns; then there are no episodes.
         is_fast: Whether they were sampled on the fast path.
-        metrics: The env runner's reduced metrics.
+        metrics: The env runner's reduced metrics, in RLlib's own form.
         connector_states: State of both connector pipelines after the round.
         num_resets: Slot -> resets used so far.
         returns: Worker -> undiscounted returns of its episodes that ended in this round.
-        invalid: Worker -> what was wrong with its numbers; such a worker must be dropped.
+        invalid: Worker -> why its numbers are invalid; such a worker must be dropped.
         error: Traceback of an exception that ended the round early; then nothing else is set.
     """
 

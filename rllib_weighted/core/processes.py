@@ -1,7 +1,7 @@
-"""How many threads PyTorch computes with, in env runners and in the process of a trial.
+"""The processes of a trial and of its env runners: PyTorch's threads and the global seeds.
 
-The number depends on the config, the machine and `OMP_NUM_THREADS` alone: with another one, sums
-may round differently, and the same seed would not give the same parameters twice.
+The number of threads depends on the config, the machine and `OMP_NUM_THREADS` alone: with another
+one, sums may round differently, and the same seed would not give the same parameters twice.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ import contextlib
 import math
 import os
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+
+if TYPE_CHECKING:
+    from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 VARIABLE = "OMP_NUM_THREADS"
 MAX_THREADS = 8  # Unasked: PPO's minibatches are too small to keep more of them busy.
@@ -43,7 +46,7 @@ def num_threads(num_cpus: float, *, cores: float, asked: str | None = None) -> i
     return max(1, math.floor(min(num_cpus, cores, MAX_THREADS)))
 
 
-def trial_cpus(config: Any) -> float:
+def trial_cpus(config: AlgorithmConfig) -> float:
     """Returns the CPUs that sampling and learning of a trial reserve, without its evaluation's.
 
     Args:
@@ -58,16 +61,7 @@ def trial_cpus(config: Any) -> float:
     return float(main + config.num_env_runners * config.num_cpus_per_env_runner)
 
 
-def set_env_runner_threads(config: Any) -> None:
-    """Gives the process of a remote env runner the threads that its own CPUs allow.
-
-    `OMP_NUM_THREADS` is not asked: with a batch of one row per sub-environment, a second thread on
-    the same CPU makes sampling ten times slower.
-    """
-    torch.set_num_threads(num_threads(config.num_cpus_per_env_runner, cores=cores_at_hand()))
-
-
-def round_threads(config: Any, *, num_parameters: int | None = None) -> int | None:
+def round_threads(config: AlgorithmConfig, *, num_parameters: int | None = None) -> int | None:
     """Returns with how many threads a trial's own process works during a round.
 
     Its env runners wait while it learns, so their CPUs are its own then. Ray (2.60) gives it one
@@ -115,18 +109,16 @@ def cores_at_hand() -> float:
 def asked_for_threads() -> str | None:
     """Returns the user's `OMP_NUM_THREADS`.
 
-    Ray (2.60) sets the variable in its workers where the user has not, after they have started.
+    Ray (2.60) sets the variable in its workers where the user has not, after they have started:
+    there, the variables count that the process was started with.
     """
-    return _initial_environment().get(VARIABLE) if _is_ray_worker() else os.environ.get(VARIABLE)
-
-
-def _initial_environment() -> Mapping[str, str]:
-    """Returns the variables that this process was started with."""
-    try:
-        text = _ENVIRONMENT.read_text(errors="surrogateescape")
-    except OSError:
-        return {}
-    return dict(line.split("=", 1) for line in text.split("\0") if "=" in line)
+    if not _is_ray_worker():
+        return os.environ.get(VARIABLE)
+    with contextlib.suppress(OSError):
+        for entry in _ENVIRONMENT.read_text(errors="surrogateescape").split("\0"):
+            if entry.startswith(f"{VARIABLE}="):
+                return entry.partition("=")[2]
+    return None
 
 
 def _is_ray_worker() -> bool:
@@ -148,10 +140,7 @@ def _quota() -> float:
     return math.inf
 
 
-# What is set in the process of an env runner before RLlib builds anything in it
-
-
-def prepare_process(config: Any, index: int) -> Any:
+def prepare_process(config: AlgorithmConfig, index: int) -> AlgorithmConfig:
     """Sets threads and seeds of an env runner's process.
 
     RLlib (2.60) seeds through `torch.use_deterministic_algorithms`, which loads PyTorch's compiler
@@ -167,7 +156,9 @@ def prepare_process(config: Any, index: int) -> Any:
         The config for RLlib's constructor. Where the seeds are set here, it has none.
     """
     if index:
-        set_env_runner_threads(config)
+        # `OMP_NUM_THREADS` is not asked: with a batch of one row per sub-environment, a second
+        # thread on the same CPU makes sampling ten times slower.
+        torch.set_num_threads(num_threads(config.num_cpus_per_env_runner, cores=cores_at_hand()))
     if config.seed is None or torch.version.cuda is not None or config.torch_compile_worker:
         return config
     seed_process(config.seed + index + 1_000_000 * config.in_evaluation)

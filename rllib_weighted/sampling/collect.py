@@ -6,9 +6,8 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.rllib.core import COMPONENT_ENV_TO_MODULE_CONNECTOR, COMPONENT_MODULE_TO_ENV_CONNECTOR
@@ -17,6 +16,12 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from rllib_weighted.core.messages import SampleRequest, SampleResult
 from rllib_weighted.core.rollouts import RolloutColumns
 from rllib_weighted.core.workers import WORKER_KEY
+
+if TYPE_CHECKING:
+    from ray.rllib.connectors.connector_pipeline_v2 import ConnectorPipelineV2
+    from ray.rllib.env.env_runner_group import EnvRunnerGroup
+
+    from rllib_weighted.config import WeightedPPOConfig
 
 logger = logging.getLogger(__name__)
 
@@ -61,64 +66,42 @@ class Rollouts:
 
 
 def collect_rollouts(
-    env_runner_group: Any,
-    *,
-    config: Any,
-    round: int,
-    root_seed: int,
-    state: dict[str, Any],
-    num_resets: dict[int, int],
-    restore_id: str = "",
-    per_worker_parameters: Mapping[str, Any] | None = None,
-    takes_columns: bool = False,
+    env_runner_group: EnvRunnerGroup, request: SampleRequest, config: WeightedPPOConfig
 ) -> Rollouts:
-    """Has every healthy env runner sample its part of a round.
+    """Samples one round; env runners that exceed `sample_timeout_s` are dropped.
 
-    An env runner that is dead, slower than `sample_timeout_s` or raises is left out; its workers
-    are dropped from the round's merge.
+    So are those that are dead or raise: their workers are left out of the round's merge.
 
     Args:
         env_runner_group: RLlib's group.
+        request: What every env runner gets. A local one gets no `state`: it has it already.
         config: The algorithm's config.
-        round: Number of the round.
-        root_seed: The run's root seed.
-        state: What the env runners need: weights, connector states, counters.
-        num_resets: Slot -> resets used so far.
-        restore_id: See `SampleRequest`.
-        per_worker_parameters: See `SampleRequest`.
-        takes_columns: See `SampleRequest`.
 
     Raises:
         RuntimeError: If an env runner raises and failures are not to be ignored, or if all do.
     """
-    order = SampleRequest(
-        round,
-        root_seed,
-        {},
-        num_resets,
-        restore_id,
-        per_worker_parameters=per_worker_parameters,
-        takes_columns=takes_columns,
-    )
     if env_runner_group.num_remote_workers() == 0:
-        results = [env_runner_group.local_env_runner.sample_round(order)]
+        local = dataclasses.replace(request, state={})
+        results = [env_runner_group.local_env_runner.sample_round(local)]
     else:
         timeout = config.sample_timeout_s
         expires = math.inf if timeout is None else time.time() + timeout
         # One copy in the object store, however many env runners read it.
-        reference = ray.put(dataclasses.replace(order, state=state, expires=expires))
+        reference = ray.put(dataclasses.replace(request, expires=expires))
         results = env_runner_group.foreach_env_runner(
             lambda env_runner: env_runner.sample_round(reference),
             local_env_runner=False,
             timeout_seconds=timeout,
         )
-    joined = _joined(results, config)
-    joined.absent |= _absent(env_runner_group, results, config)
-    return joined
+    rollouts = _joined(results, config)
+    rollouts.absent |= _absent(env_runner_group, results, config)
+    return rollouts
 
 
-def _absent(env_runner_group: Any, results: list[SampleResult], config: Any) -> dict[int, str]:
-    """Returns env runner -> why it gave no result."""
+def _absent(
+    env_runner_group: EnvRunnerGroup, results: list[SampleResult], config: WeightedPPOConfig
+) -> dict[int, str]:
+    """Returns env runner -> why no result came from it."""
     silent = set(range(1, env_runner_group.num_remote_workers() + 1))
     silent -= {result.env_runner for result in results}
     alive = set(env_runner_group.healthy_env_runner_ids()) if silent else set()
@@ -129,7 +112,7 @@ def _absent(env_runner_group: Any, results: list[SampleResult], config: Any) -> 
     }
 
 
-def _joined(results: list[SampleResult], config: Any) -> Rollouts:
+def _joined(results: list[SampleResult], config: WeightedPPOConfig) -> Rollouts:
     failed = [result for result in results if result.error is not None]
     for result in failed:
         logger.warning("Env runner %d failed:\n%s", result.env_runner, result.error)
@@ -158,7 +141,11 @@ def _joined(results: list[SampleResult], config: Any) -> Rollouts:
 
 
 def merge_connector_states(
-    states: list[dict[str, Any]], *, config: Any, env_to_module: Any, module_to_env: Any
+    states: list[dict[str, Any]],
+    *,
+    config: WeightedPPOConfig,
+    env_to_module: ConnectorPipelineV2 | None,
+    module_to_env: ConnectorPipelineV2 | None,
 ) -> None:
     """Merges the env runners' connector states (observation filters …) into the driver's.
 
@@ -166,7 +153,7 @@ def merge_connector_states(
         states: One per env runner, in the order of their indices.
         config: The algorithm's config: `merge_env_runner_states` switches it off.
         env_to_module: The driver's own pipeline, which keeps the merged state.
-        module_to_env: Likewise.
+        module_to_env: The other one.
     """
     if config.num_env_runners == 0 or config.merge_env_runner_states is False:
         return

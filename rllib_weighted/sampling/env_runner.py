@@ -1,4 +1,4 @@
-"""The env runner: tags every episode with its worker, samples on counted random streams."""
+"""The env runner: samples a round in one call, and says which worker every episode belongs to."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import ray
@@ -19,6 +20,7 @@ from gymnasium.wrappers.vector import DictInfoToList
 from ray.rllib.callbacks.utils import make_callback
 from ray.rllib.core import COMPONENT_RL_MODULE
 from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module import RLModule
 from ray.rllib.env.env_context import EnvContext
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
@@ -26,6 +28,7 @@ from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 from torch import Tensor
 
+from rllib_weighted import _private
 from rllib_weighted.core.messages import SampleRequest, SampleResult
 from rllib_weighted.core.modules import (
     ParameterPlaces,
@@ -40,165 +43,82 @@ from rllib_weighted.core.rollouts import (
     Quotas,
     RolloutColumns,
     concatenated,
-    join_chunks,
-    log_episode_metrics,
-    of_columns,
-    of_episodes,
+    episode_stats,
 )
 from rllib_weighted.core.seeding import Stream, draw_root_seed, seeded_globals, stream_seed
 from rllib_weighted.core.workers import ENV_INDEX_KEY, WORKER_KEY
 from rllib_weighted.sampling.envs import EnvSeeds
-from rllib_weighted.sampling.fast_sampler import FastSampler, make_fast_sampler, why_episodes
+from rllib_weighted.sampling.fast_sampler import (
+    FastSampler,
+    ForwardPass,
+    make_fast_sampler,
+    why_not_column_sampling,
+)
 from rllib_weighted.sampling.filters import is_finite, repair_deltas
 
-# Acting with each worker's own parameters, for the time of a round
-
-
-_FORWARDS = ("forward_exploration", "forward_inference")  # All that RLlib acts with.
-
-
-@contextlib.contextmanager
-def per_worker_policy(
-    module: Any, per_worker_parameters: Mapping[str, Any] | None, workers: Sequence[int]
-) -> Iterator[None]:
-    """Inside, every sub-environment acts with its own worker's parameters.
-
-    If all belong to one worker, the module has its parameters. Else the module's forward passes
-    for acting compute each row of a batch, one per sub-environment, with that row's parameters,
-    and everything else still sees the module's own. On leaving, it has those again, and only
-    those.
-
-    Args:
-        module: The env runner's module.
-        per_worker_parameters: Name -> [N, ...], see `SampleRequest`; None: nothing changes.
-        workers: The worker of each sub-environment.
-
-    Raises:
-        ValueError: If the parameters do not fit the module.
-    """
-    if per_worker_parameters is None:
-        yield
-    elif len(set(workers)) == 1:
-        own = worker_parameters(module, per_worker_parameters, workers[0])
-        with swapped_parameters(module, own):
-            yield
-    else:
-        own = worker_parameters(module, per_worker_parameters, workers)
-        forwards = (_one_by_one if why_not_stacked(module) else _all_at_once)(module, own)
-        with _shadowed(module, forwards):
-            yield
-
-
-@contextlib.contextmanager
-def _shadowed(module: Any, forwards: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
-    """Puts functions in front of methods of one object, and takes them away again."""
-    before = {name: vars(module)[name] for name in forwards if name in vars(module)}
-    for name, forward in forwards.items():
-        setattr(module, name, forward)
-    try:
-        yield
-    finally:
-        for name in forwards:
-            delattr(module, name)
-        for name, forward in before.items():
-            setattr(module, name, forward)
-
-
-def _all_at_once(module: Any, own: dict[str, Tensor]) -> dict[str, Callable[..., Any]]:
-    """The fast way: one forward pass over rows with parameters of their own."""
-    stacked = StackedForward(module)
-
-    def make(name: str) -> Callable[..., Any]:
-        forward = getattr(stacked, name)
-
-        def act(batch: Mapping[str, Any], **kwargs: Any) -> dict[str, Any]:
-            _check_rows(batch, own)
-            obs = tree.map_structure(lambda column: column.unsqueeze(1), batch[Columns.OBS])
-            outputs = forward(own, {Columns.OBS: obs})
-            return {key: output.squeeze(1) for key, output in outputs.items()}
-
-        return act
-
-    return {name: make(name) for name in _FORWARDS}
-
-
-def _one_by_one(module: Any, own: dict[str, Tensor]) -> dict[str, Callable[..., Any]]:
-    """The general way: the module's own forward pass on each row alone."""
-    places = ParameterPlaces(module)
-    rows = [dict(zip(own, tensors, strict=True)) for tensors in zip(*own.values(), strict=True)]
-
-    def make(name: str) -> Callable[..., Any]:
-        forward = getattr(module, name)
-
-        def act(batch: Mapping[str, Any], **kwargs: Any) -> Any:
-            _check_rows(batch, own)
-            outputs = []
-            for index, tensors in enumerate(rows):
-                with places.swapped(tensors):
-                    outputs.append(forward(_row(batch, index, len(rows)), **kwargs))
-            return tree.map_structure(lambda *parts: torch.cat(parts), *outputs)
-
-        return act
-
-    return {name: make(name) for name in _FORWARDS}
-
-
-def _row(batch: Mapping[str, Any], index: int, num_rows: int) -> dict[str, Any]:
-    def cut(column: Any) -> Any:
-        has_rows = isinstance(column, Tensor) and column.ndim and len(column) == num_rows
-        return column[index : index + 1] if has_rows else column
-
-    return {key: tree.map_structure(cut, value) for key, value in batch.items()}
-
-
-def _check_rows(batch: Mapping[str, Any], own: Mapping[str, Tensor]) -> None:
-    """ValueError unless the batch has one row per sub-environment: else whose is a row?"""
-    num_rows = len(tree.flatten(batch[Columns.OBS])[0])
-    num_envs = len(next(iter(own.values())))
-    if num_rows != num_envs:
-        raise ValueError(
-            f"the env-to-module connectors should make one row per sub-environment ({num_envs}) "
-            f"when each acts with its worker's own parameters, found {num_rows}: use connectors "
-            'that keep the rows, or merge_unit="env_runner"'
-        )
-
+if TYPE_CHECKING:
+    from rllib_weighted.config import WeightedPPOConfig
 
 logger = logging.getLogger(__name__)
 
-CHUNK_STEPS = 16  # Vector steps between two looks at which sub-environments are done.
+CHUNK_STEPS = 16  # Vector steps between two checks of which sub-environments are done.
+
+Rollout = list[SingleAgentEpisode] | RolloutColumns
+
+
+@dataclass(frozen=True)
+class _Round:
+    """How `_sample` samples when it is called for a training round.
+
+    Args:
+        quota: Steps of whole episodes that each sub-environment owes; None: episodes may be cut.
+        as_columns: Whether to return columns.
+        forwards: Name of a method of the module -> what to call instead; see `per_worker_policy`.
+    """
+
+    quota: int | None = None
+    as_columns: bool = False
+    forwards: Mapping[str, ForwardPass] = field(default_factory=dict)
 
 
 class WeightedEnvRunner(SingleAgentEnvRunner):
     """Samples a round in one call and says of every episode which worker it came from.
 
     It overrides `make_env`, `sample`, `set_state` (public hooks) and `_sample`, `_new_episode`,
-    `_try_env_reset` (private ones; tested with Ray 2.60).
+    `_try_env_reset` (private ones).
     """
 
-    env: Any
+    config: WeightedPPOConfig
+    env: Any  # gymnasium's wrapper of a vector environment passes on any attribute.
+    module: RLModule
+    worker_index: int
+    num_envs: int
     episodes_to_numpy: bool
 
     @override(SingleAgentEnvRunner)
-    def __init__(self, *, config: Any, **kwargs: Any) -> None:
+    def __init__(self, *, config: WeightedPPOConfig, **kwargs: Any) -> None:
         self._index: int = kwargs.get("worker_index") or 0
         root_seed = draw_root_seed() if config.seed is None else config.seed
         self._seeds = EnvSeeds(config, self._index, root_seed)
         self._restore_id = ""
-        self._in_round = False
+        # The round that is being sampled. RLlib's `sample`, whose metrics and callbacks are
+        # wanted, passes no arguments of ours on to `_sample`.
+        self._round: _Round | None = None
         self._was_late = False
-        self._quota: int | None = None
-        self._as_columns = False
         self._returns = CarriedReturns()
-        self._evaluated_version = -1
-        self._num_calls = 0
         self._weights_seq_no: int = 0
         self._config_seed = config.seed
         super().__init__(config=prepare_process(config, self._index), **kwargs)
         self.config.seed = self._config_seed
 
-    # Sampling
+    @property
+    def workers(self) -> list[int]:
+        """The worker of each sub-environment."""
+        return self._seeds.workers
 
-    def sample_round(self, order: SampleRequest | ray.ObjectRef) -> SampleResult:
+    # One training round
+
+    def sample_round(self, request: SampleRequest | ray.ObjectRef[SampleRequest]) -> SampleResult:
         """Samples one training round.
 
         An exception of the environment or the module does not end the env runner: it comes back
@@ -206,189 +126,197 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
         and the driver never sees the message.)
 
         Args:
-            order: What to sample with, or a reference to it.
+            request: What to sample with, or a reference to it.
         """
-        order = ray.get(order) if isinstance(order, ray.ObjectRef) else order
-        if self._was_late and time.time() > order.expires:
-            # Many orders may have piled up behind a slow round: sample none of them for nobody.
+        request = ray.get(request) if isinstance(request, ray.ObjectRef) else request
+        if self._was_late and time.time() > request.expires:
+            # Many requests may have piled up behind a slow round: nobody waits for their results.
             return SampleResult(env_runner=self._index, error="The order came too late.")
         started = time.monotonic()
-        self._in_round = True
         try:
-            return self._sample_round(order)
+            return self._sample_round(request)
         except Exception:
             error = traceback.format_exc()
             self._discard_env()
             return SampleResult(env_runner=self._index, error=error)
         finally:
-            self._in_round = False
             timeout = self.config.sample_timeout_s
             self._was_late = timeout is not None and time.monotonic() - started > timeout
 
-    def _sample_round(self, order: SampleRequest) -> SampleResult:
+    def _sample_round(self, request: SampleRequest) -> SampleResult:
         if self.env is None:
             self.make_env()
-        if order.state:
-            self.set_state(order.state)
-        self._take_counters(order)
+        if request.state:
+            self.set_state(request.state)
+        self._take_counters(request)
         self._seeds.take_invalid()  # Of an evaluation in between.
         before = self._connector_states()
-        complete = self.config.batch_mode == "complete_episodes"
-        self._quota = self._steps_per_env() if complete else None
-        self._as_columns = order.takes_columns and self._why_episodes is None
-        seed = stream_seed(order.root_seed, Stream.ACTIONS, self._index, order.round)
-        workers = [self._seeds.worker(index) for index in range(self.num_envs)]
-        try:
-            with (
-                per_worker_policy(self.module, order.per_worker_parameters, workers),
-                seeded_globals(seed),
-            ):
-                sampled = self.sample(num_timesteps=self._steps_per_env() * self.num_envs)
-        finally:
-            self._quota = None
-            self._as_columns = False
-        columns = sampled if isinstance(sampled, RolloutColumns) else None
+        rollout = self._sample_rollout(request)
         invalid = self._seeds.take_invalid()
         after = self._connector_states()
         return SampleResult(
             env_runner=self._index,
-            episodes=[] if columns else sampled,
-            columns=columns,
+            episodes=[] if isinstance(rollout, RolloutColumns) else rollout,
+            columns=rollout if isinstance(rollout, RolloutColumns) else None,
             is_fast=self.fast_sampler is not None,
             metrics=self.get_metrics(),
             connector_states=repair_deltas(before, after) if is_finite(after) else {},
             num_resets=self._seeds.num_resets,
-            returns=self._returns.finished(
-                of_columns(columns) if columns else of_episodes(sampled), invalid
-            ),
+            returns=self._returns.finished(episode_stats(rollout), invalid),
             invalid=invalid,
         )
 
+    def _sample_rollout(self, request: SampleRequest) -> Rollout:
+        quota = self._steps_per_env()
+        seed = stream_seed(request.root_seed, Stream.ACTIONS, self._index, request.round)
+        policy = per_worker_policy(self.module, request.per_worker_parameters, self.workers)
+        with policy as forwards, seeded_globals(seed):
+            self._round = _Round(
+                quota if self.config.batch_mode == "complete_episodes" else None,
+                request.takes_columns and self._why_not_columns is None,
+                forwards,
+            )
+            try:
+                rollout: Rollout = self.sample(num_timesteps=quota * self.num_envs)
+            finally:
+                self._round = None
+        return rollout
+
     def _connector_states(self) -> dict[str, Any]:
         """Returns the states of the connectors; RLlib's own have none."""
-        has_custom = self.config._env_to_module_connector or self.config._module_to_env_connector
-        return self.get_state(not_components=[COMPONENT_RL_MODULE]) if has_custom else {}
+        if _private.custom_env_to_module(self.config) or _private.custom_module_to_env(self.config):
+            return dict(self.get_state(not_components=[COMPONENT_RL_MODULE]))
+        return {}
 
-    def _take_counters(self, order: SampleRequest) -> None:
+    def _take_counters(self, request: SampleRequest) -> None:
         own = self._seeds.num_resets
-        if order.restore_id != self._restore_id:
-            self._restore_id = order.restore_id
+        if request.restore_id != self._restore_id:
+            self._restore_id = request.restore_id
             self._needs_initial_reset = True
             self._returns = CarriedReturns()
             own = {}
         # Ours are ahead after a round that came too late for the algorithm.
-        ahead = {slot: max(count, order.num_resets.get(slot, 0)) for slot, count in own.items()}
-        self._seeds.set_counters(order.root_seed, {**order.num_resets, **ahead})
+        ahead = {slot: max(count, request.num_resets.get(slot, 0)) for slot, count in own.items()}
+        self._seeds.set_counters(request.root_seed, {**request.num_resets, **ahead})
 
     def _steps_per_env(self) -> int:
-        """Steps that each sub-environment owes to a round."""
-        layout = self.config.worker_layout
+        """Returns the steps that each sub-environment owes to a round."""
+        num_slots = self.config.worker_layout.num_slots
         length = self.config.rollout_fragment_length
         if length == "auto":  # RLlib's own answer differs between env runners.
-            return math.ceil(self.config.total_train_batch_size / layout.num_slots)
-        per_fragment = length * layout.num_slots
-        return int(length * math.ceil(self.config.total_train_batch_size / per_fragment))
+            length = 1
+        num_fragments = math.ceil(self.config.total_train_batch_size / (length * num_slots))
+        return int(length * num_fragments)
+
+    # Sampling, as RLlib calls it
 
     @override(SingleAgentEnvRunner)
-    def sample(self, **kwargs: Any) -> list[SingleAgentEpisode]:
-        """Samples as in RLlib; evaluates, if this is no part of a training round.
+    def sample(self, **kwargs: Any) -> Rollout:
+        """Samples as in RLlib; evaluates, if this is not part of a training round.
 
         Evaluation has a random stream of its own per version of the weights. A training env
         runner evaluates too, by episodes, where RLlib has made no evaluation env runners.
+
+        Returns:
+            Episodes; columns only in a round whose request takes them.
         """
         by_episodes = kwargs.get("num_episodes") is not None
-        if self._in_round or not (self.config.in_evaluation or by_episodes):
-            training_episodes: list[SingleAgentEpisode] = super().sample(**kwargs)
-            return training_episodes
+        if self._round is not None or not (self.config.in_evaluation or by_episodes):
+            rollout: Rollout = super().sample(**kwargs)
+            return rollout
         version = self._weights_seq_no
-        self._num_calls = self._num_calls + 1 if version == self._evaluated_version else 1
-        self._evaluated_version = version
-        counters = (self._index, version, self._num_calls)
+        number = self._seeds.start_evaluation(version)
+        counters = (self._index, version, number)
         seed = stream_seed(self._seeds.root_seed, Stream.EVALUATION_ACTIONS, *counters)
-        self._seeds.start_evaluation(version)
         try:
             with seeded_globals(seed):
-                episodes: list[SingleAgentEpisode] = super().sample(**kwargs)
+                rollout = super().sample(**kwargs)
         finally:
             if not self.config.in_evaluation:
                 self._seeds.end_evaluation()
-        return episodes
+        return rollout
 
     @override(SingleAgentEnvRunner)
-    def _sample(self, **kwargs: Any) -> Any:
-        if self._quota is not None:
-            return self._sample_complete(self._quota, **kwargs)
-        return self._sample_steps(**kwargs)
-
-    def _sample_steps(self, **kwargs: Any) -> list[SingleAgentEpisode] | RolloutColumns:
-        """Samples on the fast path if it will do, else in RLlib's own loop.
-
-        Returns:
-            Episodes; columns if the round's order takes them and nothing here needs episodes.
-        """
-        fast = self._fast_sampler_for(**kwargs)
-        if fast is None:
-            return self._sample_in_own_loop(**kwargs)
-        if self._needs_initial_reset or kwargs.get("force_reset") or not fast.is_under_way:
-            fast.forget()
-            self._ongoing_episodes_for_metrics.clear()
-        columns, infos = fast.sample(kwargs["num_timesteps"], with_infos=not self._as_columns)
-        self._needs_initial_reset = False
-        log_episode_metrics(self, columns)
-        if self._as_columns:
+    def _sample(self, **kwargs: Any) -> Rollout:
+        """Samples on the fast path if it can, else in RLlib's own loop."""
+        round_ = self._round or _Round()
+        explores = kwargs.get("explore", True) and not kwargs.get("random_actions")
+        by_steps = kwargs.get("num_timesteps") is not None
+        fast = self.fast_sampler
+        if fast is None or not (explores and by_steps):
+            if fast is not None and fast.is_under_way:
+                fast.forget()
+                self._needs_initial_reset = True
+            with _shadowed(self.module, round_.forwards):
+                return self._sample_own_loop(round_, kwargs)
+        columns = self._sample_fast(fast, round_, kwargs)
+        if round_.as_columns:
             return columns
-        return columns.to_episodes(
-            self._env_to_module.observation_space, self.env.single_action_space, infos
-        )
-
-    def _sample_in_own_loop(self, **kwargs: Any) -> list[SingleAgentEpisode]:
-        if self.fast_sampler is not None and self.fast_sampler.is_under_way:
-            self.fast_sampler.forget()
-            self._needs_initial_reset = True
-        episodes: list[SingleAgentEpisode] = super()._sample(**kwargs)
-        return episodes
-
-    def _fast_sampler_for(
-        self,
-        *,
-        num_timesteps: int | None = None,
-        explore: bool = True,
-        random_actions: bool = False,
-        **kwargs: Any,
-    ) -> FastSampler | None:
-        explores_by_steps = num_timesteps is not None and explore and not random_actions
-        return self.fast_sampler if explores_by_steps else None
+        spaces = _private.env_to_module(self).observation_space, self.env.single_action_space
+        return columns.to_episodes(*spaces)
 
     @functools.cached_property
     def fast_sampler(self) -> FastSampler | None:
-        """The fast vector path; None if something in the config needs RLlib's own loop."""
-        return make_fast_sampler(self, self._why_episodes)
+        """The fast sampler; None if something in the config needs RLlib's own loop."""
+        return make_fast_sampler(self, self._try_env_reset)
 
     @functools.cached_property
-    def _why_episodes(self) -> str | None:
-        return why_episodes(self, WeightedEnvRunner)
+    def _why_not_columns(self) -> str | None:
+        return why_not_column_sampling(self)
 
-    def _sample_complete(self, quota: int, **kwargs: Any) -> Any:
-        """Samples whole episodes: each sub-environment runs until they hold `quota` steps.
+    def _sample_fast(
+        self, fast: FastSampler, round_: _Round, kwargs: dict[str, Any]
+    ) -> RolloutColumns:
+        def sample(num_timesteps: int, *, force_reset: bool = False, **_: Any) -> RolloutColumns:
+            if self._needs_initial_reset or force_reset or not fast.is_under_way:
+                fast.forget()
+                self._ongoing_episodes_for_metrics.clear()
+            columns = fast.sample(
+                num_timesteps,
+                with_infos=not round_.as_columns,
+                forward=round_.forwards.get("forward_exploration"),
+            )
+            self._needs_initial_reset = False
+            _private.log_episodes(self, episode_stats(columns))
+            return columns
+
+        if round_.quota is None:
+            return sample(**kwargs)
+        parts, kept = self._until_complete(sample, round_.quota, kwargs)
+        return concatenated(parts).joined(kept)
+
+    def _sample_own_loop(self, round_: _Round, kwargs: dict[str, Any]) -> list[SingleAgentEpisode]:
+        if round_.quota is None:
+            cut: list[SingleAgentEpisode] = super()._sample(**kwargs)
+            return cut
+        parts, kept = self._until_complete(self._sample_uncut, round_.quota, kwargs)
+        episodes = [episode for part in parts for episode in part if episode.id_ in kept]
+        return [e.to_numpy() for e in episodes] if self.episodes_to_numpy else episodes
+
+    def _until_complete(
+        self, sample: Callable[..., Any], quota: int, kwargs: dict[str, Any]
+    ) -> tuple[list[Any], set[str]]:
+        """Samples whole episodes: each sub-environment runs until its own hold `quota` steps.
 
         Every sub-environment starts a new episode at the start of the round. What the faster
-        ones do while the last one finishes is left out, so that no worker is preferred.
+        ones do while the last one finishes is dropped, so that no worker is preferred.
+
+        Args:
+            sample: As `_sample`; its rollouts come back as they are.
+            quota: See `_Round`.
+            kwargs: Arguments of `sample` for the first call.
+
+        Returns:
+            The rollouts, and the ids of the episodes to keep.
         """
-        is_fast = self._fast_sampler_for(**kwargs) is not None
-        sample: Any = self._sample_steps if is_fast else self._sample_uncut
         quotas = Quotas(self.num_envs, quota)
         parts = [sample(**{**kwargs, "force_reset": True})]
-        quotas.add(parts[0])
-        kwargs["num_timesteps"] = CHUNK_STEPS * self.num_envs
+        quotas.add(episode_stats(parts[0]))
+        kwargs = {**kwargs, "num_timesteps": CHUNK_STEPS * self.num_envs}
         while not quotas.met:
             parts.append(sample(**kwargs))
-            quotas.add(parts[-1])
-        if isinstance(parts[0], RolloutColumns):
-            return concatenated(parts).joined(quotas.kept)
-        episodes = join_chunks(
-            chunk for part in parts for chunk in part if chunk.id_ in quotas.kept
-        )
-        return [e.to_numpy() for e in episodes] if self.episodes_to_numpy else episodes
+            quotas.add(episode_stats(parts[-1]))
+        return parts, quotas.kept
 
     def _sample_uncut(self, **kwargs: Any) -> list[SingleAgentEpisode]:
         """Samples in RLlib's own loop, where an episode stays one object for the callbacks.
@@ -398,7 +326,7 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
         """
         to_numpy, self.episodes_to_numpy = self.episodes_to_numpy, False
         try:
-            episodes = self._sample_in_own_loop(**kwargs)
+            episodes = super()._sample(**kwargs)
         finally:
             self.episodes_to_numpy = to_numpy
         for episode in episodes:
@@ -407,28 +335,19 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
                 del self._ongoing_episodes_for_metrics[episode.id_]
         return [episode for episode in episodes if episode.is_done]
 
-    # Identity
-
     @override(SingleAgentEnvRunner)
-    def _new_episode(self, env_index: int, episodes: Any = None) -> None:
+    def _new_episode(
+        self, env_index: int, episodes: list[SingleAgentEpisode] | None = None
+    ) -> None:
         super()._new_episode(env_index, episodes)
-        self.tag_episode(
-            (self._ongoing_episodes if episodes is None else episodes)[env_index], env_index
-        )
-
-    def tag_episode(self, episode: SingleAgentEpisode, env_index: int) -> None:
-        """Writes into an episode which sub-environment and which worker it comes from."""
+        episode = (self._ongoing_episodes if episodes is None else episodes)[env_index]
         episode.custom_data[ENV_INDEX_KEY] = env_index
-        episode.custom_data[WORKER_KEY] = self._seeds.worker(env_index)
-
-    def worker_of(self, env_index: int) -> int:
-        """Returns the worker that a sub-environment belongs to."""
-        return self._seeds.worker(env_index)
+        episode.custom_data[WORKER_KEY] = self.workers[env_index]
 
     # State and environments
 
     @override(SingleAgentEnvRunner)
-    def set_state(self, state: Any) -> None:
+    def set_state(self, state: dict[str, Any]) -> None:
         if COMPONENT_RL_MODULE in state and state.get(WEIGHTS_SEQ_NO, 0) > 0:
             # RLlib would take newer weights only. A restored checkpoint's may be older, or others
             # of the same number.
@@ -476,6 +395,113 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
         self.env = None
 
     @override(SingleAgentEnvRunner)
-    def _try_env_reset(self, *, seed: Any = None, options: Any = None) -> Any:
+    def _try_env_reset(self, *, seed: int | None = None, options: Any = None) -> Any:
         """Resets all sub-environments; RLlib's own `seed` (its overlapping streams) is ignored."""
         return super()._try_env_reset(seed=self._seeds.next_whole_reset(), options=options)
+
+
+# Acting with each worker's own parameters
+
+
+@contextlib.contextmanager
+def per_worker_policy(
+    module: RLModule,
+    per_worker_parameters: Mapping[str, Any] | None,
+    workers: Sequence[int],
+) -> Iterator[dict[str, ForwardPass]]:
+    """Lets every sub-environment act with its own worker's parameters.
+
+    If all belong to one worker, the module has its parameters inside the block. Otherwise the
+    block gets forward passes to call instead of the module's; each computes row i of a batch with
+    the parameters of sub-environment i, and the module keeps its own parameters for everything
+    else.
+
+    Args:
+        module: The env runner's module.
+        per_worker_parameters: Name -> [N, ...], see `SampleRequest`; None: nothing changes.
+        workers: The worker of each sub-environment.
+
+    Yields:
+        `forward_exploration` and `forward_inference` -> what to call instead; {} if nothing.
+
+    Raises:
+        ValueError: If the parameters do not fit the module.
+    """
+    if per_worker_parameters is None:
+        yield {}
+    elif len(set(workers)) == 1:
+        with swapped_parameters(
+            module, worker_parameters(module, per_worker_parameters, workers[0])
+        ):
+            yield {}
+    else:
+        own = worker_parameters(module, per_worker_parameters, workers)
+        make = _row_by_row if why_not_stacked(module) else _all_rows_at_once
+        # All that RLlib acts with.
+        names = ("forward_exploration", "forward_inference")
+        yield {name: make(module, own, name) for name in names}
+
+
+@contextlib.contextmanager
+def _shadowed(module: RLModule, forwards: Mapping[str, ForwardPass]) -> Iterator[None]:
+    """Puts functions in the place of methods of one module, and takes them away again.
+
+    RLlib's own loop calls `self.module.forward_exploration` and can be given nothing else. Its
+    module may be of any class, so its methods, and not the module, are replaced.
+    """
+    attributes = vars(module)
+    before = {name: attributes[name] for name in forwards if name in attributes}
+    attributes.update(forwards)
+    try:
+        yield
+    finally:
+        for name in forwards:
+            del attributes[name]
+        attributes.update(before)
+
+
+def _all_rows_at_once(module: RLModule, own: dict[str, Tensor], name: str) -> ForwardPass:
+    """Returns one forward pass over all rows; see `why_not_stacked`."""
+    forward = getattr(StackedForward(module), name)
+
+    def act(batch: Mapping[str, Any], **kwargs: Any) -> dict[str, Any]:
+        _check_rows(batch, own)
+        obs = tree.map_structure(lambda column: column.unsqueeze(1), batch[Columns.OBS])
+        outputs = forward(own, {Columns.OBS: obs})
+        return {key: output.squeeze(1) for key, output in outputs.items()}
+
+    return act
+
+
+def _row_by_row(module: RLModule, own: dict[str, Tensor], name: str) -> ForwardPass:
+    """Returns a forward pass that calls the module's own with each row alone."""
+    forward, places = getattr(module, name), ParameterPlaces(module)
+    rows = [dict(zip(own, tensors, strict=True)) for tensors in zip(*own.values(), strict=True)]
+
+    def act(batch: Mapping[str, Any], **kwargs: Any) -> Any:
+        _check_rows(batch, own)
+        outputs = []
+        for index, parameters in enumerate(rows):
+            row = tree.map_structure(functools.partial(_row, index=index, num=len(rows)), batch)
+            with places.hold(parameters):
+                outputs.append(forward(row, **kwargs))
+        return tree.map_structure(lambda *parts: torch.cat(parts), *outputs)
+
+    return act
+
+
+def _row(column: Any, *, index: int, num: int) -> Any:
+    has_rows = isinstance(column, Tensor) and column.ndim and len(column) == num
+    return column[index : index + 1] if has_rows else column
+
+
+def _check_rows(batch: Mapping[str, Any], own: Mapping[str, Tensor]) -> None:
+    """ValueError unless the batch has one row per sub-environment: else whose is a row?"""
+    num_rows = len(tree.flatten(batch[Columns.OBS])[0])
+    num_envs = len(next(iter(own.values())))
+    if num_rows != num_envs:
+        raise ValueError(
+            f"the env-to-module connectors should make one row per sub-environment ({num_envs}) "
+            f"when each acts with its worker's own parameters, found {num_rows}: use connectors "
+            'that keep the rows, or merge_unit="env_runner"'
+        )

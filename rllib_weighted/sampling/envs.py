@@ -1,24 +1,31 @@
-"""The wrapper of each sub-environment: decides the seed of every reset, stops bad numbers."""
+"""One env runner's sub-environments: the seed of every reset, and what becomes of bad numbers.
+
+`SeededEnv` wraps each sub-environment; `EnvSeeds` builds them and keeps their counters.
+"""
 
 from __future__ import annotations
 
-import functools
-import logging
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
+import tree
 from ray.rllib.env.env_context import EnvContext
 
 from rllib_weighted.core.envs import env_creator
 from rllib_weighted.core.seeding import environment_seed
-from rllib_weighted.core.workers import EnvSeeding, WorkerLayout
+from rllib_weighted.core.workers import EnvSeeding
+
+if TYPE_CHECKING:
+    from rllib_weighted.config import WeightedPPOConfig
+
+VectorEnv = gym.vector.SyncVectorEnv | gym.vector.AsyncVectorEnv
 
 
-class SeededEnv(gym.Wrapper):
-    """Seeds every reset of one sub-environment from counters, and quarantines bad numbers.
+class SeededEnv(gym.Wrapper[Any, Any, Any, Any]):
+    """Seeds every reset of one sub-environment from counters, and quarantines non-finite numbers.
 
     - `"stream"`: episode k is reset with a seed derived from (seed, slot, k).
     - `"fixed"`: every episode is reset with the seed of k = 0.
@@ -27,13 +34,15 @@ class SeededEnv(gym.Wrapper):
 
     A NaN or infinite reward or observation never leaves this wrapper: it would poison the
     observation filter and the policy's batched forward pass of *all* sub-environments of the
-    process. The reward is replaced by 0, the observation by the last finite one, and `fault`
+    process. The reward is replaced by 0, the observation by the last finite one, and `invalid`
     names what was found first, so that the worker can be dropped from the merge.
+
+    Observations may be nested (`Dict`, `Tuple`), so they are annotated `Any` here.
     """
 
     def __init__(
         self,
-        env: gym.Env,
+        env: gym.Env[Any, Any],
         *,
         seed: int,
         slot: int,
@@ -50,8 +59,7 @@ class SeededEnv(gym.Wrapper):
         self.weights_version = 0
         self.num_resets = 0
         self.num_evaluation_resets = 0
-        self.last_seed: int | None = None
-        self.fault: str | None = None
+        self.invalid: str | None = None
         self._last_finite_obs: Any = None
 
     def reset(
@@ -65,7 +73,7 @@ class SeededEnv(gym.Wrapper):
         else:
             counters = (0 if self.seeding == "fixed" else self.num_resets,)
             self.num_resets += 1
-        self.last_seed = environment_seed(
+        seed = environment_seed(
             self.root_seed,
             slot=self.slot,
             num_slots=self.num_slots,
@@ -73,26 +81,26 @@ class SeededEnv(gym.Wrapper):
             counters=counters,
         )
         self._last_finite_obs = None
-        obs, info = self.env.reset(seed=self.last_seed, options=options)
+        obs, info = self.env.reset(seed=seed, options=options)
         return self._finite_obs(obs), info
 
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Steps the environment; see the class for what happens to bad numbers."""
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Steps the environment; see the class for what happens to non-finite numbers."""
         obs, reward, terminated, truncated, info = self.env.step(action)
         reward = self.finite_reward(reward)
         return self._finite_obs(obs), reward, terminated, truncated, info
 
-    # What a caller asks that has stepped the environment inside by itself
+    # For a caller that has stepped the wrapped environment by itself
 
     def finite_reward(self, reward: Any) -> Any:
-        """Returns the reward, or 0 in place of a bad one, which is noted."""
+        """Returns the reward, or 0 in place of a non-finite one, which is noted."""
         if math.isfinite(reward):
             return reward
-        self.fault = self.fault or f"reward {reward}"
+        self.invalid = self.invalid or f"reward {reward}"
         return 0.0
 
     def replace_nonfinite(self, obs: Any, last_finite: np.ndarray) -> Any:
-        """Returns the observation, or the last finite one in place of a bad one, which is noted."""
+        """Returns the observation, or the last finite one in its place, which is noted."""
         self.remember(last_finite)
         return self._finite_obs(obs)
 
@@ -101,40 +109,30 @@ class SeededEnv(gym.Wrapper):
         self._last_finite_obs = obs.copy()
 
     def _finite_obs(self, obs: Any) -> Any:
-        if _all_finite(obs):
-            self._last_finite_obs = _copy(obs)  # The environment may write into its own again.
+        if all(map(_is_finite, tree.flatten(obs))):
+            # A copy: the environment may write into its own array again.
+            self._last_finite_obs = tree.map_structure(_copy, obs)
             return obs
-        self.fault = self.fault or "observation with NaN or infinite entries"
-        return _zeros_like(obs) if self._last_finite_obs is None else self._last_finite_obs
+        self.invalid = self.invalid or "observation with NaN or infinite entries"
+        if self._last_finite_obs is None:
+            return tree.map_structure(np.zeros_like, obs)
+        return self._last_finite_obs
 
 
-def _all_finite(value: Any) -> bool:
-    if isinstance(value, np.ndarray):
-        return value.dtype.kind not in "fc" or bool(np.isfinite(value).all())
-    if isinstance(value, dict):
-        return all(map(_all_finite, value.values()))
-    if isinstance(value, (tuple, list)):
-        return all(map(_all_finite, value))
-    return not isinstance(value, (float, np.floating)) or bool(np.isfinite(value))
+def _is_finite(leaf: Any) -> bool:
+    is_number = np.asarray(leaf).dtype.kind in "fc"
+    return not is_number or bool(np.isfinite(leaf).all())
 
 
-def _zeros_like(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _zeros_like(item) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        return tuple(map(_zeros_like, value))
-    return np.zeros_like(value)
+def _copy(leaf: Any) -> Any:
+    return leaf.copy() if isinstance(leaf, np.ndarray) else leaf
 
 
-def _copy(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return value.copy()
-    if isinstance(value, dict):
-        return {key: _copy(item) for key, item in value.items()}
-    return tuple(map(_copy, value)) if isinstance(value, (tuple, list)) else value
-
-
-def env_maker(env: Any, context: EnvContext, **seeding: Any) -> Callable[[], SeededEnv]:
+def env_maker(
+    env: Any,  # RLlib takes a name, a class or a function.
+    context: EnvContext,
+    **seeding: Any,  # Passed on unseen.
+) -> Callable[[], SeededEnv]:
     """Returns a function that makes one sub-environment, for gymnasium's vector environments.
 
     Args:
@@ -142,19 +140,8 @@ def env_maker(env: Any, context: EnvContext, **seeding: Any) -> Callable[[], See
         context: The sub-environment's context.
         seeding: Arguments of `SeededEnv`.
     """
-    return functools.partial(_make_seeded_env, env_creator(env), context, **seeding)
-
-
-def _make_seeded_env(
-    creator: Callable[[EnvContext], gym.Env], context: EnvContext, **seeding: Any
-) -> SeededEnv:
-    return SeededEnv(creator(context), **seeding)
-
-
-# One env runner's sub-environments: building them, their seeds, counters and invalid
-
-
-logger = logging.getLogger(__name__)
+    creator = env_creator(env)
+    return lambda: SeededEnv(creator(context), **seeding)
 
 
 class EnvSeeds:
@@ -162,38 +149,32 @@ class EnvSeeds:
 
     The counters of a running vector environment live in its `SeededEnv`s: those reset themselves
     when an episode ends. A vector environment that builds its parts itself (`vector_entry_point`)
-    has none: there only whole resets are seeded and counted, and here.
+    has none: only whole resets are seeded and counted then, by this class.
 
     Args:
         config: The env runner's config.
         env_runner: RLlib's index of the env runner (0 = local).
-        root_seed: The root seed until an order brings the run's.
+        root_seed: The root seed until a request brings the run's.
+
+    Attributes:
+        workers: The worker of each sub-environment.
     """
 
-    def __init__(self, config: Any, env_runner: int, root_seed: int) -> None:
-        self._layout = WorkerLayout(
-            config.num_env_runners, config.num_envs_per_env_runner, config.merge_unit
-        )
-        self._env_runner = env_runner
+    def __init__(self, config: WeightedPPOConfig, env_runner: int, root_seed: int) -> None:
+        layout = config.worker_layout
+        envs = range(layout.num_envs_per_env_runner)
         self.root_seed = root_seed
+        self.workers = [layout.worker(env_runner, index) for index in envs]
+        self._slots = [layout.slot(env_runner, index) for index in envs]
+        self._num_slots = layout.num_slots
         self._evaluates = bool(config.in_evaluation)
         self._version = 0
-        self._resets = dict.fromkeys(self._slots, 0)
+        self._num_evaluations = 0
         self._num_evaluation_resets = 0
-        self._vector_env: Any = None
+        self._resets = dict.fromkeys(self._slots, 0)
+        self._vector_env: VectorEnv | None = None
 
-    @property
-    def _slots(self) -> list[int]:
-        envs = range(self._layout.num_envs_per_env_runner)
-        return [self._layout.slot(self._env_runner, index) for index in envs]
-
-    def worker(self, env_index: int) -> int:
-        """Returns the worker that a sub-environment belongs to."""
-        return self._layout.worker(self._env_runner, env_index)
-
-    # Building
-
-    def build(self, config: Any, context: EnvContext) -> gym.vector.VectorEnv:
+    def build(self, config: WeightedPPOConfig, context: EnvContext) -> VectorEnv:
         """Builds the vector environment, each sub-environment inside a `SeededEnv`.
 
         `EnvContext.vector_index` is each sub-environment's own index. (RLlib's is always 0.)
@@ -204,7 +185,7 @@ class EnvSeeds:
                 context.copy_with_overrides(vector_index=index),
                 seed=self.root_seed,
                 slot=slot,
-                num_slots=self._layout.num_slots,
+                num_slots=self._num_slots,
                 evaluation=self._evaluates,
                 seeding=config.env_seeding,
             )
@@ -218,15 +199,11 @@ class EnvSeeds:
 
     def release(self) -> None:
         """Keeps the counters of a vector environment that is going to be closed."""
-        if self._vector_env is None:
-            return
         try:
             self._resets = self.num_resets
-        except Exception:  # One of its processes is gone. Not the same episode again.
+        except Exception:  # One of its processes is gone. Do not repeat its last episode.
             self._resets = {slot: count + 1 for slot, count in self._resets.items()}
         self._vector_env = None
-
-    # Counters
 
     @property
     def num_resets(self) -> dict[int, int]:
@@ -241,35 +218,39 @@ class EnvSeeds:
 
         Args:
             root_seed: The run's root seed.
-            num_resets: Slot -> resets used so far; also those of other env runners.
+            num_resets: Slot -> resets used so far; may name slots of other env runners.
         """
         self.root_seed = root_seed
         self._resets = {slot: num_resets.get(slot, 0) for slot in self._slots}
         self._write_counters()
 
     def _write_counters(self) -> None:
-        if self._vector_env is not None:
-            self._vector_env.set_attr("num_resets", list(self._resets.values()))
-            self._vector_env.set_attr("root_seed", self.root_seed)
-
-    def start_evaluation(self, version: int) -> None:
-        """Has resets draw from evaluation's seeds, anew for each version of the weights."""
-        self._evaluates = True
-        if version != self._version:
-            self._version = version
-            self._num_evaluation_resets = 0
-            self._set_all(weights_version=version, num_evaluation_resets=0)
-        self._set_all(evaluation=True)
-
-    def end_evaluation(self) -> None:
-        """Has resets draw from training's seeds again."""
-        self._evaluates = False
-        self._set_all(evaluation=False)
+        self._set_all(num_resets=list(self._resets.values()), root_seed=self.root_seed)
 
     def _set_all(self, **attributes: Any) -> None:
         if self._vector_env is not None:
             for name, value in attributes.items():
                 self._vector_env.set_attr(name, value)
+
+    def start_evaluation(self, version: int) -> int:
+        """Lets resets draw from evaluation's seeds, which begin anew with a version of the weights.
+
+        Returns:
+            Which evaluation of these weights it is, from 1.
+        """
+        self._evaluates = True
+        if version != self._version:
+            self._version = version
+            self._num_evaluations = self._num_evaluation_resets = 0
+            self._set_all(weights_version=version, num_evaluation_resets=0)
+        self._set_all(evaluation=True)
+        self._num_evaluations += 1
+        return self._num_evaluations
+
+    def end_evaluation(self) -> None:
+        """Lets resets draw from training's seeds again."""
+        self._evaluates = False
+        self._set_all(evaluation=False)
 
     def next_whole_reset(self) -> int | None:
         """Returns the seed of the next reset of a vector environment that builds its own parts.
@@ -278,8 +259,8 @@ class EnvSeeds:
         """
         if self._vector_env is not None:
             return None
-        first, count = self._slots[0], self._resets[self._slots[0]]
-        counters: tuple[int, ...] = (count,)
+        first = self._slots[0]
+        counters: tuple[int, ...] = (self._resets[first],)
         if self._evaluates:
             counters = (self._version, self._num_evaluation_resets)
             self._num_evaluation_resets += 1
@@ -288,21 +269,19 @@ class EnvSeeds:
         return environment_seed(
             self.root_seed,
             slot=first,
-            num_slots=self._layout.num_slots,
+            num_slots=self._num_slots,
             evaluation=self._evaluates,
             counters=counters,
         )
-
-    # Faults
 
     def take_invalid(self) -> dict[int, str]:
         """Returns worker -> what was wrong with its numbers since the last call."""
         if self._vector_env is None:
             return {}
-        invalid: dict[int, list[str]] = {}
-        for index, fault in enumerate(self._vector_env.get_attr("fault")):
-            if fault is not None:
-                text = f"sub-environment {index}: {fault}"
-                invalid.setdefault(self.worker(index), []).append(text)
-        self._set_all(fault=None)
-        return {worker: "; ".join(texts) for worker, texts in invalid.items()}
+        found: dict[int, list[str]] = {}
+        for index, reason in enumerate(self._vector_env.get_attr("invalid")):
+            if reason is not None:
+                text = f"sub-environment {index}: {reason}"
+                found.setdefault(self.workers[index], []).append(text)
+        self._set_all(invalid=None)
+        return {worker: "; ".join(texts) for worker, texts in found.items()}

@@ -1,21 +1,20 @@
-"""The fast vector path: a whole rollout on arrays, episode objects only where they are asked for.
+"""The fast sampler: a whole rollout on arrays, without RLlib's per-step episodes and connectors.
 
 RLlib's own loop runs connector pipelines, appends to episode objects and logs metrics at every
-vector step. Where nothing in the config can see the difference, this loop does the same
-arithmetic, on the same random stream, in a fraction of the time: both give the same rollouts,
-bit for bit.
+vector step. Where nothing in the config can see the difference, `FastSampler` does the same
+arithmetic on the same random stream in a fraction of the time: both give the same rollouts, bit
+for bit. From top to bottom: what it needs, the sampler, how it steps environments, how it acts.
 """
 
 from __future__ import annotations
 
 import contextlib
-import inspect
 import logging
 import math
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import gymnasium as gym
 import numpy as np
@@ -26,18 +25,480 @@ from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.connectors.env_to_module import MeanStdFilter
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.distribution.torch.torch_distribution import TorchCategorical, TorchDiagGaussian
+from ray.rllib.core.rl_module import RLModule
 from ray.rllib.utils import force_list
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 from ray.rllib.utils.spaces.space_utils import clip_action, unsquash_action
 from ray.rllib.utils.torch_utils import convert_to_torch_tensor
 from torch import Tensor, nn
 
-from rllib_weighted.core.modules import Forward, dense_layers
+from rllib_weighted import _private
+from rllib_weighted.core.eligibility import Requirement, first_reason, required
+from rllib_weighted.core.modules import dense_layers, overriding_class
 from rllib_weighted.core.rollouts import CHUNK, RolloutColumns, ranges
 from rllib_weighted.sampling.envs import SeededEnv
 
-# The policy of the fast vector path: RLlib's arithmetic without what surrounds it
+if TYPE_CHECKING:
+    from rllib_weighted.config import WeightedPPOConfig
 
+logger = logging.getLogger(__name__)
+
+Infos = list[dict[str, Any]]
+"""What one vector step says besides, one dict per sub-environment."""
+Reset = Callable[[], tuple[np.ndarray, Infos]]
+"""Resets all sub-environments: observations of [envs, …], and infos."""
+ForwardPass = Callable[..., dict[str, Any]]
+"""A method of an `RLModule`: (batch, **kwargs) -> outputs."""
+
+
+class FastEnvRunner(Protocol):
+    """What the fast sampler uses of its env runner.
+
+    Attributes:
+        config: The env runner's config.
+        worker_index: RLlib's index of the env runner.
+        module: The policy; RLlib's classes are untyped.
+        env: The vector environment; a new one after a failure.
+        num_envs: Number of sub-environments.
+    """
+
+    config: WeightedPPOConfig
+    worker_index: int
+    module: RLModule
+    env: Any  # gymnasium's wrapper of a vector environment passes on any attribute.
+    num_envs: int
+
+    @property
+    def workers(self) -> list[int]:
+        """The worker of each sub-environment."""
+
+
+# What the fast sampler needs
+
+
+def _callback(*names: str) -> Callable[[FastEnvRunner], str | None]:
+    """Returns env runner -> which of these callbacks the user has overridden or set."""
+
+    def reason(env_runner: FastEnvRunner) -> str | None:
+        classes = force_list(env_runner.config.callbacks_class)
+        for name in names:
+            # RLlib's own subclasses count too: what they do needs episodes.
+            stock = getattr(RLlibCallback, name)
+            if any(getattr(cls, name, None) is not stock for cls in classes) or (
+                getattr(env_runner.config, f"callbacks_{name}") is not None
+            ):
+                return f"the callback `{name}`"
+        return None
+
+    return reason
+
+
+def _has_default_module(env_runner: FastEnvRunner) -> bool:
+    module = env_runner.module
+    return type(module) is DefaultPPOTorchRLModule and not module.is_stateful()
+
+
+def _action_space(env_runner: FastEnvRunner) -> str | None:
+    space = env_runner.env.single_action_space
+    if not isinstance(space, (gym.spaces.Box, gym.spaces.Discrete)):
+        return "the action space is neither Box nor Discrete"
+    return "the action space does not start at 0" if getattr(space, "start", 0) else None
+
+
+def _has_default_module_to_env(env_runner: FastEnvRunner) -> bool:
+    config = env_runner.config
+    return bool(
+        config.add_default_connectors_to_env_to_module_pipeline
+        and config.add_default_connectors_to_module_to_env_pipeline
+        and not _private.custom_module_to_env(config)
+    )
+
+
+def _filters(env_runner: FastEnvRunner) -> list[MeanStdFilter]:
+    """Returns the user's connectors, which come before RLlib's default ones."""
+    if not _private.custom_env_to_module(env_runner.config):
+        return []
+    pipeline = _private.env_to_module(env_runner)
+    return list(pipeline.connectors)[: -_private.NUM_DEFAULT_CONNECTORS]
+
+
+def _is_on(setting: str) -> Requirement[FastEnvRunner]:
+    return required(
+        f"`{setting}=True`", lambda runner: getattr(runner.config, setting), f"`{setting}`=False"
+    )
+
+
+FAST_SAMPLING: tuple[Requirement[FastEnvRunner], ...] = (
+    required("Training", lambda runner: not runner.config.in_evaluation, "it evaluates"),
+    _is_on("fast_sampling"),
+    required(
+        '`gym_env_vectorize_mode="sync"`',
+        lambda runner: isinstance(runner.env.unwrapped, gym.vector.SyncVectorEnv),
+        "the vector environment is not a synchronous one",
+    ),
+    required(
+        "RLlib's default PPO module, without memory",
+        _has_default_module,
+        "the module is a custom or a recurrent one",
+    ),
+    required(
+        "`Box` observations",
+        lambda runner: isinstance(runner.env.single_observation_space, gym.spaces.Box),
+        "the observation space is not a Box",
+    ),
+    Requirement("`Box` actions, or `Discrete` ones that start at 0", _action_space),
+    required(
+        "RLlib's connectors between module and environment",
+        _has_default_module_to_env,
+        "custom module-to-env connectors",
+    ),
+    required(
+        "No other env-to-module connector than `MeanStdFilter`",
+        lambda runner: all(type(piece) is MeanStdFilter for piece in _filters(runner)),
+        "custom env-to-module connectors",
+    ),
+    required(
+        "`restart_failed_sub_environments=False`",
+        lambda runner: not runner.config.restart_failed_sub_environments,
+        "`restart_failed_sub_environments`",
+    ),
+    _is_on("explore"),
+    _is_on("episodes_to_numpy"),
+    Requirement(
+        "No callbacks on episodes",
+        _callback("on_episode_created", "on_episode_start", "on_episode_step", "on_episode_end"),
+    ),
+)
+
+
+def _override(env_runner: FastEnvRunner) -> str | None:
+    """Returns which method a user's subclass overrides to see or change what is sampled."""
+    # Ray's subclass of an actor wraps all methods for tracing: it overrides nothing.
+    cls = getattr(type(env_runner), "__ray_actor_class__", type(env_runner))
+    for hook in ("get_metrics", "sample", "_sample", "sample_round"):
+        if owner := overriding_class(cls, hook):
+            return f"{owner} overrides `{hook}`"
+    return None
+
+
+COLUMN_SAMPLING: tuple[Requirement[FastEnvRunner], ...] = (
+    Requirement("No subclass overrides what is sampled", _override),
+    Requirement("No callback `on_sample_end`", _callback("on_sample_end")),
+)
+
+
+def why_not_fast_sampling(env_runner: FastEnvRunner) -> str | None:
+    """Returns why an env runner must sample in RLlib's own loop; None if it can go faster."""
+    return first_reason(FAST_SAMPLING, env_runner)
+
+
+def why_not_column_sampling(env_runner: FastEnvRunner) -> str | None:
+    """Returns why a fast rollout must become episodes; None if it can stay columns."""
+    return first_reason(COLUMN_SAMPLING, env_runner)
+
+
+def make_fast_sampler(env_runner: FastEnvRunner, reset: Reset) -> FastSampler | None:
+    """Returns the fast sampler, or None if something needs RLlib's own loop; logs which.
+
+    Args:
+        env_runner: The env runner.
+        reset: See `FastSampler`.
+    """
+    index = env_runner.worker_index
+    if reason := why_not_fast_sampling(env_runner):
+        logger.info("Env runner %s samples in RLlib's own loop: %s.", index, reason)
+        return None
+    reason = why_not_column_sampling(env_runner)
+    what = f"episodes: {reason}" if reason else "columns, if the learner takes them"
+    logger.info("Env runner %s samples on the fast path and hands on %s.", index, what)
+    return FastSampler(env_runner, reset)
+
+
+# Sampling
+
+
+@dataclass
+class _Recording:
+    """One rollout of T vector steps, time first.
+
+    Args:
+        obs: T + 1 arrays of [envs, …] as the module sees them.
+        infos: T + 1 lists, None of a step without; empty if nobody wants them.
+        resets: T arrays of [envs]: whether the step was a reset, and so none.
+        steps: T vector steps.
+    """
+
+    obs: list[np.ndarray]
+    infos: list[Infos | None]
+    resets: list[np.ndarray] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+
+
+class FastSampler:
+    """Samples for one env runner on arrays; ongoing episodes go on in the next call.
+
+    Args:
+        env_runner: An env runner for which `why_not_fast_sampling` is None.
+        reset: Resets all sub-environments: observations, [envs, …], and infos.
+    """
+
+    def __init__(self, env_runner: FastEnvRunner, reset: Reset) -> None:
+        self._runner = env_runner
+        self._reset_envs = reset
+        self._device = _private.device(env_runner)
+        self._filters = _filters(env_runner)
+        self._for_env = actions_for_env(env_runner.config, env_runner.env.single_action_space)
+        self._raw = np.empty(0)  # [envs, …] as the environments gave them.
+        self._obs: np.ndarray | None = None  # [envs, …] as the module sees them.
+        self._infos: Infos | None = None
+        self._resets_next = np.empty(0, np.bool_)  # [envs]: whether the next step is a reset.
+        self._ongoing: list[tuple[str, int]] = []  # Of each env: the episode's id, steps so far.
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether the next call goes on with the ongoing episodes."""
+        return self._obs is not None
+
+    def forget(self) -> None:
+        """Drops the ongoing episodes; the next call starts with a reset."""
+        self._obs = None
+
+    def sample(
+        self, num_timesteps: int, *, with_infos: bool, forward: ForwardPass | None = None
+    ) -> RolloutColumns:
+        """Steps the environments, exploring, until `num_timesteps` steps are done.
+
+        Args:
+            num_timesteps: Environment steps over all sub-environments; resets do not count.
+            with_infos: Whether to return the environments' infos; sampling is slower with them.
+            forward: What to explore with instead of the module's own forward pass.
+
+        Returns:
+            Done episodes in the order in which they ended, then the ongoing chunks.
+        """
+        if self._obs is None:
+            self._obs = self._reset()
+        module = self._runner.module
+        with evaluating(module):
+            policy = RolloutPolicy(module, self._device, forward)
+            recording = self._record(self._obs, num_timesteps, policy, with_infos=with_infos)
+        return self._columns(recording, policy.columns())
+
+    def _reset(self) -> np.ndarray:
+        num_envs = self._runner.num_envs
+        obs, self._infos = self._reset_envs()
+        self._raw = obs.copy()
+        self._resets_next = np.zeros(num_envs, np.bool_)
+        self._ongoing = [(uuid.uuid4().hex, 0) for _ in range(num_envs)]
+        return self._filtered(self._raw)
+
+    def _record(
+        self, obs: np.ndarray, num_timesteps: int, policy: RolloutPolicy, *, with_infos: bool
+    ) -> _Recording:
+        env = self._runner.env
+        stepper: Stepper
+        if with_infos or not can_step_directly(env):
+            stepper = VectorStepper(env, self._resets_next)
+        else:
+            stepper = DirectStepper(env, self._raw)
+        recording = _Recording([obs], [self._infos] if with_infos else [])
+        missing = num_timesteps
+        while missing > 0:
+            resets = self._resets_next
+            step = stepper.step(self._for_env(policy.act(obs)), resets)
+            missing -= len(resets) - int(np.count_nonzero(resets))
+            self._raw, self._infos = step.obs, step.infos
+            self._obs = obs = self._filtered(step.obs)
+            self._resets_next = step.terminateds | step.truncateds
+            recording.obs.append(obs)
+            if with_infos:
+                recording.infos.append(step.infos)
+            recording.resets.append(resets)
+            recording.steps.append(step)
+        stepper.leave()
+        return recording
+
+    def _filtered(self, obs: np.ndarray) -> np.ndarray:
+        if not self._filters:
+            return obs
+        rows = list(obs)
+        for piece in self._filters:
+            rows = _private.filtered(piece, rows)
+        return np.stack(rows)
+
+    def _columns(self, recording: _Recording, columns: dict[str, np.ndarray]) -> RolloutColumns:
+        """Cuts a recording into chunks, one after the other.
+
+        Args:
+            recording: The rollout.
+            columns: Name -> [T, envs, …]: what the policy computed.
+        """
+        if isinstance(self._runner.env.single_action_space, gym.spaces.Discrete):
+            columns[Columns.ACTIONS] = columns[Columns.ACTIONS].astype(np.int32)  # As RLlib's.
+        columns[Columns.REWARDS] = np.stack([step.rewards for step in recording.steps])
+        terminated = np.stack([step.terminateds for step in recording.steps])
+        truncated = np.stack([step.truncateds for step in recording.steps])
+        spans = _spans(np.stack(recording.resets), terminated | truncated)
+        env, start, stop = np.array(spans, np.int64).reshape(-1, 3).T
+
+        def gather(column: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+            rows = ranges(start, lengths) * column.shape[1] + np.repeat(env, lengths)
+            return np.asarray(column.reshape(-1, *column.shape[2:])[rows])
+
+        chunks = np.zeros(len(spans), CHUNK)
+        chunks["env_index"], chunks["length"] = env, stop - start
+        chunks["worker"] = np.array(self._runner.workers)[env]
+        chunks["terminated"] = terminated[stop - 1, env]
+        chunks["truncated"] = truncated[stop - 1, env]
+        chunks[WEIGHTS_SEQ_NO] = _private.weights_version(self._runner)
+        for chunk, index in zip(chunks, env.tolist(), strict=True):
+            id_, t = self._ongoing[index]
+            chunk["id"], chunk["t_started"] = id_, t
+            is_done = chunk["terminated"] or chunk["truncated"]
+            self._ongoing[index] = (
+                (uuid.uuid4().hex, 0) if is_done else (id_, t + int(chunk["length"]))
+            )
+        infos = _infos_array(recording.infos, self._runner.num_envs)
+        return RolloutColumns(
+            gather(np.stack(recording.obs), stop - start + 1),
+            {name: gather(column, stop - start) for name, column in columns.items()},
+            chunks,
+            gather(infos, stop - start + 1) if recording.infos else None,
+        )
+
+
+def _infos_array(infos: Sequence[Infos | None], num_envs: int) -> np.ndarray:
+    """Returns infos as [T + 1, envs] of dicts; empty ones where a step was taken without."""
+    array = np.empty((len(infos), num_envs), object)
+    for row, step in zip(array, infos, strict=True):
+        row[:] = [{} for _ in row] if step is None else step
+    return array
+
+
+def _spans(resets: np.ndarray, ends: np.ndarray) -> list[tuple[int, int, int]]:
+    """Returns the chunks of a rollout: those that end an episode, in that order, then the others.
+
+    Args:
+        resets: [T, envs]: whether the step was a reset: it belongs to no episode.
+        ends: [T, envs]: whether it was an episode's last one.
+
+    Returns:
+        Sub-environment, first step, last step + 1.
+    """
+    done = []
+    starts = [0] * resets.shape[1]
+    for last, index in np.argwhere(ends).tolist():
+        start = starts[index]
+        done.append((index, start + int(resets[start, index]), last + 1))
+        starts[index] = last + 1
+    ongoing = []
+    for index, start in enumerate(starts):
+        if start < len(resets):
+            start += int(resets[start, index])
+        if start < len(resets):
+            ongoing.append((index, start, len(resets)))
+    return done + ongoing
+
+
+# Stepping the sub-environments
+
+
+class Step(NamedTuple):
+    """Result of one vector step: `obs` [envs, …], the rest [envs]; infos where they are kept."""
+
+    obs: np.ndarray
+    rewards: np.ndarray
+    terminateds: np.ndarray
+    truncateds: np.ndarray
+    infos: Infos | None
+
+
+class Stepper(Protocol):
+    """What steps the sub-environments in one call of `FastSampler.sample`."""
+
+    def step(self, actions: np.ndarray, resets: np.ndarray) -> Step:
+        """Steps all sub-environments; those that `resets` names start a new episode instead."""
+
+    def leave(self) -> None:
+        """Leaves the environments so that another stepper can go on with them."""
+
+
+class VectorStepper:
+    """Steps the vector environment as RLlib does; keeps the infos.
+
+    Args:
+        env: The env runner's vector environment.
+        resets_next: [envs]: which sub-environments the next step resets.
+    """
+
+    def __init__(self, env: Any, resets_next: np.ndarray) -> None:
+        self._env = env
+        if type(env.unwrapped) is gym.vector.SyncVectorEnv:
+            # A `DirectStepper` may have stepped its environments before.
+            _private.set_autoreset(env.unwrapped, resets_next)
+
+    def step(self, actions: np.ndarray, resets: np.ndarray) -> Step:
+        """See `Stepper`; which ones start anew, the vector environment has noted by itself."""
+        return Step(*self._env.step(actions))
+
+    def leave(self) -> None:
+        """See `Stepper`; the vector environment knows everything."""
+
+
+class DirectStepper:
+    """Steps each sub-environment itself, without infos, and checks all numbers at once.
+
+    The same as gymnasium's `SyncVectorEnv` over `SeededEnv`s, without the copies and the
+    per-environment checks; see `can_step_directly`.
+
+    Args:
+        env: The env runner's vector environment.
+        obs: [envs, …]: the observations before the first step, as the environments gave them.
+    """
+
+    def __init__(self, env: Any, obs: np.ndarray) -> None:
+        self._envs: tuple[SeededEnv, ...] = tuple(env.unwrapped.envs)
+        self._obs = obs
+        self._may_be_infinite = obs.dtype.kind in "fc"
+
+    def step(self, actions: np.ndarray, resets: np.ndarray) -> Step:
+        """See `Stepper`."""
+        num_envs = len(self._envs)
+        observations: list[Any] = [None] * num_envs
+        rewards = np.zeros(num_envs)
+        terminateds, truncateds = np.zeros(num_envs, np.bool_), np.zeros(num_envs, np.bool_)
+        for i, (env, resets_now) in enumerate(zip(self._envs, resets.tolist(), strict=True)):
+            if resets_now:
+                observations[i], _ = env.reset()
+            else:
+                step = env.env.step(actions[i])
+                observations[i], rewards[i], terminateds[i], truncateds[i], _ = step
+        obs = np.stack(observations, out=np.empty_like(self._obs))
+        is_finite = not self._may_be_infinite or np.isfinite(obs).all()
+        if not (is_finite and np.isfinite(rewards).all()):
+            for i, env in enumerate(self._envs):
+                rewards[i] = env.finite_reward(rewards[i])
+                if not resets[i]:
+                    obs[i] = env.replace_nonfinite(observations[i], self._obs[i])
+        self._obs = obs
+        return Step(obs, rewards, terminateds, truncateds, None)
+
+    def leave(self) -> None:
+        """Tells each sub-environment its last observation, for its own check of the next step."""
+        for env, obs in zip(self._envs, self._obs, strict=True):
+            env.remember(obs)
+
+
+def can_step_directly(env: Any) -> bool:
+    """Whether a vector environment is a plain synchronous one of `SeededEnv`s."""
+    return (
+        type(env) is DictInfoToList
+        and type(env.env) is gym.vector.SyncVectorEnv
+        and all(type(sub_env) is SeededEnv for sub_env in env.env.envs)
+    )
+
+
+# Acting: RLlib's arithmetic without what surrounds it
 
 _LOG_SQRT_2PI = math.log(math.sqrt(2 * math.pi))
 
@@ -46,14 +507,12 @@ _LOG_SQRT_2PI = math.log(math.sqrt(2 * math.pi))
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Inside, the module is in evaluation mode and records no gradients."""
     was_training = module.training
-    if was_training:
-        module.eval()
+    module.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        if was_training:
-            module.train()
+        module.train(was_training)
 
 
 class RolloutPolicy:
@@ -61,13 +520,19 @@ class RolloutPolicy:
 
     Args:
         module: RLlib's default PPO module, with the parameters to act with.
-        device: Where it computes.
+        device: The torch device on which it computes; None is the CPU.
+        forward: What to explore with instead of the module's own forward pass.
     """
 
-    def __init__(self, module: Any, device: Any) -> None:
+    def __init__(
+        self,
+        module: RLModule,
+        device: torch.device | str | None,
+        forward: ForwardPass | None = None,
+    ) -> None:
         self._device = device
         self._is_on_cpu = device is None or str(device) == "cpu"
-        self._forward = _forward_of(module)
+        self._inputs_of = _policy_inputs(module, forward)
         self._distribution = module.get_exploration_action_dist_cls()
         self._act = {TorchCategorical: self._categorical, TorchDiagGaussian: self._gaussian}.get(
             self._distribution, self._general
@@ -82,7 +547,7 @@ class RolloutPolicy:
             tensor = torch.from_numpy(obs)
         else:
             tensor = convert_to_torch_tensor(obs, self._device)
-        inputs = self._forward(tensor)
+        inputs = self._inputs_of(tensor)
         self._inputs.append(inputs)
         actions = self._act(inputs)
         self._actions.append(actions)
@@ -121,27 +586,26 @@ class RolloutPolicy:
         }
 
 
-def _forward_of(module: Any) -> Forward:
+def _policy_inputs(module: RLModule, forward: ForwardPass | None) -> Callable[[Tensor], Tensor]:
     """Returns observations -> the inputs of the action distribution, by the shortest way."""
-    if "forward_exploration" in vars(module):  # Each worker acts with its own parameters.
-        return lambda obs: module.forward_exploration({Columns.OBS: obs})[
-            Columns.ACTION_DIST_INPUTS
-        ]
-    layers = None if "_forward_exploration" in vars(module) else dense_layers(module)
+    # A compiled module has its forward pass on the instance.
+    is_changed = {"forward_exploration", "_forward_exploration"} & vars(module).keys()
+    layers = None if forward or is_changed else dense_layers(module)
     if layers is None:
-        return lambda obs: module._forward_exploration({Columns.OBS: obs})[
-            Columns.ACTION_DIST_INPUTS
-        ]
+        act = forward or module.forward_exploration
+        return lambda obs: act({Columns.OBS: obs})[Columns.ACTION_DIST_INPUTS]
 
-    def forward(obs: Tensor) -> Tensor:
+    def through_layers(obs: Tensor) -> Tensor:
         for layer in layers:
             obs = layer(obs)
         return obs
 
-    return forward
+    return through_layers
 
 
-def actions_for_env(config: Any, space: gym.Space) -> Callable[[np.ndarray], np.ndarray]:
+def actions_for_env(
+    config: WeightedPPOConfig, space: gym.Space[Any]
+) -> Callable[[np.ndarray], np.ndarray]:
     """Returns actions of the policy, [envs, …] -> those for the environments, as RLlib's own.
 
     Args:
@@ -152,403 +616,15 @@ def actions_for_env(config: Any, space: gym.Space) -> Callable[[np.ndarray], np.
         config.normalize_actions or config.clip_actions
     ):
         return lambda actions: actions
-    if config.normalize_actions and not (
+    if not config.normalize_actions:
+        return lambda actions: np.asarray(clip_action(actions, space))
+    if not (
         space.dtype in (np.float32, np.float64)
         and bool(np.all(space.bounded_below))
         and bool(np.all(space.bounded_above))
     ):
         return lambda actions: np.asarray(unsquash_action(actions, space))
-    if not config.normalize_actions:
-        return lambda actions: np.asarray(clip_action(actions, space))
+    # What `unsquash_action` does with a bounded space, without its checks at every step.
     low, high = space.low, space.high
     width = high - low
     return lambda actions: np.minimum(np.maximum(low + (actions + 1.0) * width / 2.0, low), high)
-
-
-# Stepping the sub-environments of one env runner
-
-
-class Step(NamedTuple):
-    """What came of one vector step: `obs` [envs, …], the rest [envs]; infos if wanted."""
-
-    obs: np.ndarray
-    rewards: np.ndarray
-    terminateds: np.ndarray
-    truncateds: np.ndarray
-    infos: list[dict[str, Any]] | None
-
-
-class VectorStepper:
-    """Steps the vector environment as RLlib does; for whoever wants infos.
-
-    Args:
-        env: The env runner's vector environment.
-        resets_next: [envs]: which sub-environments the next step resets.
-    """
-
-    def __init__(self, env: Any, resets_next: np.ndarray) -> None:
-        self._env = env
-        if type(env.unwrapped) is gym.vector.SyncVectorEnv:
-            # A `DirectStepper` may have gone before. Private; tested with gymnasium 1.2.2.
-            env.unwrapped._autoreset_envs = resets_next.copy()
-
-    def step(self, actions: np.ndarray, resets: np.ndarray) -> Step:
-        """Steps all sub-environments; those that `resets` names start a new episode."""
-        return Step(*self._env.step(actions))
-
-    def leave(self) -> None:
-        """Nothing is left to be handed over."""
-
-
-class DirectStepper:
-    """Steps each sub-environment itself, without infos, and looks at all numbers at once.
-
-    The same as gymnasium's `SyncVectorEnv` over `SeededEnv`s, without the copies and the
-    per-environment checks; see `can_step_directly`.
-
-    Args:
-        env: The env runner's vector environment.
-        obs: [envs, …]: the observations before the first step, as the environments gave them.
-    """
-
-    def __init__(self, env: Any, obs: np.ndarray) -> None:
-        self._envs: tuple[SeededEnv, ...] = tuple(env.unwrapped.envs)
-        self._obs = obs
-        self._may_be_bad = obs.dtype.kind in "fc"
-
-    def step(self, actions: np.ndarray, resets: np.ndarray) -> Step:
-        """Steps all sub-environments; those that `resets` names start a new episode."""
-        num_envs = len(self._envs)
-        observations: list[Any] = [None] * num_envs
-        rewards = np.zeros(num_envs)
-        terminateds, truncateds = np.zeros(num_envs, np.bool_), np.zeros(num_envs, np.bool_)
-        for i, (env, resets_now) in enumerate(zip(self._envs, resets.tolist(), strict=True)):
-            if resets_now:
-                observations[i], _ = env.reset()
-            else:
-                step = env.env.step(actions[i])
-                observations[i], rewards[i], terminateds[i], truncateds[i], _ = step
-        obs = np.stack(observations, out=np.empty_like(self._obs))
-        sound = not self._may_be_bad or np.isfinite(obs).all()
-        if not (sound and np.isfinite(rewards).all()):
-            rewards = np.array(
-                [env.finite_reward(r) for env, r in zip(self._envs, rewards, strict=True)]
-            )
-            observations = [
-                obs_i if reset else env.replace_nonfinite(obs_i, last)
-                for env, obs_i, last, reset in zip(
-                    self._envs, observations, self._obs, resets, strict=True
-                )
-            ]
-            obs = np.stack(observations, out=np.empty_like(self._obs))
-        self._obs = obs
-        return Step(obs, rewards, terminateds, truncateds, None)
-
-    def leave(self) -> None:
-        """Tells each sub-environment its last observation, for whoever steps it next."""
-        for env, obs in zip(self._envs, self._obs, strict=True):
-            env.remember(obs)
-
-
-def can_step_directly(env: Any) -> bool:
-    """Whether a vector environment is a plain synchronous one of `SeededEnv`s."""
-    return (
-        type(env) is DictInfoToList
-        and type(env.env) is gym.vector.SyncVectorEnv
-        and all(type(sub_env) is SeededEnv for sub_env in env.env.envs)
-    )
-
-
-logger = logging.getLogger(__name__)
-
-_EPISODE_CALLBACKS = (
-    "on_episode_created",
-    "on_episode_start",
-    "on_episode_step",
-    "on_episode_end",
-)
-
-
-def why_not_fast(env_runner: Any) -> str | None:
-    """Returns what in the config needs RLlib's own loop; None if the fast path will do."""
-    config = env_runner.config
-    if not config.fast_sampling:
-        return "`fast_sampling`=False"
-    if not isinstance(env_runner.env.unwrapped, gym.vector.SyncVectorEnv):
-        return "the vector environment is not a synchronous one"
-    if type(env_runner.module) is not DefaultPPOTorchRLModule or env_runner.module.is_stateful():
-        return "the module is a custom or a recurrent one"
-    if not isinstance(env_runner.env.single_observation_space, gym.spaces.Box):
-        return "the observation space is not a Box"
-    action_space = env_runner.env.single_action_space
-    if not isinstance(action_space, (gym.spaces.Box, gym.spaces.Discrete)):
-        return "the action space is neither Box nor Discrete"
-    if getattr(action_space, "start", 0):
-        return "the action space does not start at 0"
-    if not (
-        config.add_default_connectors_to_env_to_module_pipeline
-        and config.add_default_connectors_to_module_to_env_pipeline
-        and config._module_to_env_connector is None
-    ):
-        return "custom module-to-env connectors"
-    if _custom_pieces(env_runner) is None:
-        return "custom env-to-module connectors"
-    if config.restart_failed_sub_environments:
-        return "`restart_failed_sub_environments`"
-    if not config.explore:
-        return "`explore`=False"
-    if not config.episodes_to_numpy:
-        return "`episodes_to_numpy`=False"
-    return _callback(config, _EPISODE_CALLBACKS)
-
-
-def make_fast_sampler(env_runner: Any, for_episodes: str | None) -> FastSampler | None:
-    """Returns the fast vector path, or None if something needs RLlib's own loop; logs which.
-
-    Args:
-        env_runner: The env runner.
-        for_episodes: What needs episodes; see `why_episodes`.
-    """
-    index = env_runner.worker_index
-    reason = "it evaluates" if env_runner.config.in_evaluation else why_not_fast(env_runner)
-    if reason is not None:
-        logger.info("Env runner %s samples in RLlib's own loop: %s.", index, reason)
-        return None
-    what = f"episodes: {for_episodes}" if for_episodes else "columns, if the learner takes them"
-    logger.info("Env runner %s samples on the fast path and hands on %s.", index, what)
-    return FastSampler(env_runner)
-
-
-# What a subclass of a user's may override in order to see or change what is sampled.
-_EPISODE_HOOKS = ("get_metrics", "sample", "_sample", "sample_round", "tag_episode")
-
-
-def why_episodes(env_runner: Any, base: type) -> str | None:
-    """Returns what needs a fast rollout as episodes; None if columns will do.
-
-    Args:
-        env_runner: The env runner.
-        base: The class whose own methods take columns.
-    """
-    for hook in _EPISODE_HOOKS:
-        # Unwrapped: in an actor, Ray's subclass wraps all methods for tracing.
-        own, ours = (inspect.unwrap(getattr(cls, hook)) for cls in (type(env_runner), base))
-        if own is not ours:
-            return f"{type(env_runner).__name__} overrides `{hook}`"
-    return _callback(env_runner.config, ("on_sample_end",))
-
-
-def _custom_pieces(env_runner: Any) -> list[MeanStdFilter] | None:
-    """Returns the observation filters in front of RLlib's default connectors; None: others."""
-    if env_runner.config._env_to_module_connector is None:
-        return []
-    defaults = 5  # What RLlib appends to a single-agent pipeline (tested with Ray 2.60).
-    pieces = list(env_runner._env_to_module.connectors)[:-defaults]
-    return pieces if all(type(piece) is MeanStdFilter for piece in pieces) else None
-
-
-def _callback(config: Any, names: tuple[str, ...]) -> str | None:
-    for name in names:
-        overridden = any(
-            getattr(cls, name, None) is not getattr(RLlibCallback, name)
-            for cls in force_list(config.callbacks_class)
-        )
-        if overridden or getattr(config, f"callbacks_{name}") is not None:
-            return f"the callback `{name}`"
-    return None
-
-
-@dataclass
-class _Ongoing:
-    """The episode that a sub-environment is in.
-
-    Args:
-        id_: The episode's id.
-        t: Steps that earlier chunks hold.
-    """
-
-    id_: str
-    t: int = 0
-
-
-@dataclass
-class _Recording:
-    """One rollout, time first.
-
-    Args:
-        obs: T + 1 arrays of [envs, …] as the module sees them.
-        resets: T arrays of [envs]: whether the step was a reset, and so none.
-        infos: T + 1 lists of one dict per sub-environment; empty if not wanted.
-    """
-
-    obs: list[np.ndarray]
-    infos: list[Any]
-    resets: list[np.ndarray] = field(default_factory=list)
-    rewards: list[np.ndarray] = field(default_factory=list)
-    terminateds: list[np.ndarray] = field(default_factory=list)
-    truncateds: list[np.ndarray] = field(default_factory=list)
-
-
-# Of a chunk: sub-environment, first step, last step + 1.
-_Span = tuple[int, int, int]
-
-
-_Infos = list[list[dict[str, Any]]]
-
-
-class FastSampler:
-    """Samples for one env runner on arrays; keeps what goes on from call to call.
-
-    Args:
-        env_runner: The env runner; see `why_not_fast` for what it must be like.
-    """
-
-    def __init__(self, env_runner: Any) -> None:
-        self._runner = env_runner
-        self._filters = _custom_pieces(env_runner) or []
-        self._for_env = actions_for_env(env_runner.config, env_runner.env.single_action_space)
-        self._raw: np.ndarray | None = None  # [envs, …] as the environments gave them.
-        self._obs: np.ndarray | None = None  # [envs, …] as the module sees them.
-        self._infos: Any = []  # One per sub-environment.
-        self._resets_next = np.zeros(env_runner.num_envs, np.bool_)
-        self._ongoing: list[_Ongoing] = []
-
-    @property
-    def is_under_way(self) -> bool:
-        """Whether the next call goes on with the ongoing episodes."""
-        return self._obs is not None
-
-    def forget(self) -> None:
-        """Drops the ongoing episodes; the next call starts with a reset."""
-        self._obs = None
-
-    def sample(
-        self, num_timesteps: int, *, with_infos: bool
-    ) -> tuple[RolloutColumns, _Infos | None]:
-        """Steps the environments, exploring, until `num_timesteps` steps are done.
-
-        Args:
-            num_timesteps: Environment steps over all sub-environments; resets do not count.
-            with_infos: Whether the environments' infos are wanted; it is slower.
-
-        Returns:
-            Done episodes in the order in which they ended, then the ongoing chunks; and the
-            infos of each of them.
-        """
-        if self._obs is None:
-            self._reset()
-        with evaluating(self._runner.module):
-            policy = RolloutPolicy(self._runner.module, self._runner._device)
-            recording = self._record(num_timesteps, policy, with_infos=with_infos)
-        ends = np.stack(recording.terminateds) | np.stack(recording.truncateds)
-        spans = _spans(np.stack(recording.resets), ends)
-        infos = None
-        if with_infos:
-            infos = [
-                [row[env] for row in recording.infos[start : stop + 1]]
-                for env, start, stop in spans
-            ]
-        return self._columns(recording, spans, policy.columns()), infos
-
-    def _reset(self) -> None:
-        obs, infos = self._runner._try_env_reset()
-        self._raw = obs.copy()
-        self._obs = self._filtered(self._raw)
-        self._infos = infos
-        self._resets_next = np.zeros(self._runner.num_envs, np.bool_)
-        self._ongoing = [_Ongoing(uuid.uuid4().hex) for _ in range(self._runner.num_envs)]
-
-    def _record(self, num_timesteps: int, policy: RolloutPolicy, *, with_infos: bool) -> _Recording:
-        assert self._obs is not None
-        assert self._raw is not None
-        env = self._runner.env
-        stepper: VectorStepper | DirectStepper
-        if with_infos or not can_step_directly(env):
-            stepper = VectorStepper(env, self._resets_next)
-        else:
-            stepper = DirectStepper(env, self._raw)
-        recording = _Recording([self._obs], [self._infos])
-        missing = num_timesteps
-        while missing > 0:
-            actions = self._for_env(policy.act(self._obs))
-            step = stepper.step(actions, self._resets_next)
-            recording.resets.append(self._resets_next)
-            missing -= len(self._resets_next) - int(np.count_nonzero(self._resets_next))
-            self._raw, self._infos = step.obs, step.infos
-            self._obs = self._filtered(step.obs)
-            self._resets_next = step.terminateds | step.truncateds
-            recording.obs.append(self._obs)
-            recording.rewards.append(step.rewards)
-            recording.terminateds.append(step.terminateds)
-            recording.truncateds.append(step.truncateds)
-            recording.infos.append(step.infos)
-        stepper.leave()
-        if self._infos is None:
-            self._infos = [{} for _ in self._resets_next]
-        return recording
-
-    def _filtered(self, obs: np.ndarray) -> np.ndarray:
-        if not self._filters:
-            return obs
-        rows = list(obs)
-        for piece in self._filters:
-            if piece._filters is None:
-                piece._init_new_filters()
-            rows = [piece._filters[None](row, update=piece._update_stats) for row in rows]
-        return np.stack(rows)
-
-    def _columns(
-        self, recording: _Recording, spans: list[_Span], columns: dict[str, np.ndarray]
-    ) -> RolloutColumns:
-        """Cuts a recording into chunks, one after the other."""
-        table = np.array(spans, np.int64).reshape(-1, 3)
-        env, start, stop = table.T
-        num_envs = self._runner.num_envs
-        if isinstance(self._runner.env.single_action_space, gym.spaces.Discrete):
-            columns[Columns.ACTIONS] = columns[Columns.ACTIONS].astype(np.int32)  # As RLlib's.
-        columns[Columns.REWARDS] = np.stack(recording.rewards)
-
-        def gather(column: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-            rows = ranges(start, lengths) * num_envs + np.repeat(env, lengths)
-            return column.reshape(-1, *column.shape[2:])[rows]
-
-        chunks = np.zeros(len(spans), CHUNK)
-        chunks["env_index"], chunks["length"] = env, stop - start
-        chunks["worker"] = [self._runner.worker_of(index) for index in env.tolist()]
-        chunks["terminated"] = np.stack(recording.terminateds)[stop - 1, env]
-        chunks["truncated"] = np.stack(recording.truncateds)[stop - 1, env]
-        chunks[WEIGHTS_SEQ_NO] = self._runner._weights_seq_no
-        ends = chunks["terminated"] | chunks["truncated"]
-        for chunk, index, is_end in zip(chunks, env.tolist(), ends.tolist(), strict=True):
-            ongoing = self._ongoing[index]
-            chunk["id"], chunk["t_started"] = ongoing.id_, ongoing.t
-            ongoing.t += int(chunk["length"])
-            if is_end:
-                self._ongoing[index] = _Ongoing(uuid.uuid4().hex)
-        return RolloutColumns(
-            gather(np.stack(recording.obs), stop - start + 1),
-            {name: gather(column, stop - start) for name, column in columns.items()},
-            chunks,
-        )
-
-
-def _spans(resets: np.ndarray, ends: np.ndarray) -> list[_Span]:
-    """Returns the done episodes' spans in the order in which they ended, then the ongoing ones'.
-
-    Args:
-        resets: [T, envs]: whether the step was a reset: it belongs to no episode.
-        ends: [T, envs]: whether it was an episode's last one.
-    """
-    done: list[_Span] = []
-    starts = [0] * resets.shape[1]
-    for last, index in np.argwhere(ends).tolist():
-        start = starts[index]
-        done.append((index, start + int(resets[start, index]), last + 1))
-        starts[index] = last + 1
-    ongoing = []
-    for index, start in enumerate(starts):
-        if start < len(resets):
-            start += int(resets[start, index])
-        if start < len(resets):
-            ongoing.append((index, start, len(resets)))
-    return done + ongoing

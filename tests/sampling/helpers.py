@@ -41,9 +41,9 @@ def sample(
     runner: WeightedEnvRunner,
     round: int = 1,
     num_resets: dict[int, int] | None = None,
-    **order: Any,
+    **request: Any,
 ) -> SampleResult:
     """Samples a round that must not fail."""
-    result = runner.sample_round(SampleRequest(round, SEED, {}, num_resets or {}, **order))
+    result = runner.sample_round(SampleRequest(round, SEED, {}, num_resets or {}, **request))
     assert result.error is None, result.error
     return result

@@ -76,22 +76,20 @@ def _config(*, restart: bool = True, ignore: bool = False) -> SimpleNamespace:
 
 
 def _collect(group: Any, config: Any = None) -> Rollouts:
-    return collect_rollouts(
-        group, config=config or _config(), round=4, root_seed=9, state={}, num_resets={0: 2}
-    )
+    return collect_rollouts(group, SampleRequest(4, 9, {}, {0: 2}), config or _config())
 
 
-def test_the_local_env_runner_gets_the_order() -> None:
-    orders: list[SampleRequest] = []
+def test_the_local_env_runner_gets_the_request() -> None:
+    requests: list[SampleRequest] = []
 
-    def sample_round(order: SampleRequest) -> SampleResult:
-        orders.append(order)
+    def sample_round(request: SampleRequest) -> SampleResult:
+        requests.append(request)
         return _result(1)
 
     rollouts = _collect(_LocalGroup(sample_round))
     assert rollouts.workers == {0}
-    (order,) = orders
-    assert (order.round, order.root_seed, order.num_resets) == (4, 9, {0: 2})
+    (request,) = requests
+    assert (request.round, request.root_seed, request.num_resets) == (4, 9, {0: 2})
 
 
 @pytest.mark.usefixtures("ray_session")

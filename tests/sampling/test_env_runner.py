@@ -332,7 +332,7 @@ def test_env_runners_and_seeds_differ() -> None:
     assert not set(_seeds(first)) & set(_seeds(other))
 
 
-def test_the_orders_root_seed_counts_and_not_the_configs() -> None:
+def test_the_requests_root_seed_counts_and_not_the_configs() -> None:
     config = _scripted().debugging(seed=None)
     _assert_same(sample(make_runner(config)), sample(make_runner(config)))
 
@@ -467,10 +467,10 @@ def test_vector_entry_points_are_seeded_by_whole_resets() -> None:
     assert starts[0] != starts[1]
 
 
-# Orders
+# Requests
 
 
-def test_orders_that_piled_up_behind_a_slow_round_are_skipped() -> None:
+def test_requests_that_piled_up_behind_a_slow_round_are_skipped() -> None:
     config = _scripted().env_runners(sample_timeout_s=1e-9)
     runner = make_runner(config)
     past = time.time() - 1
@@ -491,7 +491,7 @@ def test_a_state_without_weights_leaves_their_number_alone() -> None:
 
 
 @pytest.mark.parametrize("version", [5, 4])
-def test_an_order_brings_its_weights_whatever_their_number(version: int) -> None:
+def test_a_request_brings_its_weights_whatever_their_number(version: int) -> None:
     # RLlib takes newer ones only. A restored checkpoint's may be older, or others of this number.
     runner = make_runner(_scripted())
     runner._weights_seq_no = 5

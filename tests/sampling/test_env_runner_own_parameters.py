@@ -42,7 +42,7 @@ def _config(env: Any = "CartPole-v1", unit: str = "env", **env_runners: Any) -> 
 
 
 class OwnModule(DefaultPPOTorchRLModule):
-    """A custom one, for which nothing can be known: it needs the general way."""
+    """A custom one, for which nothing can be known: it is called row by row."""
 
 
 def _with_own_module(config: WeightedPPOConfig) -> WeightedPPOConfig:
@@ -328,7 +328,7 @@ def test_an_evaluation_uses_the_exported_policy(unit: str, loop: str) -> None:
     )
 
 
-def test_weights_in_the_order_are_kept_and_not_acted_with() -> None:
+def test_weights_in_the_request_are_kept_and_not_acted_with() -> None:
     runner = make_runner(_config())
     stacks = _stacks(runner)
     exported = {name: value + 0.5 for name, value in _weights(runner).items()}
@@ -354,8 +354,8 @@ def test_an_exception_in_the_round_leaves_the_exported_policy(unit: str, tmp_pat
     runner = make_runner(config)
     before, parameters = _weights(runner), [id(p) for p in runner.module.parameters()]
     (tmp_path / "raise-0").touch()
-    order = SampleRequest(1, SEED, {}, {}, per_worker_parameters=_stacks(runner))
-    error = runner.sample_round(order).error
+    request = SampleRequest(1, SEED, {}, {}, per_worker_parameters=_stacks(runner))
+    error = runner.sample_round(request).error
     assert error is not None
     assert "told to raise" in error
     (tmp_path / "raise-0").unlink()
@@ -403,11 +403,12 @@ def test_parameters_that_do_not_fit_the_module_are_an_error(unit: str) -> None:
 def test_connectors_that_change_the_number_of_rows_are_an_error(own_module: bool) -> None:
     runner = make_runner(_with_own_module(_config()) if own_module else _config())
     own = _stacks(runner)
-    with per_worker_policy(runner.module, own, [0, 1]):
-        assert runner.module.forward_exploration({"obs": torch.zeros(2, 4)})[LOGITS].shape == (2, 2)
+    with per_worker_policy(runner.module, own, [0, 1]) as forwards:
+        forward = forwards["forward_exploration"]
+        assert forward({"obs": torch.zeros(2, 4)})[LOGITS].shape == (2, 2)
         for rows in (1, 4):
             with pytest.raises(ValueError, match=rf"per sub-environment \(2\) .* found {rows}: "):
-                runner.module.forward_exploration({"obs": torch.zeros(rows, 4)})
+                forward({"obs": torch.zeros(rows, 4)})
 
 
 # The driver's side
@@ -443,12 +444,14 @@ def test_collecting_passes_the_parameters_on(is_remote: bool) -> None:
     exported = {name: value + 0.5 for name, value in before.items()}
     rollouts = collect_rollouts(
         _RemoteGroup(runner) if is_remote else _LocalGroup(runner),
-        config=config,
-        round=1,
-        root_seed=SEED,
-        state={"rl_module": {DEFAULT_MODULE_ID: exported}, "weights_seq_no": 1},
-        num_resets={},
-        per_worker_parameters=stacks,
+        SampleRequest(
+            round=1,
+            root_seed=SEED,
+            state={"rl_module": {DEFAULT_MODULE_ID: exported}, "weights_seq_no": 1},
+            num_resets={},
+            per_worker_parameters=stacks,
+        ),
+        config,
     )
     assert rollouts.workers == {0, 1}
     for episode in rollouts.episodes:

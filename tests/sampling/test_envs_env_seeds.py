@@ -28,8 +28,9 @@ def _seed(slot: int, *counters: int, evaluation: bool = False) -> int:
     return environment_seed(9, slot=slot, num_slots=4, evaluation=evaluation, counters=counters)
 
 
-def _last_seeds(env: Any) -> list[int]:
-    return list(env.get_attr("last_seed"))
+def _reset(env: Any) -> list[int]:
+    """Returns the seeds that the sub-environments are reset with."""
+    return env.reset()[1]["seed"].tolist()
 
 
 def test_sub_environments_know_their_place() -> None:
@@ -44,24 +45,20 @@ def test_sub_environments_know_their_place() -> None:
 def test_counters_are_read_set_and_kept_when_the_environment_goes() -> None:
     config = _config()
     seeds, env = _built(config)
-    env.reset()
-    assert _last_seeds(env) == [_seed(2, 0), _seed(3, 0)]
+    assert _reset(env) == [_seed(2, 0), _seed(3, 0)]
     assert seeds.num_resets == {2: 1, 3: 1}
     seeds.set_counters(9, {0: 99, 2: 5, 3: 7})
-    env.reset()
-    assert _last_seeds(env) == [_seed(2, 5), _seed(3, 7)]
+    assert _reset(env) == [_seed(2, 5), _seed(3, 7)]
     seeds.release()
     assert seeds.num_resets == {2: 6, 3: 8}
     env = seeds.build(config, EnvContext({}, worker_index=2))
-    env.reset()
-    assert _last_seeds(env) == [_seed(2, 6), _seed(3, 8)]
+    assert _reset(env) == [_seed(2, 6), _seed(3, 8)]
 
 
-def test_the_orders_root_seed_replaces_the_own_one() -> None:
+def test_the_requests_root_seed_replaces_the_own_one() -> None:
     seeds, env = _built(_config())
     seeds.set_counters(10, {})
-    env.reset()
-    assert _last_seeds(env)[0] == environment_seed(
+    assert _reset(env)[0] == environment_seed(
         10, slot=2, num_slots=4, evaluation=False, counters=(0,)
     )
 
@@ -71,18 +68,14 @@ def test_evaluation_on_a_training_env_runner_leaves_its_counters_alone() -> None
     env.reset()
     seeds.start_evaluation(3)
     env.reset()
-    env.reset()
-    assert _last_seeds(env) == [_seed(slot, 3, 1, evaluation=True) for slot in (2, 3)]
+    assert _reset(env) == [_seed(slot, 3, 1, evaluation=True) for slot in (2, 3)]
     seeds.start_evaluation(3)  # Again the same weights: other episodes.
-    env.reset()
-    assert _last_seeds(env)[0] == _seed(2, 3, 2, evaluation=True)
+    assert _reset(env)[0] == _seed(2, 3, 2, evaluation=True)
     seeds.start_evaluation(4)
-    env.reset()
-    assert _last_seeds(env)[0] == _seed(2, 4, 0, evaluation=True)
+    assert _reset(env)[0] == _seed(2, 4, 0, evaluation=True)
     seeds.end_evaluation()
     assert seeds.num_resets == {2: 1, 3: 1}
-    env.reset()
-    assert _last_seeds(env) == [_seed(2, 1), _seed(3, 1)]
+    assert _reset(env) == [_seed(2, 1), _seed(3, 1)]
 
 
 def test_whole_resets_are_seeded_where_there_are_no_wrappers() -> None:

@@ -42,7 +42,6 @@ def test_stream_gives_every_episode_its_own_seed() -> None:
     env = _make("stream")
     assert _seeds(env, 4) == [_expected(k) for k in range(4)]
     assert env.num_resets == 4
-    assert env.last_seed == _expected(3)
 
 
 def test_fixed_repeats_the_first_seed() -> None:
@@ -74,11 +73,13 @@ def test_counters_work_through_a_vector_environment_that_resets_itself(asynchron
     vector = cls([lambda: _make(length=2), lambda: _make("fixed", length=3)])
     try:
         vector.set_attr("num_resets", [10, 20])
-        vector.reset(seed=5)
+        seeds = vector.reset(seed=5)[1]["seed"]
         for _ in range(6):  # 2 steps and a reset twice; 3 steps, a reset and 2 steps.
-            vector.step(np.zeros(2, int))
+            infos = vector.step(np.zeros(2, int))[-1]
+            if "seed" in infos:
+                seeds = np.where(infos["_seed"], infos["seed"], seeds)
         assert vector.get_attr("num_resets") == (13, 22)
-        assert vector.get_attr("last_seed") == (_expected(12), _expected(0))
+        assert seeds.tolist() == [_expected(12), _expected(0)]
     finally:
         vector.close()
 
@@ -90,16 +91,16 @@ def test_counters_work_through_a_vector_environment_that_resets_itself(asynchron
 def test_a_bad_reward_becomes_0_and_is_named(value: float) -> None:
     env = _make(rewards={2: value})
     assert _play(env, 3)[1] == [1.0, 0.0, 1.0]
-    assert env.fault == f"reward {value}"
+    assert env.invalid == f"reward {value}"
 
 
 def test_the_first_fault_is_the_one_that_is_named() -> None:
     env = _make(rewards={1: NAN, 2: INF}, observations={3: NAN})
     _play(env, 3)
-    assert env.fault == "reward nan"
-    env.fault = None
+    assert env.invalid == "reward nan"
+    env.invalid = None
     env.step(0)
-    assert env.fault is None
+    assert env.invalid is None
 
 
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
@@ -110,12 +111,12 @@ def test_a_bad_observation_becomes_the_last_good_one_and_is_named(space: str, va
     good = env.step(0)[0]
     part = {"dict": lambda o: o["a"], "tuple": lambda o: o[1]}.get(space, lambda o: o)
     expected = part(good).copy()
-    assert env.fault is None
+    assert env.invalid is None
     held = env.step(0)[0]
     np.testing.assert_array_equal(part(held), expected)
     assert expected[0] == 1  # That of step 1, though the environment wrote over its own array.
     assert env.observation_space.contains(held)
-    assert env.fault == "observation with NaN or infinite entries"
+    assert env.invalid == "observation with NaN or infinite entries"
     assert part(env.step(0)[0])[0] == 3
 
 
@@ -130,20 +131,20 @@ def test_a_bad_first_observation_becomes_zeros(space: str) -> None:
     assert np.isfinite(flat).all()
     part = {"dict": lambda o: o["a"], "tuple": lambda o: o[1]}.get(space, lambda o: o)
     np.testing.assert_array_equal(part(obs), [0, 0])
-    assert env.fault is not None
+    assert env.invalid is not None
 
 
 @pytest.mark.parametrize("space", ["box", "int", "dict", "tuple"])
 def test_sound_numbers_pass_unchanged(space: str) -> None:
     env, bare = _make(space=space), ScriptedEnv({"space": space})
-    obs, _ = env.reset()
-    expected, _ = bare.reset(seed=env.last_seed)
+    obs, info = env.reset()
+    expected, _ = bare.reset(seed=info["seed"])
     for _ in range(3):
         for wrapped, own in zip(_leaves(obs), _leaves(expected), strict=True):
             np.testing.assert_array_equal(wrapped, own)
         (obs, reward, *_), (expected, own_reward, *_) = env.step(0), bare.step(0)
         assert reward == own_reward
-    assert env.fault is None
+    assert env.invalid is None
 
 
 def _leaves(obs: Any) -> list[Any]:
@@ -156,7 +157,7 @@ def _leaves(obs: Any) -> list[Any]:
 def test_rewards_of_any_number_type_pass(value: Any) -> None:
     env = _make(rewards={1: value})
     assert float(_play(env, 1)[1][0]) == float(value)
-    assert env.fault is None
+    assert env.invalid is None
 
 
 # Making

@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import ray
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.connectors.env_to_module import FlattenObservations, MeanStdFilter
@@ -26,7 +27,12 @@ from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 from rllib_weighted import WeightedPPOConfig
 from rllib_weighted.core.messages import SampleResult
 from rllib_weighted.sampling.env_runner import WeightedEnvRunner
-from rllib_weighted.sampling.fast_sampler import why_not_fast
+from rllib_weighted.sampling.fast_sampler import (
+    COLUMN_SAMPLING,
+    FAST_SAMPLING,
+    why_not_column_sampling,
+    why_not_fast_sampling,
+)
 from tests.sampling.envs import ScriptedEnv
 from tests.sampling.helpers import make_config, make_runner, sample
 
@@ -187,7 +193,7 @@ def _own_connector(env: Any, spaces: Any, device: Any = None) -> ConnectorV2:
 
 
 def _spaces(**spaces: gym.Space) -> WeightedPPOConfig:
-    config = make_config(_Spaces).environment(env_config=spaces)
+    config = _spaces_config(**spaces)
     if "obs" in spaces:
         config.env_runners(
             env_to_module_connector=lambda env, spaces, device: FlattenObservations()
@@ -195,8 +201,26 @@ def _spaces(**spaces: gym.Space) -> WeightedPPOConfig:
     return config
 
 
+def _custom_module() -> WeightedPPOConfig:
+    config = _spaces_config(obs=gym.spaces.Box(-1, 1, (42, 42, 4), np.float32))
+    return config.rl_module(rl_module_spec=RLModuleSpec(module_class=TinyAtariCNN))
+
+
+def _spaces_config(**spaces: gym.Space) -> WeightedPPOConfig:
+    return make_config(_Spaces).environment(env_config=spaces)
+
+
+def _evaluates() -> WeightedPPOConfig:
+    config = make_config()
+    config.in_evaluation = True
+    return config
+
+
 _TUPLE = gym.spaces.Tuple([gym.spaces.Discrete(2)] * 2)
 _SLOW: dict[str, tuple[Callable[[], WeightedPPOConfig], str]] = {
+    "evaluation": (_evaluates, "it evaluates"),
+    "switched off": (lambda: make_config(fast_sampling=False), "`fast_sampling`=False"),
+    "custom": (_custom_module, "the module is a custom or a recurrent one"),
     "asynchronous": (
         lambda: make_config(gym_env_vectorize_mode="async"),
         "the vector environment is not a synchronous one",
@@ -250,17 +274,10 @@ def test_what_needs_rllibs_own_loop(name: str) -> None:
     make, reason = _SLOW[name]
     runner = make_runner(make())
     try:
-        assert why_not_fast(runner) == reason
+        assert why_not_fast_sampling(runner) == reason
         assert runner.fast_sampler is None
     finally:
         runner.stop()
-
-
-def test_a_custom_module_needs_rllibs_own_loop() -> None:
-    obs = gym.spaces.Box(-1, 1, (42, 42, 4), np.float32)
-    config = make_config(_Spaces).environment(env_config={"obs": obs})
-    config.rl_module(rl_module_spec=RLModuleSpec(module_class=TinyAtariCNN))
-    assert why_not_fast(make_runner(config)) == "the module is a custom or a recurrent one"
 
 
 @pytest.mark.parametrize("batch_mode", ["truncate_episodes", "complete_episodes"])
@@ -271,10 +288,73 @@ def test_without_exploration_actions_are_the_modes(batch_mode: str) -> None:
         np.testing.assert_array_equal(episode.get_actions(), logits.argmax(axis=-1))
 
 
-def test_evaluation_takes_rllibs_own_loop() -> None:
-    config = make_config()
-    config.in_evaluation = True
-    assert make_runner(config).fast_sampler is None
+class _OverridesSample(WeightedEnvRunner):
+    def sample(self, **kwargs: Any) -> Any:
+        return super().sample(**kwargs)
+
+
+class _OverridesNothing(_OverridesSample):
+    pass
+
+
+class _OverridesNoHook(WeightedEnvRunner):
+    def stop(self) -> None:
+        super().stop()
+
+
+_EPISODES: dict[str, tuple[Callable[[], WeightedEnvRunner], str]] = {
+    "a subclass": (
+        lambda: make_runner(make_config(), cls=_OverridesNothing),
+        "_OverridesSample overrides `sample`",
+    ),
+    "a callback": (
+        lambda: make_runner(make_config().callbacks(_OtherCallbacks)),
+        "the callback `on_sample_end`",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", _EPISODES)
+def test_what_needs_episodes(name: str) -> None:
+    make, reason = _EPISODES[name]
+    assert why_not_column_sampling(make()) == reason
+
+
+@pytest.mark.parametrize("cls", [WeightedEnvRunner, _OverridesNoHook])
+def test_what_does_not_need_episodes(cls: type) -> None:
+    assert why_not_column_sampling(make_runner(make_config(), cls=cls)) is None
+
+
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize(
+    ("cls", "reason"),
+    [(_OverridesNoHook, None), (_OverridesSample, "_OverridesSample overrides `sample`")],
+)
+def test_in_an_actor_only_the_users_own_overrides_count(cls: type, reason: str | None) -> None:
+    # Ray makes a subclass of an actor's class and wraps all methods for tracing.
+    config = make_config(num_env_runners=1)
+    config.env_runner_cls = cls
+    config.validate()
+    actor = ray.remote(num_cpus=0.1)(cls).remote(config=config, worker_index=1, num_workers=1)
+    try:
+        assert ray.get(actor.apply.remote(why_not_column_sampling)) == reason
+    finally:
+        ray.kill(actor)
+
+
+def _violated(requirements: Any, runner: WeightedEnvRunner) -> str | None:
+    """What the first requirement that is not met needs."""
+    try:
+        return next((row.needs for row in requirements if row.reason(runner) is not None), None)
+    finally:
+        runner.stop()
+
+
+def test_every_requirement_is_violated_by_some_case() -> None:
+    found = {_violated(FAST_SAMPLING, make_runner(make())) for make, _ in _SLOW.values()}
+    assert found == {row.needs for row in FAST_SAMPLING}
+    found = {_violated(COLUMN_SAMPLING, make()) for make, _ in _EPISODES.values()}
+    assert found == {row.needs for row in COLUMN_SAMPLING}
 
 
 @pytest.mark.parametrize(
@@ -287,7 +367,7 @@ def test_evaluation_takes_rllibs_own_loop() -> None:
     ],
 )
 def test_what_does_not(make: Callable[[], WeightedPPOConfig]) -> None:
-    assert why_not_fast(make_runner(make())) is None
+    assert why_not_fast_sampling(make_runner(make())) is None
 
 
 def test_the_default_pipeline_is_the_one_the_fast_path_stands_in_for() -> None:
