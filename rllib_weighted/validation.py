@@ -12,8 +12,8 @@ from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from rllib_weighted.core.envs import env_problem
 from rllib_weighted.learning.learner import WeightedPPOLearner
 from rllib_weighted.merging import strategy_problems
-from rllib_weighted.merging.registry import nearest
 from rllib_weighted.sampling.env_runner import WeightedEnvRunner
+from rllib_weighted.suggest import nearest
 
 _CHOICES = {
     "merge_unit": ("env_runner", "env"),
