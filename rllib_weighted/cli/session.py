@@ -1,4 +1,8 @@
-"""Connects a running Tune experiment with the display and with Ctrl-C."""
+"""Follows a running Tune experiment: progress, checkpoints, Ctrl-C, and logs that go on.
+
+Tune calls `SessionCallback` and `ProgressTable`. It pickles both into the experiment's folder and
+loads them when the experiment is resumed: their names must stay importable.
+"""
 
 from __future__ import annotations
 
@@ -18,22 +22,29 @@ from ray.tune.logger import CSVLoggerCallback
 from ray.tune.result import SHOULD_CHECKPOINT
 
 from rllib_weighted.cli.cluster import environment_variable
-from rllib_weighted.cli.progress import MERGE_SETTINGS, Display, TrialProgress, count_statuses
+from rllib_weighted.cli.progress import (
+    MERGE_SETTINGS,
+    Display,
+    TrialProgress,
+    count_statuses,
+    lookup,
+)
 from rllib_weighted.tuning import uses_min_weight
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from pyarrow.fs import FileSystem
     from ray.tune.experiment import Trial
-
-# Ends a training on Ctrl-C (SIGINT) or SIGTERM so that it can be resumed
-
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _STOPPING = "Stopping after this round, to save a checkpoint. Once more Ctrl-C stops at once."
 
+Result = dict[str, Any]  # One round's metrics, nested, as RLlib reports them: of any type.
+
 
 class Interrupt:
-    """A request to stop, and which trials have answered it.
+    """A request to stop (Ctrl-C or SIGTERM), and which trials have been saved since.
 
     Args:
         on_request: Called once, with a message for the user, when the request is seen.
@@ -56,16 +67,16 @@ class Interrupt:
         """Exit status by the shell's convention: 130 for Ctrl-C, 143 for SIGTERM."""
         return 128 + (self.signum or signal.SIGINT)
 
-    def handle(self, signum: int, frame: Any) -> None:
+    def handle(self, signum: int, frame: FrameType | None) -> None:
         """Signal handler: the first signal asks to stop, a second one stops at once."""
         if self.requested:
             raise KeyboardInterrupt
         self.signum = signum  # Nothing is printed here: a handler may interrupt a print.
 
-    def before_result(self, trial_id: str, result: dict[str, Any]) -> None:
+    def before_result(self, trial_id: str, result: Result) -> None:
         """Asks Tune to save a trial after this result; it reads the flag from the result."""
         if self.requested and trial_id not in self._saved:
-            result["should_checkpoint"] = True
+            result[SHOULD_CHECKPOINT] = True
 
     def after_save(self, trial_id: str) -> None:
         """Notes that a trial has a checkpoint of its last round."""
@@ -107,79 +118,6 @@ def handling_signals(interrupt: Interrupt) -> Iterator[None]:
     finally:
         for signum, handler in handlers.items():
             signal.signal(signum, handler)
-
-
-# Keeps what Tune's loggers write right when a trial goes on in another process
-
-
-class ProgressTable(CSVLoggerCallback):
-    """Tune's writer of progress.csv, whose rows stay under their header.
-
-    It reads attributes of Tune's that are not public; tested with Ray 2.60.
-    """
-
-    def log_trial_result(self, iteration: int, trial: Trial, result: dict[str, Any]) -> None:
-        """Writes a row; what has no column is left out, what has no value is empty."""
-        if trial not in self._trial_files:
-            self._setup_trial(trial)
-        if self._trial_csv[trial] is None and self._trial_continue[trial]:
-            with Path(trial.local_path or "", EXPR_PROGRESS_FILE).open(newline="") as stream:
-                header = next(csv.reader(stream))
-            self._trial_csv[trial] = csv.DictWriter(self._trial_files[trial], header)
-        super().log_trial_result(iteration, trial, result)
-
-
-def forget_rounds_behind_checkpoint(trial: Trial) -> None:
-    """Removes the results behind a trial's last checkpoint from the files that it goes on with.
-
-    Args:
-        trial: A trial that is about to go on, or to start anew if it has no checkpoint.
-    """
-    if trial.storage is None:
-        return
-    saved = trial.latest_checkpoint_result
-    last_round = int((saved.metrics or {}).get(TRAINING_ITERATION, 0)) if saved else 0
-    filesystem, folder = trial.storage.storage_filesystem, trial.storage.trial_fs_path
-    _keep_lines(filesystem, f"{folder}/{EXPR_RESULT_FILE}", _json_rounds, last_round)
-    _keep_lines(filesystem, f"{folder}/{EXPR_PROGRESS_FILE}", _csv_rounds, last_round)
-
-
-def _keep_lines(filesystem: FileSystem, path: str, rounds: Any, last_round: int) -> None:
-    """Keeps the lines of a file up to a round. A last line that a kill has torn goes too."""
-    try:
-        with filesystem.open_input_stream(path) as stream:
-            lines = stream.read().decode().splitlines(keepends=True)
-    except FileNotFoundError:
-        return
-    kept = [
-        line
-        for line, round in zip(lines, rounds(lines), strict=True)
-        if round is not None and round <= last_round
-    ]
-    if kept != lines:
-        with filesystem.open_output_stream(path) as stream:
-            stream.write("".join(kept).encode())
-
-
-def _json_rounds(lines: list[str]) -> list[int | None]:
-    def round_of(line: str) -> int | None:
-        try:
-            return int(json.loads(line)[TRAINING_ITERATION])
-        except (ValueError, KeyError, TypeError):
-            return None
-
-    return [round_of(line) for line in lines]
-
-
-def _csv_rounds(lines: list[str]) -> list[int | None]:
-    """Returns the round of each line; the header counts as round 0."""
-    table = [row for line in lines for row in csv.reader([line])]
-    if not table or TRAINING_ITERATION not in table[0]:
-        return [None] * len(lines)
-    column, length = table[0].index(TRAINING_ITERATION), len(table[0])
-    whole = [len(row) == length and row[column].isdigit() for row in table[1:]]
-    rows = zip(table[1:], whole, strict=True)
-    return [0, *(int(row[column]) if is_whole else None for row, is_whole in rows)]
 
 
 class TrainSession:
@@ -229,8 +167,26 @@ class TrainSession:
         if len(trials) > 1:
             self.display.note(f"  found       {count_statuses(self.trials.values())}")
 
+    def progress(self, trial: Trial) -> TrialProgress:
+        """Returns the progress of a trial."""
+        if trial.trial_id not in self.trials:
+            name = trial.trial_id.rpartition("_")[2]
+            settings = trial_settings(trial)
+            self.trials[trial.trial_id] = TrialProgress(name, trial.stopping_criterion, settings)
+        return self.trials[trial.trial_id]
+
+    def take(self, trial: Trial, result: Result) -> None:
+        """Takes in the result of one more round, before Tune decides whether to save the trial."""
+        if self.is_due(trial):
+            result[SHOULD_CHECKPOINT] = True
+        self.interrupt.before_result(trial.trial_id, result)
+        progress = self.progress(trial)
+        progress.settings = trial_settings(trial)  # Schedulers change those of a living trial.
+        progress.update(result)
+        self.display.round_ended(progress)
+
     def is_due(self, trial: Trial) -> bool:
-        """Whether it is time for a checkpoint of a trial."""
+        """Whether it is time for a checkpoint of a trial; the time counts from the first call."""
         last = self._saved_at.setdefault(trial.trial_id, time.monotonic())
         seconds = self._checkpoint_seconds
         if seconds is None or trial.checkpoint_freq:
@@ -241,23 +197,6 @@ class TrainSession:
         """Notes that a trial has a checkpoint of its last round."""
         self._saved_at[trial.trial_id] = time.monotonic()
         self.interrupt.after_save(trial.trial_id)
-
-    def progress(self, trial: Trial) -> TrialProgress:
-        """Returns the progress of a trial."""
-        if trial.trial_id not in self.trials:
-            self.trials[trial.trial_id] = TrialProgress(
-                name=trial.trial_id.rpartition("_")[2],
-                stop=trial.stopping_criterion,
-                settings=trial_settings(trial),
-            )
-        return self.trials[trial.trial_id]
-
-    def take(self, trial: Trial, result: dict[str, Any]) -> None:
-        """Takes in the result of one more round."""
-        progress = self.progress(trial)
-        progress.settings = trial_settings(trial)  # Schedulers change those of a living trial.
-        progress.update(result)
-        self.display.round_ended(progress)
 
 
 _current: TrainSession | None = None
@@ -289,12 +228,11 @@ class SessionCallback(Callback):
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """After a step of Tune's loop, several times a second."""
-        if _current is None:
-            return
-        for trial in trials:
-            _current.progress(trial).status = trial.status
-        _current.display.refresh(list(_current.trials.values()))
-        _current.interrupt.after_step(trials)
+        if _current is not None:
+            for trial in trials:
+                _current.progress(trial).status = trial.status
+            _current.display.refresh(list(_current.trials.values()))
+            _current.interrupt.after_step(trials)
 
     def on_trial_start(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
@@ -305,13 +243,10 @@ class SessionCallback(Callback):
             _current.is_due(trial)  # Its time counts from here.
 
     def on_trial_result(
-        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+        self, iteration: int, trials: list[Trial], trial: Trial, result: Result, **info: Any
     ) -> None:
-        """After a round, before Tune decides whether to save the trial."""
+        """After a round."""
         if _current is not None:
-            if _current.is_due(trial):
-                result[SHOULD_CHECKPOINT] = True
-            _current.interrupt.before_result(trial.trial_id, result)
             _current.take(trial, result)
 
     def on_trial_save(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -324,38 +259,83 @@ def trial_settings(trial: Trial) -> dict[str, str]:
     """Returns the settings of a trial as short texts: those of its merge, and of the search."""
     config = trial.config
     searched = {
-        key.rsplit("/", 1)[-1]: _short(_lookup(config, key, value))
+        key.rsplit("/", 1)[-1]: _short(lookup(config, key, value))  # A scheduler may change it.
         for key, value in (trial.evaluated_params or {}).items()
     }
     strategy = config.get("merge_strategy")
     if strategy is None:  # Another algorithm than WeightedPPO.
         return searched
     name = strategy if isinstance(strategy, str) else type(strategy).__name__
-    merge = dict(zip(MERGE_SETTINGS, (name, _min_weight(strategy, config)), strict=True))
+    merge = dict(zip(MERGE_SETTINGS, (name, _min_weight(config)), strict=True))
     hidden = {*merge, "merge_arm"}
     return {**merge, **{key: text for key, text in searched.items() if key not in hidden}}
 
 
-def _min_weight(strategy: Any, config: Mapping[str, Any]) -> str:
-    value = config.get("min_weight")
+def _min_weight(config: Mapping[str, Any]) -> str:  # A plain dict of settings.
     try:
-        used = uses_min_weight(strategy, config.get("merge_options"))
+        used = uses_min_weight(config["merge_strategy"], config.get("merge_options"))
     except ValueError:  # The trial itself will say what is wrong with it.
         used = True
     if not used:
         return "–"
+    value = config.get("min_weight")
     return "1/N" if value is None else _short(value)
 
 
-def _lookup(config: Mapping[str, Any], path: str, default: Any) -> Any:
-    """Returns a setting as it is now, which a scheduler may have changed."""
-    found: Any = config
-    for key in path.split("/"):
-        if not isinstance(found, Mapping) or key not in found:
-            return default
-        found = found[key]
-    return found
-
-
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+class ProgressTable(CSVLoggerCallback):
+    """Tune's writer of progress.csv, whose rows stay under their header when a trial goes on."""
+
+    def log_trial_result(self, iteration: int, trial: Trial, result: Result) -> None:
+        """Writes a row; what has no column is left out, what has no value is empty."""
+        if trial not in self._trial_files:
+            self._setup_trial(trial)
+        if self._trial_csv[trial] is None and self._trial_continue[trial]:
+            with Path(trial.local_path or "", EXPR_PROGRESS_FILE).open(newline="") as stream:
+                header = next(csv.reader(stream))
+            self._trial_csv[trial] = csv.DictWriter(self._trial_files[trial], header)
+        super().log_trial_result(iteration, trial, result)
+
+
+def forget_rounds_behind_checkpoint(trial: Trial) -> None:
+    """Removes the results behind a trial's last checkpoint from the files that it goes on with.
+
+    Args:
+        trial: A trial that is about to go on, or to start anew if it has no checkpoint.
+    """
+    if trial.storage is None:
+        return
+    saved = trial.latest_checkpoint_result
+    last_round = int((saved.metrics or {}).get(TRAINING_ITERATION, 0)) if saved else 0
+    filesystem, folder = trial.storage.storage_filesystem, trial.storage.trial_fs_path
+    for name in (EXPR_RESULT_FILE, EXPR_PROGRESS_FILE):
+        _keep_rounds(filesystem, f"{folder}/{name}", last_round)
+
+
+def _keep_rounds(filesystem: FileSystem, path: str, last_round: int) -> None:
+    """Keeps the lines of a CSV or JSON log up to a round, without those that a kill has torn."""
+    try:
+        with filesystem.open_input_stream(path) as stream:
+            lines = stream.read().decode().splitlines(keepends=True)
+    except FileNotFoundError:
+        return
+    is_table = path.endswith(".csv")
+    columns = next(csv.reader(lines[:1]), []) if is_table else []
+
+    def is_kept(line: str) -> bool:
+        try:
+            cells = next(csv.reader([line])) if is_table else []
+            row = dict(zip(columns, cells, strict=True)) if is_table else json.loads(line)
+            return int(row[TRAINING_ITERATION]) <= last_round
+        except (ValueError, KeyError, TypeError, StopIteration):
+            return False
+
+    # A torn header goes too: Tune then writes it anew.
+    header = lines[:1] if TRAINING_ITERATION in columns else []
+    kept = [*header, *filter(is_kept, lines[len(header) :])]
+    if kept != lines:
+        with filesystem.open_output_stream(path) as stream:
+            stream.write("".join(kept).encode())
