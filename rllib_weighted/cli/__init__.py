@@ -49,7 +49,7 @@ _NAMES = {
 }
 
 
-def __getattr__(name: str) -> Any:  # What the module has under that name.
+def __getattr__(name: str) -> Any:  # Of the types above.
     for module, names in _NAMES.items():
         if name in names:
             return getattr(importlib.import_module(f"{__name__}.{module}"), name)

@@ -49,7 +49,7 @@ def start_ray(
             if import_folder is not None:
                 paths = filter(None, [str(import_folder), os.environ.get("PYTHONPATH")])
                 stack.enter_context(environment_variable("PYTHONPATH", os.pathsep.join(paths)))
-            # "local": never join, unasked, a cluster that happens to run on this machine.
+            # "local": do not join a cluster that happens to run on this machine.
             ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **options)
     except (ConnectionError, RuntimeError) as error:
         raise InputError(f"cannot join the Ray cluster at {address!r}: {error}") from None
@@ -63,6 +63,8 @@ def quiet_ray(verbose: bool) -> Iterator[None]:
     """
     with environment_variable("RAY_AIR_NEW_OUTPUT", "0"), contextlib.ExitStack() as stack:
         if not verbose:
+            import ray  # noqa: F401  # The first import sets the levels of these loggers itself.
+
             # Failures of trials are reported by the command itself.
             for name, level in (("ray", "ERROR"), ("ray.rllib", "ERROR"), ("ray.tune", "CRITICAL")):
                 logger = logging.getLogger(name)

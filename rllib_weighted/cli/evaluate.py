@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import random
 import re
 import statistics
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,8 +88,8 @@ def evaluate_checkpoint(
         episodes: How many episodes to play.
         seed: Seeds environments and actions; None takes the config's.
         video: A folder to write an MP4 of each episode into.
-        file: A training file to load first, for an environment that it registers. None takes the
-            one that the experiment was started with, if the environment is unknown without.
+        file: A training file to load first, for an environment that it registers. None loads the
+            file that the experiment was started with, if the environment is unknown.
         verbose: Shows Ray's logs.
 
     Raises:
@@ -99,26 +98,31 @@ def evaluate_checkpoint(
     if episodes < 1:
         raise InputError(f"--episodes must be at least 1; found {episodes}")
     location = find_checkpoint(checkpoint)
+    from rllib_weighted.core.seeding import seeded_globals
+
+    folder = None if video is None else Path(video).expanduser().resolve()
+    # Actions are drawn from the global generators.
+    seeded = nullcontext() if seed is None else seeded_globals(seed)
     with quiet_ray(verbose), _local_copy(location) as found:
         if file is not None:
             load_experiments(file)
         config = _evaluation_config(found, seed)
         _require_env(config, location)
         started = time.time_ns()
-        if video is not None:
-            _record_videos(config, Path(video).expanduser().resolve())
-        _seed_actions(seed)
-        runner = _restored_runner(config, found)
-        try:
-            played = runner.sample(num_episodes=episodes)
-        finally:
-            runner.stop()
+        if folder is not None:
+            _record_videos(config, folder)
+        with seeded:
+            runner = _restored_runner(config, found)
+            try:
+                played = runner.sample(num_episodes=episodes)
+            finally:
+                runner.stop()
     return EvaluationResult(
         checkpoint=location,
         returns=[float(episode.get_return()) for episode in played],
         lengths=[len(episode) for episode in played],
         explore=bool(config.explore),
-        videos=[] if video is None else _videos_since(started, Path(video).expanduser().resolve()),
+        videos=[] if folder is None else _videos_since(started, folder),
     )
 
 
@@ -151,7 +155,7 @@ def find_checkpoint(location: str | Path) -> str:
 
 @contextmanager
 def _local_copy(checkpoint: str) -> Iterator[Path]:
-    """Gives a checkpoint's folder on this machine; a copy for the time of the block if remote."""
+    """Yields a local folder with the checkpoint: a temporary copy if it lies on a remote store."""
     if not is_uri(checkpoint):
         yield Path(checkpoint)
         return
@@ -170,7 +174,7 @@ def _evaluation_config(checkpoint: Path, seed: int | None) -> AlgorithmConfig:
     (state, *_), _ = saved["ctor_args_and_kwargs"]
     config = saved["class"].get_default_config().from_state(state).copy(copy_frozen=False)
     config = config.get_evaluation_config_object()
-    # One environment: of several, the first to end are the shortest episodes, a biased sample.
+    # With several environments the shortest episodes would end first: a biased sample.
     config.num_env_runners = 0
     config.num_envs_per_env_runner = 1
     if seed is not None:
@@ -179,10 +183,12 @@ def _evaluation_config(checkpoint: Path, seed: int | None) -> AlgorithmConfig:
 
 
 def _require_env(config: AlgorithmConfig, checkpoint: str) -> None:
-    """Loads the file that the experiment was started with if the environment is unknown.
+    """Makes sure that the environment can be built.
+
+    If it cannot, loads the training file of the experiment, which may register it.
 
     Raises:
-        InputError: It is unknown then, too.
+        InputError: It still cannot be built.
     """
     problem = env_problem(config.env)
     record = storage.read_record(storage.parent(storage.parent(checkpoint))) if problem else None
@@ -233,24 +239,13 @@ def _videos_since(started: int, folder: Path) -> list[Path]:
     return sorted((path for path in written if written[path] >= started), key=written.__getitem__)
 
 
-def _seed_actions(seed: int | None) -> None:
-    """Seeds the global generators, from which actions are drawn."""
-    if seed is not None:
-        import numpy as np
-        import torch
-
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        torch.manual_seed(seed)
-
-
 def _restored_runner(config: AlgorithmConfig, checkpoint: Path) -> EnvRunner:
     from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
     from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
     if config.is_multi_agent:
         raise InputError("multi-agent checkpoints cannot be evaluated with this command")
-    runner_class: Any = config.env_runner_cls or SingleAgentEnvRunner  # Typed too broadly.
+    runner_class: Any = config.env_runner_cls or SingleAgentEnvRunner  # Ray types it as any class.
     runner = runner_class(config=config, worker_index=0, num_workers=0)
     # Connectors with their filters, and the counters; a checkpoint's runner has no weights.
     runner.restore_from_path(str(checkpoint / "env_runner"))

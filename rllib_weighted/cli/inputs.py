@@ -37,7 +37,7 @@ OLD_SETTINGS = {
     "sgd_minibatch_size": "minibatch_size",
     "num_sgd_iter": "num_epochs",
 }
-# Stop criteria that RLlib's old API stack reported, and what reports the same today.
+# Metrics of RLlib's old API stack that stop criteria name, and their names today.
 OLD_STOP_NAMES = {
     "episode_reward_mean": "env_runners/episode_return_mean",
     "episode_return_mean": "env_runners/episode_return_mean",
@@ -47,7 +47,7 @@ OLD_STOP_NAMES = {
     "num_env_steps_sampled": "num_env_steps_sampled_lifetime",
     "iterations": "training_iteration",
 }
-# Settings that `update_from_dict` takes under a name that is no attribute of the config.
+# Settings that are no attributes: RLlib translates these names itself.
 _TRANSLATED = {"lambda", "framework", "callbacks", "input", "model_config", "multiagent"}
 _MODULE_NAME = "__rllib_train_file__"
 _OPTIONAL_KEYS = {"num_samples", "checkpoint_freq", "checkpoint_at_end", "storage_path"}
@@ -80,7 +80,7 @@ class TrainFile:
     checkpoint_freq: int | None = None
     checkpoint_at_end: bool | None = None
     storage_path: str | None = None
-    arguments: dict[str, Any] | None = None  # Any: a config's settings are of all types.
+    arguments: dict[str, Any] | None = None  # Settings may be of any type.
 
 
 def load_file(path: str | Path) -> TrainFile:
@@ -130,14 +130,14 @@ def _load_python(path: Path) -> list[TrainFile]:
     return [TrainFile(config, stop, path.stem, path, tune_config)]
 
 
-def _execute(path: Path) -> dict[str, Any]:  # Any: whatever the file defines.
-    """Runs a Python file as a module of its own and returns the names it defines."""
+def _execute(path: Path) -> dict[str, Any]:  # A file may define anything.
+    """Runs a Python file as a module and returns the names that it defines."""
     import ray.cloudpickle as cloudpickle
 
     module = types.ModuleType(_MODULE_NAME)
     module.__file__ = str(path)
     sys.modules[_MODULE_NAME] = module
-    # No worker process can import this module: what it defines travels by value.
+    # Worker processes cannot import this module: pickle what it defines by value.
     cloudpickle.register_pickle_by_value(module)
     if str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))
@@ -289,7 +289,7 @@ def _current(config: AlgorithmConfig, name: str) -> object:
 
 
 def _nested(current: object, path: list[str], value: object, what: str) -> dict[str, object]:
-    """Returns a copy of a dict with a value set below it."""
+    """Returns a copy of a dict (None counts as empty) with the value at `path` replaced."""
     if current is not None and not isinstance(current, Mapping):
         raise InputError(f"{what}: {'.'.join(path)!r} does not lie in a dict; it is {current!r}")
     result = copy.deepcopy(dict(current or {}))
@@ -308,7 +308,7 @@ def _check_grids(value: object) -> None:
 
 
 def use_single_process(config: AlgorithmConfig) -> None:
-    """Makes a config sample and learn in the trial's process, with as many environments."""
+    """Moves sampling and learning into the trial's process; the number of environments stays."""
     num_envs = max(1, config.num_env_runners) * config.num_envs_per_env_runner
     config.env_runners(num_env_runners=0, num_envs_per_env_runner=num_envs)
     config.learners(num_learners=0)
@@ -323,7 +323,7 @@ def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
-    """Splits `KEY=VALUE`; VALUE is read as JSON, or taken as text where it is none.
+    """Splits `KEY=VALUE`; VALUE is read as JSON, or as plain text if it is not JSON.
 
     Raises:
         InputError: There is no `=`, or no KEY before it.
@@ -335,16 +335,16 @@ def parse_setting(text: str) -> tuple[str, Any]:
     try:
         return key, json.loads(value)
     except json.JSONDecodeError:
-        # A text that begins like JSON is a typing error, not a text.
+        # What begins like JSON was meant as JSON: show the error.
         if value.lstrip()[:1] in ("{", "[", '"'):
             return key, parse_json(value, f"--set {key}")
         return key, {"True": True, "False": False, "None": None}.get(value, value)
 
 
 def read_stop(stop: object, what: str) -> dict[str, float]:
-    """Returns checked stop criteria as Tune takes them: flat keys with `/`, numbers.
+    """Checks stop criteria and returns them as Tune takes them: flat keys with `/`, and numbers.
 
-    Names of the old API stack become those that are reported today.
+    Names of the old API stack are replaced by today's.
 
     Args:
         stop: Criteria, possibly nested; any one of them that is reached ends a trial. None is
@@ -379,7 +379,7 @@ def merge_stop(stop: Mapping[str, float], override: str | None) -> dict[str, flo
     return {key: value for key, value in {**stop, **given}.items() if value is not None}
 
 
-def _flat(stop: Mapping[str, Any]) -> dict[str, Any]:  # Values are not checked yet.
+def _flat(stop: Mapping[str, Any]) -> dict[str, Any]:  # Not checked yet.
     from ray.tune.utils import flatten_dict
 
     return {OLD_STOP_NAMES.get(key, key): value for key, value in flatten_dict(dict(stop)).items()}
@@ -397,7 +397,7 @@ def parse_json_object(text: str, what: str) -> dict[str, Any]:
     return value
 
 
-def parse_json(text: str, what: str) -> Any:  # What the JSON holds.
+def parse_json(text: str, what: str) -> Any:  # Any JSON.
     """Returns the value of a JSON text.
 
     Args:
@@ -424,7 +424,7 @@ def parse_json(text: str, what: str) -> Any:  # What the JSON holds.
 
 
 def _kind(value: object) -> str:
-    """Returns what a value of JSON is called: `null`, `a number`, `a text`, `a list`."""
+    """Returns the type of a value in JSON's words: `null`, `a number`, `a text`, `a list`."""
     names = {"NoneType": "null", "int": "a number", "float": "a number", "str": "a text"}
     kind = type(value).__name__
     return names.get(kind, "a boolean" if kind == "bool" else f"a {kind}")

@@ -49,7 +49,7 @@ def train_file_main(file: str, argv: Sequence[str] | None = None) -> NoReturn:
 class _Commands(TyperGroup):
     """Shows the package's errors as one message on the standard error, with an exit status."""
 
-    def invoke(self, ctx: Any) -> Any:  # Typer brings a click of its own, whose types are private.
+    def invoke(self, ctx: Any) -> Any:  # Typer has no public type for it.
         try:
             return super().invoke(ctx)
         except (InputError, TrainingError, Aborted) as error:

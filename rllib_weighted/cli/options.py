@@ -104,7 +104,7 @@ class TrainOptions:
 
 
 def takes_train_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command the options of `rllib train`, which it gets as its argument `options`."""
+    """Adds the options of `rllib train` to a command, which gets them as its argument `options`."""
     hints = get_type_hints(TrainOptions, include_extras=True)
     # Typer takes a repeated option only as a list.
     hints["settings"] = Annotated[list[str], hints["settings"].__metadata__[0]]
@@ -115,7 +115,7 @@ def takes_train_options(command: Callable[..., None]) -> Callable[..., None]:
     ]
 
     @functools.wraps(command)
-    def wrapper(**values: Any) -> None:  # Of all of the command's types.
+    def wrapper(**values: Any) -> None:  # The command's arguments.
         options = TrainOptions(**{name: values.pop(name) for name in hints})
         command(**values, options=options)
 

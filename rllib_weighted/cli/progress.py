@@ -27,8 +27,8 @@ RETURN = "env_runners/episode_return_mean"
 SMOOTHED_RETURN = f"{metrics.MERGE}/{metrics.EPISODE_RETURN_MEAN}"
 MERGE_SETTINGS = ("merge_strategy", "min_weight")
 
-NOTHING = "-"  # Shown for what is not known.
-SPEED_WINDOW = 10  # Rounds over which a speed is taken.
+NOTHING = "-"  # Shown for an unknown value.
+SPEED_WINDOW = 10  # Rounds over which speed is measured.
 PLAIN_INTERVAL = 10.0  # Seconds between plain lines of one trial.
 
 # Tune's statuses, in the order of the table, and what they are called.
@@ -48,7 +48,7 @@ _HEADERS = {
 _LEAST_NEEDED = ("trial", "best", "steps", "round")
 _GAP = 2  # Blanks between columns.
 _MARGIN = 2  # Columns that keep what the terminal echoes (^C) from wrapping into the next line.
-_OTHER_LINES = 7  # Those above, in and below the table that hold no trial.
+_OTHER_LINES = 7  # Lines of the display that hold no trial: title, header, caption, margin.
 
 
 @dataclass
@@ -56,9 +56,9 @@ class TrialProgress:
     """Progress of one trial, fed with its results.
 
     Args:
-        name: A short name, which that of the trial's folder holds too.
+        name: A short name; it is part of the name of the trial's folder.
         stop: Flat stop criteria.
-        settings: The settings that tell this trial from the others, as text.
+        settings: The settings that distinguish this trial, as text.
         status: Tune's status of the trial.
         last: The last result.
         best_return: The best mean return so far.
@@ -75,17 +75,20 @@ class TrialProgress:
     )
 
     def update(self, result: Mapping[str, Any]) -> None:
-        """Takes in the result of one more round."""
+        """Updates the progress with the result of a round."""
         self.last = result
         if self.mean_return is not None:
             known = self.mean_return if self.best_return is None else self.best_return
             self.best_return = max(self.mean_return, known)
         counters = {ROUND, STEPS, TIME, *filter(is_counter, self.stop)}
-        self._window.append({key: v for key in counters if (v := self.value(key)) is not None})
+        sample = {key: v for key in counters if (v := self.value(key)) is not None}
+        if self._window and sample.get(ROUND, 0) <= self._window[-1].get(ROUND, 0):
+            self._window.clear()  # Resumed from an earlier round.
+        self._window.append(sample)
 
     @property
     def return_key(self) -> str:
-        """The mean return to show: that of `stop`, else the smoother one if it is reported."""
+        """The mean return to show: the one that `stop` names, else the smoothed one if reported."""
         named = [key for key in (SMOOTHED_RETURN, RETURN) if key in self.stop]
         if named:
             return named[0]
@@ -104,7 +107,7 @@ class TrialProgress:
         return float(value) if math.isfinite(value) else None
 
     def speed(self, key: str) -> float | None:
-        """Returns how much a counter grows per second of training, over the last rounds."""
+        """Returns a counter's growth per second over the last rounds; None if unknown."""
         if not self._window:
             return None
         old, new = self._window[0], self._window[-1]
@@ -119,7 +122,7 @@ class TrialProgress:
     def seconds_left(self) -> float | None:
         """Returns the estimated seconds until the first counted criterion is reached.
 
-        None where it cannot be said: no criterion counts something, or nothing is known yet.
+        None if no criterion is a counter, or no speed is known yet.
         """
         estimates = []
         for key, target in self.stop.items():
@@ -146,16 +149,16 @@ class TrialProgress:
         ]
 
     def unreported(self) -> list[str]:
-        """Returns the criteria that the last result does not hold at all."""
+        """Returns the criteria that the last result does not contain."""
         return [key for key in self.stop if self.last and lookup(self.last, key) is None]
 
 
 def is_counter(key: str) -> bool:
-    """Whether a metric only grows, and about evenly, so that its end can be foretold."""
+    """Whether a metric grows steadily, so that the time until a target can be estimated."""
     return key in (ROUND, TIME) or key.endswith("_lifetime")
 
 
-def lookup(nested: Mapping[str, Any], key: str, default: Any = None) -> Any:  # Any: metrics.
+def lookup(nested: Mapping[str, Any], key: str, default: Any = None) -> Any:  # Of any type.
     """Returns a value of a nested dict by its flat name, e.g. `env_runners/num_episodes`."""
     if key in nested:
         return nested[key]
@@ -165,7 +168,7 @@ def lookup(nested: Mapping[str, Any], key: str, default: Any = None) -> Any:  # 
 
 
 def format_number(value: float | None) -> str:
-    """Returns a number as people read it: `48 000`, `142.3`, `0.0123`; `-` for None."""
+    """Formats a number: `48 000`, `142.3`, `0.0123`; `-` for None."""
     if value is None:
         return NOTHING
     if not math.isfinite(value):
@@ -176,7 +179,7 @@ def format_number(value: float | None) -> str:
 
 
 def format_duration(seconds: float | None) -> str:
-    """Returns a duration as `42 s`, `3 min 05 s`, `2 h 07 min`; `-` for None."""
+    """Formats a duration: `42 s`, `3 min 05 s`, `2 h 07 min`; `-` for None."""
     if seconds is None or not math.isfinite(seconds):
         return NOTHING
     minutes, rest = divmod(round(max(0.0, seconds)), 60)
@@ -187,7 +190,7 @@ def format_duration(seconds: float | None) -> str:
 
 
 def format_brief_duration(seconds: float | None) -> str:
-    """Returns a duration in at most seven characters: `42 s`, `3 min`, `2.1 h`; `-` for None."""
+    """Formats a duration in at most seven characters: `42 s`, `3 min`, `2.1 h`; `-` for None."""
     if seconds is None or not math.isfinite(seconds):
         return NOTHING
     if seconds < 59.5:
@@ -251,7 +254,9 @@ def trials_table(trials: Sequence[TrialProgress], *, width: int, max_rows: int) 
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="dim")
     columns = _fitting(rows, width)
     for name in columns:
-        justify: Any = "left" if name in ("trial", *settings) else "right"  # A literal of rich's.
+        justify: Any = (
+            "left" if name in ("trial", *settings) else "right"
+        )  # Rich wants a literal type.
         table.add_column(_HEADERS.get(name, name), justify=justify, vertical="bottom")
     for row in rows:
         table.add_row(*(Text(row[name], no_wrap=True) for name in columns))
@@ -274,7 +279,7 @@ def _word(status: str) -> str:
 
 
 def telling_settings(trials: Sequence[TrialProgress]) -> list[str]:
-    """Returns the settings that tell: those of the merge, and others that differ among trials."""
+    """Returns the settings worth showing: those of the merge, and others that differ."""
     names = dict.fromkeys(name for trial in trials for name in trial.settings)
     values = {name: {trial.settings.get(name) for trial in trials} for name in names}
     return [name for name in names if name in MERGE_SETTINGS or len(values[name]) > 1]
@@ -307,7 +312,7 @@ def _brief_time_left(trial: TrialProgress) -> str:
 
 
 def _fitting(rows: Sequence[dict[str, str]], width: int) -> list[str]:
-    """Returns the columns that fit, of which what is in them is shown whole."""
+    """Returns the columns that fit into the width without cutting off a cell."""
     widths = {}
     for name in rows[0]:
         texts = [*_HEADERS.get(name, name).splitlines(), *(row[name] for row in rows)]
@@ -352,11 +357,11 @@ class Display:
         self.console.print(Text(message), soft_wrap=True)
 
     def refresh(self, trials: Sequence[TrialProgress]) -> None:
-        """Takes the trials to show."""
+        """Sets the trials to show."""
         self._trials = list(trials)
 
     def round_ended(self, trial: TrialProgress) -> None:
-        """Writes a plain line for a trial if its last one is long enough ago."""
+        """Writes a plain line for a trial, at most one per `PLAIN_INTERVAL`, if nothing is live."""
         self._warn_of_unreported(trial)
         now = time.monotonic()
         last = self._last_line.get(id(trial), -PLAIN_INTERVAL)

@@ -1,4 +1,4 @@
-"""Follows a running Tune experiment: progress, checkpoints, Ctrl-C, and logs that go on.
+"""Connects a running Tune experiment with the display, checkpoints, Ctrl-C and log files.
 
 Tune calls `SessionCallback` and `ProgressTable`. It pickles both into the experiment's folder and
 loads them when the experiment is resumed: their names must stay importable.
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _STOPPING = "Stopping after this round, to save a checkpoint. Once more Ctrl-C stops at once."
 
-Result = dict[str, Any]  # One round's metrics, nested, as RLlib reports them: of any type.
+Result = dict[str, Any]  # Metrics of a round, nested, as RLlib reports them.
 
 
 class Interrupt:
@@ -71,7 +71,7 @@ class Interrupt:
         """Signal handler: the first signal asks to stop, a second one stops at once."""
         if self.requested:
             raise KeyboardInterrupt
-        self.signum = signum  # Nothing is printed here: a handler may interrupt a print.
+        self.signum = signum  # Do not print here: the handler may have interrupted a print.
 
     def before_result(self, trial_id: str, result: Result) -> None:
         """Asks Tune to save a trial after this result; it reads the flag from the result."""
@@ -149,7 +149,7 @@ class TrainSession:
         self._adopted = not resumed
 
     def adopt(self, trials: list[Trial]) -> None:
-        """Takes over the trials that a resumed experiment brought, before they go on."""
+        """Prepares the trials of a resumed experiment before they continue."""
         if self._adopted or not trials:
             return
         self._adopted = True
@@ -158,7 +158,7 @@ class TrainSession:
                 trial.stopping_criterion = dict(self._stop)
             progress = self.progress(trial)
             progress.status = trial.status
-            if trial.last_result:
+            if TRAINING_ITERATION in trial.last_result:
                 progress.update(trial.last_result)
                 known = trial.metric_analysis.get(progress.return_key, {})
                 progress.best_return = known.get("max", progress.best_return)
@@ -176,12 +176,12 @@ class TrainSession:
         return self.trials[trial.trial_id]
 
     def take(self, trial: Trial, result: Result) -> None:
-        """Takes in the result of one more round, before Tune decides whether to save the trial."""
+        """Handles the result of a round, before Tune decides whether to save the trial."""
         if self.is_due(trial):
             result[SHOULD_CHECKPOINT] = True
         self.interrupt.before_result(trial.trial_id, result)
         progress = self.progress(trial)
-        progress.settings = trial_settings(trial)  # Schedulers change those of a living trial.
+        progress.settings = trial_settings(trial)  # A scheduler may have changed them.
         progress.update(result)
         self.display.round_ended(progress)
 
@@ -217,8 +217,8 @@ def session(active: TrainSession) -> Iterator[TrainSession]:
 class SessionCallback(Callback):
     """Reports what Tune does to the current session; does nothing where there is none.
 
-    Tune pickles the callbacks of an experiment and brings them back when it is resumed, in
-    another process. So this one holds nothing and finds its session when it is called.
+    Tune pickles the callbacks of an experiment and loads them when it is resumed, in another
+    process. So this one has no state and looks up the session when it is called.
     """
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
@@ -256,10 +256,10 @@ class SessionCallback(Callback):
 
 
 def trial_settings(trial: Trial) -> dict[str, str]:
-    """Returns the settings of a trial as short texts: those of its merge, and of the search."""
+    """Returns a trial's current settings of the merge and of the search, as short texts."""
     config = trial.config
     searched = {
-        key.rsplit("/", 1)[-1]: _short(lookup(config, key, value))  # A scheduler may change it.
+        key.rsplit("/", 1)[-1]: _short(lookup(config, key, value))
         for key, value in (trial.evaluated_params or {}).items()
     }
     strategy = config.get("merge_strategy")
@@ -271,10 +271,10 @@ def trial_settings(trial: Trial) -> dict[str, str]:
     return {**merge, **{key: text for key, text in searched.items() if key not in hidden}}
 
 
-def _min_weight(config: Mapping[str, Any]) -> str:  # A plain dict of settings.
+def _min_weight(config: Mapping[str, Any]) -> str:  # Settings of any type.
     try:
         used = uses_min_weight(config["merge_strategy"], config.get("merge_options"))
-    except ValueError:  # The trial itself will say what is wrong with it.
+    except ValueError:  # The trial itself will report the problem.
         used = True
     if not used:
         return "–"
@@ -287,10 +287,10 @@ def _short(value: object) -> str:
 
 
 class ProgressTable(CSVLoggerCallback):
-    """Tune's writer of progress.csv, whose rows stay under their header when a trial goes on."""
+    """Tune's writer of progress.csv; keeps the columns of the file when a trial is resumed."""
 
     def log_trial_result(self, iteration: int, trial: Trial, result: Result) -> None:
-        """Writes a row; what has no column is left out, what has no value is empty."""
+        """Writes a row; leaves out metrics without a column and cells without a value."""
         if trial not in self._trial_files:
             self._setup_trial(trial)
         if self._trial_csv[trial] is None and self._trial_continue[trial]:
@@ -301,10 +301,10 @@ class ProgressTable(CSVLoggerCallback):
 
 
 def forget_rounds_behind_checkpoint(trial: Trial) -> None:
-    """Removes the results behind a trial's last checkpoint from the files that it goes on with.
+    """Removes results after a trial's last checkpoint from its log files; they will come again.
 
     Args:
-        trial: A trial that is about to go on, or to start anew if it has no checkpoint.
+        trial: A trial that is about to be resumed; it starts over if it has no checkpoint.
     """
     if trial.storage is None:
         return
@@ -316,7 +316,7 @@ def forget_rounds_behind_checkpoint(trial: Trial) -> None:
 
 
 def _keep_rounds(filesystem: FileSystem, path: str, last_round: int) -> None:
-    """Keeps the lines of a CSV or JSON log up to a round, without those that a kill has torn."""
+    """Keeps the lines of a CSV or JSON log up to a round; drops lines cut off by a kill."""
     try:
         with filesystem.open_input_stream(path) as stream:
             lines = stream.read().decode().splitlines(keepends=True)
@@ -333,7 +333,7 @@ def _keep_rounds(filesystem: FileSystem, path: str, last_round: int) -> None:
         except (ValueError, KeyError, TypeError, StopIteration):
             return False
 
-    # A torn header goes too: Tune then writes it anew.
+    # An incomplete header is dropped too: Tune then writes a new one.
     header = lines[:1] if TRAINING_ITERATION in columns else []
     kept = [*header, *filter(is_kept, lines[len(header) :])]
     if kept != lines:

@@ -10,11 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ray.tune.impl.placeholder import (
-    create_resolvers_map,
-    inject_placeholders,
-    resolve_placeholders,
-)
+from ray.tune.impl import placeholder
 from ray.tune.search.variant_generator import generate_variants
 
 from rllib_weighted import tuning
@@ -25,8 +21,8 @@ if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
     from ray.tune import PlacementGroupFactory, TuneConfig
 
-_MAX_LISTED = 5  # Problems that are told one by one.
-_MAX_AT_ONCE = 1000  # Trials; more are not counted.
+_MAX_LISTED = 5  # Problems that are listed one by one.
+_MAX_AT_ONCE = 1000  # Trials; counting stops there.
 
 
 def variants(config: AlgorithmConfig) -> Iterator[tuple[str, AlgorithmConfig]]:
@@ -35,13 +31,13 @@ def variants(config: AlgorithmConfig) -> Iterator[tuple[str, AlgorithmConfig]]:
     A config without a search space is its only point, and has no name. Values are drawn for
     spaces that are not a grid.
     """
-    # As the Tuner does it: what `sample_from` computes comes last, and sees everything else.
-    resolvers = create_resolvers_map()
-    space = inject_placeholders(copy.deepcopy(config.to_dict()), resolvers)
-    # A fixed state, so that drawing here leaves the global generator alone.
+    # As the Tuner does it: `sample_from` is resolved last and sees all other values.
+    resolvers = placeholder.create_resolvers_map()
+    space = placeholder.inject_placeholders(copy.deepcopy(config.to_dict()), resolvers)
+    # A fixed state, so that drawing does not advance the global generator.
     for resolved, values in generate_variants(space, random_state=0):
         name = ", ".join(f"{'.'.join(map(str, path))}={v!r}" for path, v in resolved.items())
-        resolve_placeholders(values, resolvers)
+        placeholder.resolve_placeholders(values, resolvers)
         variant = config.copy(copy_frozen=False)
         changed = {path[0] for path in [*resolved, *resolvers]}
         variant.update_from_dict({key: values[key] for key in changed})

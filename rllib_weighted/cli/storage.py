@@ -1,4 +1,4 @@
-"""Where experiments lie, on a local disk or an object store, and how they were started."""
+"""The folders of experiments, on a local disk or an object store, and what is recorded there."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ _STATE_FILE = "tuner.pkl"  # Tune writes it when an experiment starts.
 
 _AMAZON = "Amazon S3"
 _REFUSALS = ("ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH", "EXPIRED_TOKEN")
-# pyarrow's own would wait 100 seconds for an endpoint that takes connections and never answers.
+# pyarrow's default waits 100 seconds for an endpoint that accepts connections but never answers.
 _TIMEOUT_S = 5
 _MAX_ATTEMPTS = 2
 
 
 def storage_root(storage_path: str | None) -> str:
-    """Returns a storage path as an absolute local path, or as the URI that it is."""
+    """Returns where results go: the given path or URI, or the default; local paths absolute."""
     return absolute(storage_path or os.environ.get("RAY_AIR_LOCAL_CACHE_DIR") or DEFAULT_STORAGE)
 
 
 def absolute(location: str) -> str:
-    """Returns a location without a slash at its end: a URI as it is, a local path absolute."""
+    """Returns a location without a trailing slash; local paths become absolute."""
     return location.rstrip("/") if is_uri(location) else str(Path(location).expanduser().resolve())
 
 
@@ -60,7 +60,7 @@ def _split(location: str) -> tuple[str, str]:
 
 
 def locate(root: str, path: str) -> str:
-    """Returns the location of a path in the file system of a storage, as Tune names its results."""
+    """Returns the location of a path inside a storage's file system; Tune reports such paths."""
     if not is_uri(root):
         return path
     _, own = open_storage(root)
@@ -102,14 +102,10 @@ def experiment_names(root: str) -> list[str]:
     """Returns the names of the experiments in a storage, the oldest first."""
     filesystem, path = open_storage(root)
     entries = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
-    folders = [entry.base_name for entry in entries if entry.type == fs.FileType.Directory]
-    files = filesystem.get_file_info([f"{path}/{name}/{_STATE_FILE}" for name in folders])
-    found = [
-        (info.mtime_ns or 0, name)
-        for name, info in zip(folders, files, strict=True)
-        if info.is_file
-    ]
-    return [name for _, name in sorted(found)]
+    folders = [entry.path for entry in entries if entry.type == fs.FileType.Directory]
+    states = filesystem.get_file_info([f"{folder}/{_STATE_FILE}" for folder in folders])
+    started = sorted((state.mtime_ns or 0, state.path) for state in states if state.is_file)
+    return [posixpath.basename(posixpath.dirname(path)) for _, path in started]
 
 
 def experiment_to_resume(root: str, stem: str, name: str | None) -> str:
@@ -150,7 +146,7 @@ def refuse_existing(root: str, name: str) -> None:
 
 @dataclass(frozen=True)
 class ExperimentRecord:
-    """How an experiment was started; lies in its folder, so that it can be resumed alike.
+    """How an experiment was started; kept in its folder, so that it can be resumed the same way.
 
     Args:
         file: The training file, if there was one.
@@ -162,7 +158,7 @@ class ExperimentRecord:
 
     file: str | None = None
     experiment: str | None = None
-    arguments: dict[str, Any] | None = None  # A config's settings are of all types.
+    arguments: dict[str, Any] | None = None  # Settings may be of any type.
     settings: list[str] = field(default_factory=list)
     local_mode: bool = False
 
@@ -208,7 +204,7 @@ def check_store(root: str, *, writes: bool = False) -> None:
     path = bucket + parts.path.rstrip("/")
     query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
     options: dict[str, str] = {key: query[key] for key in ("region", "scheme") if key in query}
-    # pyarrow looks for endpoint and region of a URI by itself, not for a file system made by hand.
+    # pyarrow resolves endpoint and region only for file systems made from a URI.
     from_environment = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     endpoint = query.get("endpoint_override") or from_environment
     if endpoint:

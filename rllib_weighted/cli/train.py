@@ -1,7 +1,7 @@
 """Trains what a training file or a config asks for; the verbs `train` and `train file`.
 
-From top to bottom: the functions behind the verbs, how they settle what to train, the run through
-`ray.tune.Tuner`, and what is said before and after it.
+From top to bottom: the functions behind the verbs, how they determine what to train, the run
+through `ray.tune.Tuner`, and the messages before and after it.
 """
 
 from __future__ import annotations
@@ -251,13 +251,13 @@ def _title(config: AlgorithmConfig) -> str:
     return f"{algorithm.__name__} on {getattr(env, '__name__', env)}"
 
 
-def _first(*values: Any) -> Any:  # Of one type: that of an option.
+def _first(*values: Any) -> Any:  # An option's values.
     return next(value for value in values if value is not None)
 
 
 @dataclass(frozen=True)
 class _Run:
-    """One `Tuner.fit`, and what is said before and after it."""
+    """One `Tuner.fit`, with the messages before and after it."""
 
     asked: TrainFile
     options: TrainOptions
@@ -365,7 +365,7 @@ class _Run:
             say(f"  until       {goal or 'Ctrl-C (no stop criterion is set)'}")
 
     def _finish(self, results: ResultGrid, active: TrainSession) -> TrainResult:
-        """Says how the training ended and what to do next; raises if a trial failed."""
+        """Reports how the training ended and what to do next; raises if a trial failed."""
         code = active.interrupt.exit_code if active.interrupt.requested else 0
         if results.errors and not code:
             raise TrainingError(self._failure(results))
@@ -428,11 +428,11 @@ class _Run:
 
 
 def _frequent_snapshots(num_trials: int | None) -> contextlib.AbstractContextManager[None]:
-    """Lets Tune record more often than every ten seconds which trial is where.
+    """Lets Tune save the experiment's state more often than every ten seconds.
 
-    What it has not recorded is lost in a kill: a checkpoint, or that a trial has finished. A
-    record takes some 0.7 ms of CPU time per trial, so this is every two seconds up to 100 trials,
-    and then as seldom as keeps it below 4 percent of a core, up to Tune's ten.
+    What it has not saved is lost in a kill: a checkpoint, or that a trial has finished. Saving
+    takes some 0.7 ms of CPU time per trial, so this is every two seconds up to 100 trials,
+    and less often for more, which keeps it below 4 percent of a core, up to Tune's ten.
     """
     if _SNAPSHOT_VARIABLE in os.environ:
         return contextlib.nullcontext()
