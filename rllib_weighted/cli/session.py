@@ -13,6 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,6 +121,7 @@ def handling_signals(interrupt: Interrupt) -> Iterator[None]:
             signal.signal(signum, handler)
 
 
+@dataclass
 class TrainSession:
     """One call of `Tuner.fit` as the command sees it.
 
@@ -129,33 +131,30 @@ class TrainSession:
             resumed experiment has saved).
         checkpoint_seconds: Seconds between two checkpoints of a trial; None leaves them to Tune.
         resumed: Whether the experiment was started in another process.
+        trials: Progress by the trial's id.
+        num_started: How many trials' processes have started.
     """
 
-    def __init__(
-        self,
-        display: Display,
-        stop: dict[str, float] | None,
-        *,
-        checkpoint_seconds: float | None = None,
-        resumed: bool = False,
-    ) -> None:
-        self.display = display
-        self.interrupt = Interrupt(display.note)
-        self.trials: dict[str, TrialProgress] = {}
-        self.num_started = 0
-        self._stop = stop
-        self._checkpoint_seconds = checkpoint_seconds
-        self._saved_at: dict[str, float] = {}
-        self._adopted = not resumed
+    display: Display
+    stop: dict[str, float] | None
+    checkpoint_seconds: float | None = None
+    resumed: bool = False
+    trials: dict[str, TrialProgress] = field(default_factory=dict)
+    num_started: int = 0
+    _saved_at: dict[str, float] = field(default_factory=dict)
+    _adopted: bool = False
+
+    def __post_init__(self) -> None:
+        self.interrupt = Interrupt(self.display.note)
 
     def adopt(self, trials: list[Trial]) -> None:
         """Prepares the trials of a resumed experiment before they continue."""
-        if self._adopted or not trials:
+        if not self.resumed or self._adopted or not trials:
             return
         self._adopted = True
         for trial in trials:
-            if self._stop is not None:
-                trial.stopping_criterion = dict(self._stop)
+            if self.stop is not None:
+                trial.stopping_criterion = dict(self.stop)
             progress = self.progress(trial)
             progress.status = trial.status
             if TRAINING_ITERATION in trial.last_result:
@@ -188,7 +187,7 @@ class TrainSession:
     def is_due(self, trial: Trial) -> bool:
         """Whether it is time for a checkpoint of a trial; the time counts from the first call."""
         last = self._saved_at.setdefault(trial.trial_id, time.monotonic())
-        seconds = self._checkpoint_seconds
+        seconds = self.checkpoint_seconds
         if seconds is None or trial.checkpoint_freq:
             return False
         return time.monotonic() - last >= seconds
