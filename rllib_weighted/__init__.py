@@ -75,7 +75,7 @@ class _Deferred:
 
 
 def _register_with_tune(registry: Any) -> None:
-    tune_registry(registry).register(registry.TRAINABLE_CLASS, "WeightedPPO", _Deferred())
+    tune_registry().register(registry.TRAINABLE_CLASS, "WeightedPPO", _Deferred())
 
 
 # As soon as Tune is imported, or at once if it has been: nothing else here loads Ray.

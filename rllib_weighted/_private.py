@@ -171,6 +171,16 @@ NAMES: tuple[PrivateName, ...] = (
         "_worker_manager",
         "asking lost env runners without waiting for them, and killing those that hang",
     ),
+    # cli
+    *(
+        PrivateName(
+            "ray.tune.logger.csv:CSVLoggerCallback",
+            name,
+            "progress.csv of a resumed trial keeps its columns; can go once Tune's logger reads "
+            "the header of a file that it continues",
+        )
+        for name in ("_setup_trial", "_trial_continue", "_trial_csv", "_trial_files")
+    ),
     # core/modules, learning
     PrivateName(
         _TORCH_MODULE,
@@ -226,9 +236,11 @@ NAMES: tuple[PrivateName, ...] = (
 # Driver
 
 
-def tune_registry(module: Any) -> Any:
-    """Returns Tune's registry of names, given its module `ray.tune.registry`."""
-    return module._global_registry
+def tune_registry() -> Any:
+    """Returns Tune's registry of algorithms and environments (Ray does not annotate it)."""
+    from ray.tune.registry import _global_registry
+
+    return _global_registry
 
 
 def connector_pipelines(algorithm: Any) -> tuple[Any, Any]:

@@ -9,19 +9,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rllib_weighted.cli.cluster import InputError, TrainingError
+    from rllib_weighted.cli.errors import InputError, TrainingError
     from rllib_weighted.cli.evaluate import EvaluationResult, evaluate_checkpoint
     from rllib_weighted.cli.examples import Example, find_example, list_examples
-    from rllib_weighted.cli.inputs import (
-        TrainFile,
-        TrainOptions,
-        TrainResult,
-        load_experiments,
-        load_file,
-    )
+    from rllib_weighted.cli.inputs import TrainFile, load_experiments, load_file
     from rllib_weighted.cli.main import train_file_main
+    from rllib_weighted.cli.options import TrainOptions
     from rllib_weighted.cli.report import report_results
-    from rllib_weighted.cli.train import run_algorithm, run_file
+    from rllib_weighted.cli.train import TrainResult, run_algorithm, run_file
 
 __all__ = [
     "EvaluationResult",
@@ -42,27 +37,20 @@ __all__ = [
     "train_file_main",
 ]
 
-_MODULES = {
-    "InputError": "errors",
-    "TrainingError": "errors",
-    "EvaluationResult": "evaluate",
-    "evaluate_checkpoint": "evaluate",
-    "Example": "examples",
-    "find_example": "examples",
-    "list_examples": "examples",
-    "TrainFile": "files",
-    "load_experiments": "files",
-    "load_file": "files",
-    "TrainOptions": "options",
-    "TrainResult": "options",
-    "report_results": "report",
-    "run_algorithm": "train",
-    "run_file": "train",
-    "train_file_main": "train",
+_NAMES = {
+    "errors": ("InputError", "TrainingError"),
+    "evaluate": ("EvaluationResult", "evaluate_checkpoint"),
+    "examples": ("Example", "find_example", "list_examples"),
+    "inputs": ("TrainFile", "load_experiments", "load_file"),
+    "main": ("train_file_main",),
+    "options": ("TrainOptions",),
+    "report": ("report_results",),
+    "train": ("TrainResult", "run_algorithm", "run_file"),
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+def __getattr__(name: str) -> Any:  # Of the types above.
+    for module, names in _NAMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

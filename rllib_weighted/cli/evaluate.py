@@ -4,102 +4,34 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import random
 import re
 import statistics
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rllib_weighted.cli.cluster import InputError, quiet_ray
+from pyarrow import fs
+
+from rllib_weighted.cli import storage
+from rllib_weighted.cli.cluster import quiet_ray
+from rllib_weighted.cli.errors import InputError
 from rllib_weighted.cli.inputs import load_experiments
-from rllib_weighted.cli.storage import (
-    is_remote,
-    locate,
-    open_storage,
-    parent,
-    reach_storage,
-    read_record,
-)
-from rllib_weighted.core.envs import env_problem
+from rllib_weighted.core.envs import env_creator, env_problem
+from rllib_weighted.records.schema import is_uri
 
 if TYPE_CHECKING:
-    from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
-    from ray.rllib.env.env_runner import EnvRunner
-
-# Records episodes of an evaluation as MP4 files
-
-
-_ENV_NAME = "rllib_weighted-recorded"
-
-
-@contextmanager
-def record_videos(config: AlgorithmConfig, folder: str | Path | None) -> Iterator[list[Path]]:
-    """Lets environments that are built inside the block record each episode.
-
-    Args:
-        config: Its environment is replaced by one that records.
-        folder: Where the videos go; None records nothing.
-
-    Yields:
-        A list that holds the videos' paths when the block has ended.
-
-    Raises:
-        InputError: A package for writing videos is missing.
-    """
-    videos: list[Path] = []
-    if folder is None:
-        yield videos
-        return
-    if importlib.util.find_spec("moviepy") is None:
-        raise InputError('--video needs the package moviepy: pip install "rllib-weighted[video]"')
-    # Nothing is to be opened on a screen, nor sound played, which machines without them report.
-    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
-    os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
-    target = Path(folder).expanduser().resolve()
-    started = time.time_ns()
-    _replace_env(config, target)
-    yield videos
-    written = [path for path in target.glob("*.mp4") if path.stat().st_mtime_ns >= started]
-    videos.extend(sorted(written, key=lambda path: path.stat().st_mtime_ns))
-
-
-def _replace_env(config: AlgorithmConfig, folder: Path) -> None:
     import gymnasium as gym
-    from ray.tune.registry import ENV_CREATOR, _global_registry, register_env
-
-    env = config.env
-    creator: Any = env
-    if isinstance(env, str) and _global_registry.contains(ENV_CREATOR, env):
-        creator = _global_registry.get(ENV_CREATOR, env)
-
-    def create(context: Any) -> gym.Env[Any, Any]:
-        if isinstance(creator, str):
-            built = gym.make(creator, **{**context, "render_mode": "rgb_array"})
-        else:
-            context["render_mode"] = "rgb_array"
-            built = creator(context)
-        if built.render_mode != "rgb_array":
-            built.close()
-            raise InputError(
-                f"environment {env!r} cannot be recorded: its render_mode is "
-                f"{built.render_mode!r}, not 'rgb_array'. Its creator is given "
-                "`render_mode` in its config: pass it on"
-            )
-        return gym.wrappers.RecordVideo(
-            built, str(folder), episode_trigger=lambda episode: True, name_prefix="evaluation"
-        )
-
-    register_env(_ENV_NAME, create)
-    config.env = _ENV_NAME
-
+    from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+    from ray.rllib.env.env_context import EnvContext
+    from ray.rllib.env.env_runner import EnvRunner
 
 _MARK = "rllib_checkpoint.json"
 _MODULE_FOLDER = Path("learner_group", "learner", "rl_module")
+_RECORDED_ENV = "rllib_weighted-recorded"
 
 
 @dataclass(frozen=True)
@@ -156,8 +88,8 @@ def evaluate_checkpoint(
         episodes: How many episodes to play.
         seed: Seeds environments and actions; None takes the config's.
         video: A folder to write an MP4 of each episode into.
-        file: A training file to load first, for an environment that it registers. None takes the
-            one that the experiment was started with, if the environment is unknown without.
+        file: A training file to load first, for an environment that it registers. None loads the
+            file that the experiment was started with, if the environment is unknown.
         verbose: Shows Ray's logs.
 
     Raises:
@@ -166,12 +98,20 @@ def evaluate_checkpoint(
     if episodes < 1:
         raise InputError(f"--episodes must be at least 1; found {episodes}")
     location = find_checkpoint(checkpoint)
+    from rllib_weighted.core.seeding import seeded_globals
+
+    folder = None if video is None else Path(video).expanduser().resolve()
+    # Actions are drawn from the global generators.
+    seeded = nullcontext() if seed is None else seeded_globals(seed)
     with quiet_ray(verbose), _local_copy(location) as found:
         if file is not None:
             load_experiments(file)
         config = _evaluation_config(found, seed)
         _require_env(config, location)
-        with record_videos(config, video) as videos, _seeded(seed):
+        started = time.time_ns()
+        if folder is not None:
+            _record_videos(config, folder)
+        with seeded:
             runner = _restored_runner(config, found)
             try:
                 played = runner.sample(num_episodes=episodes)
@@ -182,7 +122,7 @@ def evaluate_checkpoint(
         returns=[float(episode.get_return()) for episode in played],
         lengths=[len(episode) for episode in played],
         explore=bool(config.explore),
-        videos=videos,
+        videos=[] if folder is None else _videos_since(started, folder),
     )
 
 
@@ -192,12 +132,9 @@ def find_checkpoint(location: str | Path) -> str:
     Raises:
         InputError: There is none.
     """
-    from pyarrow import fs
-
-    text = str(location)
-    text = text.rstrip("/") if is_remote(text) else str(Path(text).expanduser().resolve())
-    reach_storage(text)
-    filesystem, folder = open_storage(text)
+    text = storage.absolute(str(location))
+    storage.check_store(text)
+    filesystem, folder = storage.open_storage(text)
     if filesystem.get_file_info(folder).type != fs.FileType.Directory:
         raise InputError(f"there is no folder {text}")
     if filesystem.get_file_info(f"{folder}/{_MARK}").is_file:
@@ -213,20 +150,18 @@ def find_checkpoint(location: str | Path) -> str:
             "or an experiment"
         )
     newest = max(marks, key=lambda info: (info.mtime_ns or 0, info.path))
-    return parent(locate(text, newest.path))
+    return storage.parent(storage.locate(text, newest.path))
 
 
 @contextmanager
 def _local_copy(checkpoint: str) -> Iterator[Path]:
-    """Gives a checkpoint's folder on this machine; a copy for the time of the block if remote."""
-    from pyarrow.fs import copy_files
-
-    if not is_remote(checkpoint):
+    """Yields a local folder with the checkpoint: a temporary copy if it lies on a remote store."""
+    if not is_uri(checkpoint):
         yield Path(checkpoint)
         return
-    filesystem, path = open_storage(checkpoint)
+    filesystem, path = storage.open_storage(checkpoint)
     with tempfile.TemporaryDirectory(prefix="rllib-checkpoint-") as folder:
-        copy_files(path, folder, source_filesystem=filesystem)
+        fs.copy_files(path, folder, source_filesystem=filesystem)
         yield Path(folder)
 
 
@@ -237,10 +172,9 @@ def _evaluation_config(checkpoint: Path, seed: int | None) -> AlgorithmConfig:
     with (checkpoint / "class_and_ctor_args.pkl").open("rb") as stream:
         saved = pickle.load(stream)
     (state, *_), _ = saved["ctor_args_and_kwargs"]
-    config = saved["class"].get_default_config().from_state(state)
-    config._is_frozen = False
+    config = saved["class"].get_default_config().from_state(state).copy(copy_frozen=False)
     config = config.get_evaluation_config_object()
-    # One environment: of several, the first to end are the shortest episodes, a biased sample.
+    # With several environments the shortest episodes would end first: a biased sample.
     config.num_env_runners = 0
     config.num_envs_per_env_runner = 1
     if seed is not None:
@@ -249,13 +183,60 @@ def _evaluation_config(checkpoint: Path, seed: int | None) -> AlgorithmConfig:
 
 
 def _require_env(config: AlgorithmConfig, checkpoint: str) -> None:
+    """Makes sure that the environment can be built.
+
+    If it cannot, loads the training file of the experiment, which may register it.
+
+    Raises:
+        InputError: It still cannot be built.
+    """
     problem = env_problem(config.env)
-    record = read_record(parent(parent(checkpoint))) if problem else None
+    record = storage.read_record(storage.parent(storage.parent(checkpoint))) if problem else None
     if record is not None and record.file and Path(record.file).is_file():
         load_experiments(record.file)
         problem = env_problem(config.env)
     if problem:
         raise InputError(f"{problem}, and name that file with --file")
+
+
+def _record_videos(config: AlgorithmConfig, folder: Path) -> None:
+    """Replaces a config's environment by one that records each episode as an MP4 file.
+
+    Raises:
+        InputError: A package for writing videos is missing.
+    """
+    import gymnasium as gym
+    from ray.tune import register_env
+
+    if importlib.util.find_spec("moviepy") is None:
+        raise InputError('--video needs the package moviepy: pip install "rllib-weighted[video]"')
+    # Keeps pygame from a screen and a sound card, which this machine may not have.
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
+    env, create = config.env, env_creator(config.env)
+
+    def create_recorded(context: EnvContext) -> gym.Env[Any, Any]:  # Of any spaces.
+        context["render_mode"] = "rgb_array"
+        built = create(context)
+        if built.render_mode != "rgb_array":
+            built.close()
+            raise InputError(
+                f"environment {env!r} cannot be recorded: its render_mode is "
+                f"{built.render_mode!r}, not 'rgb_array'. Its creator is given "
+                "`render_mode` in its config: pass it on"
+            )
+        return gym.wrappers.RecordVideo(
+            built, str(folder), episode_trigger=lambda episode: True, name_prefix="evaluation"
+        )
+
+    register_env(_RECORDED_ENV, create_recorded)
+    config.env = _RECORDED_ENV
+
+
+def _videos_since(started: int, folder: Path) -> list[Path]:
+    """Returns the videos written since a time in nanoseconds, the oldest first."""
+    written = {path: path.stat().st_mtime_ns for path in sorted(folder.glob("*.mp4"))}
+    return sorted((path for path in written if written[path] >= started), key=written.__getitem__)
 
 
 def _restored_runner(config: AlgorithmConfig, checkpoint: Path) -> EnvRunner:
@@ -264,23 +245,10 @@ def _restored_runner(config: AlgorithmConfig, checkpoint: Path) -> EnvRunner:
 
     if config.is_multi_agent:
         raise InputError("multi-agent checkpoints cannot be evaluated with this command")
-    runner_class: Any = config.env_runner_cls or SingleAgentEnvRunner
+    runner_class: Any = config.env_runner_cls or SingleAgentEnvRunner  # Ray types it as any class.
     runner = runner_class(config=config, worker_index=0, num_workers=0)
     # Connectors with their filters, and the counters; a checkpoint's runner has no weights.
     runner.restore_from_path(str(checkpoint / "env_runner"))
     modules = MultiRLModule.from_checkpoint(str(checkpoint / _MODULE_FOLDER))
     runner.set_state({"rl_module": modules.get_state(inference_only=True)})
     return runner
-
-
-@contextmanager
-def _seeded(seed: int | None) -> Iterator[None]:
-    """Seeds the generators from which actions are drawn."""
-    if seed is not None:
-        import numpy as np
-        import torch
-
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        torch.manual_seed(seed)
-    yield

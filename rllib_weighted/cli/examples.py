@@ -6,7 +6,8 @@ import ast
 from dataclasses import dataclass
 from pathlib import Path
 
-from rllib_weighted.cli.cluster import InputError, nearest
+from rllib_weighted.cli.errors import InputError
+from rllib_weighted.suggest import nearest
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # Inside an installed package, or beside it in a checkout.
@@ -20,36 +21,32 @@ class Example:
     Args:
         name: Its name, e.g. `"cartpole"`.
         path: Its file.
-        summary: The first line of its docstring.
     """
 
     name: str
     path: Path
-    summary: str
+
+    @property
+    def summary(self) -> str:
+        """The first line of its docstring."""
+        return (ast.get_docstring(ast.parse(self.source())) or "").partition("\n")[0]
 
     def source(self) -> str:
         """Returns the text of its file."""
         return self.path.read_text(encoding="utf-8")
 
 
-def examples_folder() -> Path:
-    """Returns the folder of the tuned examples.
+def list_examples() -> list[Example]:
+    """Returns all tuned examples, by name.
 
     Raises:
         InputError: This installation has none.
     """
     for folder in _FOLDERS:
-        if any(folder.glob("*.py")):
-            return folder
+        paths = sorted(folder.glob("[!_]*.py"))
+        if paths:
+            return [Example(path.stem, path) for path in paths]
     raise InputError(f"no tuned examples found; they should lie in {_FOLDERS[0]}: reinstall")
-
-
-def list_examples() -> list[Example]:
-    """Returns all tuned examples, by name."""
-    paths = sorted(examples_folder().glob("*.py"))
-    return [
-        Example(path.stem, path, _summary(path)) for path in paths if not path.stem.startswith("_")
-    ]
 
 
 def find_example(name: str) -> Example:
@@ -64,8 +61,3 @@ def find_example(name: str) -> Example:
         known = ", ".join(examples)
         raise InputError(f"no example {name!r}{nearest(stem, examples)} (there are: {known})")
     return examples[stem]
-
-
-def _summary(path: Path) -> str:
-    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    return docstring.split("\n", 1)[0]

@@ -1,50 +1,69 @@
-"""The entry point of the `rllib` command: options in, functions called, errors shown."""
+"""The `rllib` command: reads its arguments, calls the function of each verb, shows errors.
+
+The functions' modules are imported inside the commands, so that `rllib --help` does not wait for
+Ray.
+"""
 
 from __future__ import annotations
 
-import functools
 import importlib.metadata
 import platform
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
-from rllib_weighted.cli.cluster import Aborted, InputError, TrainingError
-from rllib_weighted.cli.inputs import (
-    TrainOptions,
-)
-
-# Versions of what matters for a result; the verb `version`
+from rllib_weighted.cli.errors import Aborted, InputError, TrainingError
+from rllib_weighted.cli.options import TrainOptions, Verbose, takes_train_options
 
 
-_PACKAGES = {
-    "rllib_weighted": "rllib-weighted",
-    "ray": "ray",
-    "torch": "torch",
-    "gymnasium": "gymnasium",
-}
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Runs the command.
 
+    Args:
+        argv: Arguments without the program's name; None takes those of this process.
 
-def versions() -> dict[str, str]:
-    """Returns the versions of this package, Ray, PyTorch, Gymnasium and Python.
-
-    They are read from the installation's metadata: nothing is imported.
+    Raises:
+        SystemExit: Always: 0 done, 1 failed, 2 bad input, 130 or 143 interrupted.
     """
-    found = {}
-    for name, distribution in _PACKAGES.items():
+    app(args=list(sys.argv[1:] if argv is None else argv), prog_name="rllib")
+    raise SystemExit(0)
+
+
+def train_file_main(file: str, argv: Sequence[str] | None = None) -> NoReturn:
+    """Does what `rllib train file FILE` does; the last line of a training file that runs itself.
+
+    Args:
+        file: The training file: pass `__file__`.
+        argv: Options as on the command line; None takes those of this process.
+
+    Raises:
+        SystemExit: Always, with the command's exit status.
+    """
+    main(["train", "file", file, *(sys.argv[1:] if argv is None else argv)])
+
+
+class _Commands(TyperGroup):
+    """Shows the package's errors as one message on the standard error, with an exit status."""
+
+    def invoke(self, ctx: Any) -> Any:  # Typer has no public type for it.
         try:
-            found[name] = importlib.metadata.version(distribution)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return {**found, "python": platform.python_version()}
+            return super().invoke(ctx)
+        except (InputError, TrainingError, Aborted) as error:
+            typer.echo(f"Error: {error}", err=True)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            typer.echo("Interrupted before training had started.", err=True)
+            raise typer.Exit(130) from None
 
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
     name="rllib",
+    cls=_Commands,
     help="Train and evaluate RLlib algorithms, and WeightedPPO: gradients merged by weight.",
     context_settings=_HELP,
     no_args_is_help=True,
@@ -56,147 +75,58 @@ example_app = typer.Typer(no_args_is_help=True, context_settings=_HELP)
 app.add_typer(train_app, name="train")
 app.add_typer(example_app, name="example", help="Tuned examples: list, show or run them.")
 
-Stop = Annotated[
-    str | None,
-    typer.Option(
-        "--stop",
-        "-s",
-        metavar="JSON",
-        help="Stop criteria over those of the file, e.g. "
-        "'{\"training_iteration\": 10}'; null removes one.",
-    ),
-]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="A setting of the config; may be repeated. A dot reaches into a dict.",
-    ),
-]
-NumSamples = Annotated[int | None, typer.Option(min=1, help="Trials per point of the search.")]
-StoragePath = Annotated[
-    str | None, typer.Option(help="Folder or URI of the results. [default: ~/ray_results]")
-]
-Name = Annotated[
-    str | None,
-    typer.Option("--name", "--experiment-name", "-n", help="Name of the experiment's folder."),
-]
-CheckpointFreq = Annotated[
-    int | None,
-    typer.Option(
-        min=0,
-        help="Rounds between checkpoints, of which all are kept; 0 writes none on the way. "
-        "[default: one a minute, the last three are kept]",
-    ),
-]
-CheckpointAtEnd = Annotated[
-    bool | None,
-    typer.Option(
-        "--checkpoint-at-end/--no-checkpoint-at-end", help="Save when a trial ends. [default: on]"
-    ),
-]
-Resume = Annotated[
-    bool,
-    typer.Option(
-        "--resume",
-        help="Continue the experiment --name (or the newest of this file) from its last "
-        "checkpoints, with the settings and samples of its start.",
-    ),
-]
-RayAddress = Annotated[
-    str | None,
-    typer.Option(help="Ray cluster to join. [default: RAY_ADDRESS, else a local Ray of its own]"),
-]
-RayNumCpus = Annotated[int | None, typer.Option(min=1, help="CPUs that a local Ray counts with.")]
-LocalMode = Annotated[
-    bool,
-    typer.Option("--local-mode", help="Sample and learn in one process per trial, to debug."),
-]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", "--log-info", help="Show Ray's logs.")]
-
-
-def reported(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Turns the package's errors into one message on the standard error and an exit status."""
-
-    @functools.wraps(command)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return command(*args, **kwargs)
-        except (InputError, TrainingError, Aborted) as error:
-            typer.echo(f"Error: {error}", err=True)
-            raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
-            typer.echo("Interrupted before training had started.", err=True)
-            raise typer.Exit(130) from None
-
-    return wrapper
-
 
 @train_app.callback(invoke_without_command=True)
-@reported
+@takes_train_options
 def train(
     ctx: typer.Context,
+    options: TrainOptions,
     algo: Annotated[str | None, typer.Option("--algo", "--run", "-a", "-r")] = None,
     env: Annotated[str | None, typer.Option("--env", "-e")] = None,
     config: Annotated[str, typer.Option("--config", "-c", metavar="JSON")] = "{}",
-    stop: Stop = None,
-    settings: Settings = None,
-    num_samples: NumSamples = None,
-    storage_path: StoragePath = None,
-    name: Name = None,
-    checkpoint_freq: CheckpointFreq = None,
-    checkpoint_at_end: CheckpointAtEnd = None,
-    resume: Resume = False,
-    ray_address: RayAddress = None,
-    ray_num_cpus: RayNumCpus = None,
-    local_mode: LocalMode = False,
-    verbose: Verbose = False,
 ) -> None:
     """Train an algorithm by name, or a training file: `rllib train file FILE`."""
-    options = _options(ctx.params)
     if ctx.invoked_subcommand is not None:
-        _refuse_misplaced(ctx)
+        _refuse_misplaced_options(ctx)
         return
     from rllib_weighted.cli.train import resume_by_name, run_algorithm
 
-    if algo is None and resume:
-        raise typer.Exit(resume_by_name(options).exit_code)
-    if algo is None:
+    if algo is not None:
+        result = run_algorithm(algo, env, config, options)
+    elif options.resume:
+        result = resume_by_name(options)
+    else:
         raise InputError(
             "give an algorithm, e.g. rllib train --algo WeightedPPO --env CartPole-v1, or a "
             "training file: rllib train file FILE"
         )
-    raise typer.Exit(run_algorithm(algo, env, config, options).exit_code)
+    raise typer.Exit(result.exit_code)
+
+
+def _refuse_misplaced_options(ctx: typer.Context) -> None:
+    """Refuses options between `train` and `file`, which would have no effect."""
+    given = [
+        parameter.opts[0]
+        for parameter in ctx.command.params
+        if getattr(ctx.get_parameter_source(parameter.name or ""), "name", "") == "COMMANDLINE"
+    ]
+    if given:
+        raise InputError(f"put {', '.join(given)} after the file: rllib train file FILE ...")
 
 
 @train_app.command("file")
-@reported
+@takes_train_options
 def train_file(
-    ctx: typer.Context,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A .py, .yaml or .json file.")],
-    stop: Stop = None,
-    settings: Settings = None,
-    num_samples: NumSamples = None,
-    storage_path: StoragePath = None,
-    name: Name = None,
-    checkpoint_freq: CheckpointFreq = None,
-    checkpoint_at_end: CheckpointAtEnd = None,
-    resume: Resume = False,
-    ray_address: RayAddress = None,
-    ray_num_cpus: RayNumCpus = None,
-    local_mode: LocalMode = False,
-    verbose: Verbose = False,
+    options: TrainOptions,
 ) -> None:
     """Train what FILE asks for: Python that defines `config` and `stop`, or YAML or JSON."""
     from rllib_weighted.cli.train import run_experiments
 
-    results = run_experiments(file, _options(ctx.params))
-    raise typer.Exit(results[-1].exit_code)
+    raise typer.Exit(run_experiments(file, options)[-1].exit_code)
 
 
 @app.command()
-@reported
 def evaluate(
     checkpoint: Annotated[str, typer.Argument(help="A checkpoint, or a trial's folder.")],
     episodes: Annotated[int, typer.Option(min=1, help="Episodes to play.")] = 10,
@@ -213,8 +143,9 @@ def evaluate(
     result = evaluate_checkpoint(
         checkpoint, episodes=episodes, seed=seed, video=video, file=file, verbose=verbose
     )
+    actions = "drawn, as in training" if result.explore else "the most likely ones"
     typer.echo(f"checkpoint   {result.checkpoint}")
-    typer.echo(f"episodes     {len(result.returns)} (actions {_drawn(result.explore)})")
+    typer.echo(f"episodes     {len(result.returns)} (actions {actions})")
     typer.echo(f"return mean  {result.return_mean:.2f}")
     typer.echo(f"return std   {result.return_std:.2f}")
     typer.echo(f"return min   {min(result.returns):.2f}")
@@ -225,7 +156,6 @@ def evaluate(
 
 
 @app.command()
-@reported
 def report(
     results: Annotated[
         list[str], typer.Argument(metavar="RESULTS...", help="Folders of experiments or trials.")
@@ -255,18 +185,11 @@ def report(
     """Compare strategies: a page with curves, convergence, final returns and weights."""
     from rllib_weighted.cli.report import report_results
 
-    report_results(
-        results,
-        baseline=baseline,
-        thresholds=threshold or (),
-        metric=metric,
-        hold=hold,
-        out=out,
-    )
+    limits = threshold or ()
+    report_results(results, baseline=baseline, thresholds=limits, metric=metric, hold=hold, out=out)
 
 
 @example_app.command("list")
-@reported
 def example_list() -> None:
     """List the tuned examples."""
     from rllib_weighted.cli.examples import list_examples
@@ -278,7 +201,6 @@ def example_list() -> None:
 
 
 @example_app.command("get")
-@reported
 def example_get(
     name: str,
     out: Annotated[Path | None, typer.Option(help="File to write; else it is printed.")] = None,
@@ -298,68 +220,24 @@ def example_get(
 @example_app.command(
     "run", context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
 )
-@reported
 def example_run(ctx: typer.Context, name: str) -> None:
     """Train a tuned example; takes the options of `rllib train file`."""
     from rllib_weighted.cli.examples import find_example
 
-    main(["train", "file", str(find_example(name).path), *ctx.args])
+    train_file_main(str(find_example(name).path), ctx.args)
 
 
 @app.command()
 def version() -> None:
     """Print the versions of this package and of what it stands on."""
-    for name, number in versions().items():
-        typer.echo(f"{name:<15} {number}")
-
-
-def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Runs the command.
-
-    Args:
-        argv: Arguments without the program's name; None takes those of this process.
-
-    Raises:
-        SystemExit: Always: 0 done, 1 failed, 2 bad input, 130 or 143 interrupted.
-    """
-    app(args=list(sys.argv[1:] if argv is None else argv), prog_name="rllib")
-    raise SystemExit(0)
-
-
-def _options(params: dict[str, Any]) -> TrainOptions:
-    names = TrainOptions.__dataclass_fields__
-    given = {name: params[name] for name in names if name in params}
-    return TrainOptions(**{**given, "settings": tuple(params.get("settings") or ())})
-
-
-def _refuse_misplaced(ctx: typer.Context) -> None:
-    """Refuses options between `train` and `file`, which would have no effect."""
-    misplaced = [
-        f"--{name.replace('_', '-')}" for name, value in ctx.params.items() if value not in _UNSET
-    ]
-    if misplaced:
-        raise InputError(f"put {', '.join(misplaced)} after the file: rllib train file FILE ...")
-
-
-_UNSET: tuple[Any, ...] = (None, False, "{}", [], ())
-
-
-def _drawn(explore: bool) -> str:
-    return "drawn, as in training" if explore else "the most likely ones"
+    for package in ("rllib-weighted", "ray", "torch", "gymnasium"):
+        try:  # The installation's metadata: nothing is imported.
+            number = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            number = "not installed"
+        typer.echo(f"{package.replace('-', '_'):<15} {number}")
+    typer.echo(f"{'python':<15} {platform.python_version()}")
 
 
 if __name__ == "__main__":
     main()
-
-
-def train_file_main(file: str, argv: Sequence[str] | None = None) -> NoReturn:
-    """Does what `rllib train file FILE` does; the last line of a training file that runs itself.
-
-    Args:
-        file: The training file: pass `__file__`.
-        argv: Options as on the command line; None takes those of this process.
-
-    Raises:
-        SystemExit: Always, with the command's exit status.
-    """
-    main(["train", "file", file, *(sys.argv[1:] if argv is None else argv)])

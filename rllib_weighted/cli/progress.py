@@ -1,14 +1,16 @@
-"""How far a trial is: speed, distance to its stop criteria, time left. Pure functions."""
+"""How far trials are: what is known of each, how it is written, and how a terminal shows it.
+
+`TrialProgress` is fed with a trial's results; `Display` shows one or many of them, live on a
+terminal and as a plain line now and then elsewhere.
+"""
 
 from __future__ import annotations
 
 import collections
 import math
 import time
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -23,13 +25,30 @@ STEPS = "num_env_steps_sampled_lifetime"
 TIME = "time_total_s"
 RETURN = "env_runners/episode_return_mean"
 SMOOTHED_RETURN = f"{metrics.MERGE}/{metrics.EPISODE_RETURN_MEAN}"
-SHARE_MIN = f"{metrics.MERGE}/{metrics.SHARE_MIN}"
-SHARE_MAX = f"{metrics.MERGE}/{metrics.SHARE_MAX}"
-EFFECTIVE_WORKERS = f"{metrics.MERGE}/{metrics.EFFECTIVE_WORKERS}"
-NUM_WORKERS = f"{metrics.MERGE}/{metrics.NUM_WORKERS}"
+MERGE_SETTINGS = ("merge_strategy", "min_weight")
 
-NOTHING = "-"  # Shown for what is not known.
-SPEED_WINDOW = 10  # Rounds over which a speed is taken.
+NOTHING = "-"  # Shown for an unknown value.
+SPEED_WINDOW = 10  # Rounds over which speed is measured.
+PLAIN_INTERVAL = 10.0  # Seconds between plain lines of one trial.
+
+# Tune's statuses, in the order of the table, and what they are called.
+_STATUSES = {
+    "RUNNING": "running",
+    "ERROR": "failed",
+    "TERMINATED": "done",
+    "PAUSED": "paused",
+    "PENDING": "waiting",
+}
+_HEADERS = {
+    "merge_strategy": "strategy",
+    "min_weight": "min\nweight",
+    "best": "best\nso far",
+    "time left": "time\nleft",
+}
+_LEAST_NEEDED = ("trial", "best", "steps", "round")
+_GAP = 2  # Blanks between columns.
+_MARGIN = 2  # Columns that keep what the terminal echoes (^C) from wrapping into the next line.
+_OTHER_LINES = 7  # Lines of the display that hold no trial: title, header, caption, margin.
 
 
 @dataclass
@@ -37,36 +56,39 @@ class TrialProgress:
     """Progress of one trial, fed with its results.
 
     Args:
-        name: A short name, which that of the trial's folder holds too.
+        name: A short name; it is part of the name of the trial's folder.
         stop: Flat stop criteria.
-        settings: The settings that tell this trial from the others, as text.
+        settings: The settings that distinguish this trial, as text.
+        status: Tune's status of the trial.
+        last: The last result.
+        best_return: The best mean return so far.
     """
 
     name: str
     stop: Mapping[str, float]
     settings: Mapping[str, str] = field(default_factory=dict)
     status: str = "PENDING"
-    last: dict[str, Any] = field(default_factory=dict)
+    last: Mapping[str, Any] = field(default_factory=dict)  # RLlib's metrics are of any type.
     best_return: float | None = None
     _window: collections.deque[dict[str, float]] = field(
         default_factory=lambda: collections.deque(maxlen=SPEED_WINDOW + 1)
     )
 
     def update(self, result: Mapping[str, Any]) -> None:
-        """Takes in the result of one more round."""
-        self.last = {key: _lookup(result, key) for key in {*_SHOWN, *self.stop}}
-        reached = self.mean_return
-        if reached is not None:
-            known = -math.inf if self.best_return is None else self.best_return
-            self.best_return = max(reached, known)
-        counted = {
-            key: self.value(key) for key in {ROUND, STEPS, TIME, *filter(is_counter, self.stop)}
-        }
-        self._window.append({key: value for key, value in counted.items() if value is not None})
+        """Updates the progress with the result of a round."""
+        self.last = result
+        if self.mean_return is not None:
+            known = self.mean_return if self.best_return is None else self.best_return
+            self.best_return = max(self.mean_return, known)
+        counters = {ROUND, STEPS, TIME, *filter(is_counter, self.stop)}
+        sample = {key: v for key in counters if (v := self.value(key)) is not None}
+        if self._window and sample.get(ROUND, 0) <= self._window[-1].get(ROUND, 0):
+            self._window.clear()  # Resumed from an earlier round.
+        self._window.append(sample)
 
     @property
     def return_key(self) -> str:
-        """The mean return to show: that of `stop`, else the smoother one if it is reported."""
+        """The mean return to show: the one that `stop` names, else the smoothed one if reported."""
         named = [key for key in (SMOOTHED_RETURN, RETURN) if key in self.stop]
         if named:
             return named[0]
@@ -79,27 +101,28 @@ class TrialProgress:
 
     def value(self, key: str) -> float | None:
         """Returns the last finite value of a metric, or None."""
-        value = self.last.get(key)
+        value = lookup(self.last, key)
         if isinstance(value, bool) or not isinstance(value, int | float):
             return None
         return float(value) if math.isfinite(value) else None
 
     def speed(self, key: str) -> float | None:
-        """Returns how much a counter grows per second of training, over the last rounds."""
-        if len(self._window) < 2:
-            # One round so far in this process: RLlib counts its time from the trial's start.
-            first = self._window[0] if self._window else {}
-            fresh = first.get(ROUND) == 1
-            return _ratio(first.get(key), first.get(TIME)) if fresh else None
-        old, new = self._window[0], self._window[-1]
-        if not all(key in sample and TIME in sample for sample in (old, new)):
+        """Returns a counter's growth per second over the last rounds; None if unknown."""
+        if not self._window:
             return None
-        return _ratio(new[key] - old[key], new[TIME] - old[TIME])
+        old, new = self._window[0], self._window[-1]
+        if len(self._window) == 1:
+            # RLlib counts time from the trial's start, which may lie in an earlier process.
+            old = {key: 0.0, TIME: 0.0} if new.get(ROUND) == 1 else {}
+        if not old.keys() & new.keys() >= {key, TIME}:
+            return None
+        seconds = new[TIME] - old[TIME]
+        return (new[key] - old[key]) / seconds if seconds else None
 
     def seconds_left(self) -> float | None:
         """Returns the estimated seconds until the first counted criterion is reached.
 
-        None where it cannot be said: no criterion counts something, or nothing is known yet.
+        None if no criterion is a counter, or no speed is known yet.
         """
         estimates = []
         for key, target in self.stop.items():
@@ -113,6 +136,10 @@ class TrialProgress:
                 estimates.append((target - value) / speed)
         return min(estimates, default=None)
 
+    def may_end_sooner(self) -> bool:
+        """Whether a criterion that is not counted can end the trial before `seconds_left`."""
+        return bool(self.seconds_left()) and not all(map(is_counter, self.stop))
+
     def reached(self) -> list[str]:
         """Returns the criteria that are reached, as text."""
         return [
@@ -122,17 +149,26 @@ class TrialProgress:
         ]
 
     def unreported(self) -> list[str]:
-        """Returns the criteria that the last result does not hold at all."""
-        return [key for key in self.stop if self.last and self.last.get(key) is None]
+        """Returns the criteria that the last result does not contain."""
+        return [key for key in self.stop if self.last and lookup(self.last, key) is None]
 
 
 def is_counter(key: str) -> bool:
-    """Whether a metric only grows, and about evenly, so that its end can be foretold."""
+    """Whether a metric grows steadily, so that the time until a target can be estimated."""
     return key in (ROUND, TIME) or key.endswith("_lifetime")
 
 
+def lookup(nested: Mapping[str, Any], key: str, default: Any = None) -> Any:  # Of any type.
+    """Returns a value of a nested dict by its flat name, e.g. `env_runners/num_episodes`."""
+    if key in nested:
+        return nested[key]
+    head, slash, rest = key.partition("/")
+    inner = nested.get(head)
+    return lookup(inner, rest, default) if slash and isinstance(inner, Mapping) else default
+
+
 def format_number(value: float | None) -> str:
-    """Returns a number as people read it: `48 000`, `142.3`, `0.0123`; `-` for None."""
+    """Formats a number: `48 000`, `142.3`, `0.0123`; `-` for None."""
     if value is None:
         return NOTHING
     if not math.isfinite(value):
@@ -143,19 +179,18 @@ def format_number(value: float | None) -> str:
 
 
 def format_duration(seconds: float | None) -> str:
-    """Returns a duration as `42 s`, `3 min 05 s`, `2 h 07 min`; `-` for None."""
+    """Formats a duration: `42 s`, `3 min 05 s`, `2 h 07 min`; `-` for None."""
     if seconds is None or not math.isfinite(seconds):
         return NOTHING
-    whole = round(max(0.0, seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    minutes, rest = divmod(round(max(0.0, seconds)), 60)
+    if minutes < 1:
+        return f"{rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
 def format_brief_duration(seconds: float | None) -> str:
-    """Returns a duration in at most seven characters: `42 s`, `3 min`, `2.1 h`; `-` for None."""
+    """Formats a duration in at most seven characters: `42 s`, `3 min`, `2.1 h`; `-` for None."""
     if seconds is None or not math.isfinite(seconds):
         return NOTHING
     if seconds < 59.5:
@@ -175,26 +210,16 @@ def format_weights(trial: TrialProgress) -> str:
 
     Empty for algorithms that do not merge.
     """
-    low, high = trial.value(SHARE_MIN), trial.value(SHARE_MAX)
-    if low is None or high is None:
+    names = metrics.SHARE_MIN, metrics.SHARE_MAX, metrics.EFFECTIVE_WORKERS, metrics.NUM_WORKERS
+    low, high, effective, workers = (trial.value(f"{metrics.MERGE}/{name}") for name in names)
+    if low is None or high is None or effective is None or workers is None:
         return ""
-    text = f"{low:.3f} … {high:.3f}"
-    effective, workers = trial.value(EFFECTIVE_WORKERS), trial.value(NUM_WORKERS)
-    if effective is None:
-        return text
-    total = f" of {workers:.0f}" if workers is not None else ""
-    return f"{text}, {effective:.1f}{total} effective"
+    return f"{low:.3f} … {high:.3f}, {effective:.1f} of {workers:.0f} effective"
 
 
 def format_time_left(trial: TrialProgress) -> str:
     """Returns the time until a counted criterion ends the trial at the latest, or `-`."""
-    seconds = trial.seconds_left()
-    return ("at most " if seconds and may_end_sooner(trial) else "") + format_duration(seconds)
-
-
-def may_end_sooner(trial: TrialProgress) -> bool:
-    """Whether something that is not counted can end a trial before its time."""
-    return any(not is_counter(key) for key in trial.stop)
+    return ("at most " if trial.may_end_sooner() else "") + format_duration(trial.seconds_left())
 
 
 def plain_line(trial: TrialProgress) -> str:
@@ -208,47 +233,11 @@ def plain_line(trial: TrialProgress) -> str:
         f"weights {weights}" if weights else "",
         f"time left {format_time_left(trial)}",
     ]
-    return " | ".join(part for part in parts if part)
-
-
-_SHOWN = (
-    *(ROUND, STEPS, TIME, RETURN, SMOOTHED_RETURN),
-    *(SHARE_MIN, SHARE_MAX, EFFECTIVE_WORKERS, NUM_WORKERS),
-)
-
-
-def _lookup(result: Mapping[str, Any], key: str) -> Any:
-    """Returns a metric of a nested result by its flat name, or None."""
-    if key in result:
-        return result[key]
-    head, slash, rest = key.partition("/")
-    inner = result.get(head)
-    return _lookup(inner, rest) if slash and isinstance(inner, Mapping) else None
-
-
-def _ratio(amount: float | None, seconds: float | None) -> float | None:
-    return amount / seconds if amount is not None and seconds else None
-
-
-# The live table of a sweep: a row per trial, as many as the terminal has room for
-
-
-MERGE_SETTINGS = ("merge_strategy", "min_weight")
-
-_ORDER = ("RUNNING", "ERROR", "TERMINATED", "PAUSED", "PENDING")
-_STATUS_NAMES = {"TERMINATED": "done", "ERROR": "failed", "PENDING": "waiting"}
-_HEADERS = {
-    "merge_strategy": "strategy",
-    "min_weight": "min\nweight",
-    "best": "best\nso far",
-    "time left": "time\nleft",
-}
-_LEAST_NEEDED = ("trial", "best", "steps", "round")
-_GAP = 2  # Blanks between columns.
+    return " | ".join(filter(None, parts))
 
 
 def trials_table(trials: Sequence[TrialProgress], *, width: int, max_rows: int) -> Table:
-    """Returns a compact table: running trials first, then finished ones, the best first.
+    """Returns a compact table of a sweep: running trials first, then finished ones, best first.
 
     Trials that wait are only counted.
 
@@ -262,56 +251,44 @@ def trials_table(trials: Sequence[TrialProgress], *, width: int, max_rows: int) 
     num_shown = min(max_rows, max(1, num_started))
     settings = telling_settings(trials)
     rows = [_row(trial, settings) for trial in ordered[:num_shown]]
-    table = Table(
-        box=None,
-        pad_edge=False,
-        padding=(0, _GAP, 0, 0),
-        header_style="dim",
-        caption_justify="left",
-    )
-    for name in _fitting(rows, width):
-        left = name in ("trial", *settings)
-        table.add_column(
-            _HEADERS.get(name, name), justify="left" if left else "right", vertical="bottom"
-        )
+    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="dim")
+    columns = _fitting(rows, width)
+    for name in columns:
+        justify: Any = (
+            "left" if name in ("trial", *settings) else "right"
+        )  # Rich wants a literal type.
+        table.add_column(_HEADERS.get(name, name), justify=justify, vertical="bottom")
     for row in rows:
-        table.add_row(*(Text(row[name], no_wrap=True) for name in _fitting(rows, width)))
+        table.add_row(*(Text(row[name], no_wrap=True) for name in columns))
     rest = ordered[num_shown:]
     if rest:
         table.caption = f"… and {len(rest)} more: {count_statuses(rest)}"
+        table.caption_justify = "left"
     return table
 
 
 def count_statuses(trials: Iterable[TrialProgress]) -> str:
     """Returns how many trials are in which state: `2 running, 5 done, 29 waiting`."""
-    counts = Counter(trial.status for trial in trials)
-    known = [*_ORDER, *(status for status in counts if status not in _ORDER)]
-    return ", ".join(f"{counts[status]} {_status(status)}" for status in known if counts[status])
+    counts = collections.Counter(trial.status for trial in trials)
+    order = [*_STATUSES, *(status for status in counts if status not in _STATUSES)]
+    return ", ".join(f"{counts[status]} {_word(status)}" for status in order if counts[status])
+
+
+def _word(status: str) -> str:
+    return _STATUSES.get(status, status.lower())
 
 
 def telling_settings(trials: Sequence[TrialProgress]) -> list[str]:
-    """Returns the settings that tell: those of the merge, and others that differ among trials."""
+    """Returns the settings worth showing: those of the merge, and others that differ."""
     names = dict.fromkeys(name for trial in trials for name in trial.settings)
     values = {name: {trial.settings.get(name) for trial in trials} for name in names}
     return [name for name in names if name in MERGE_SETTINGS or len(values[name]) > 1]
 
 
 def _rank(trial: TrialProgress) -> tuple[int, float]:
-    place = _ORDER.index(trial.status) if trial.status in _ORDER else len(_ORDER)
+    place = [*_STATUSES, trial.status].index(trial.status)
     best = -math.inf if trial.best_return is None else trial.best_return
     return place, -best if trial.status == "TERMINATED" else 0.0
-
-
-def _fitting(rows: Sequence[dict[str, str]], width: int) -> list[str]:
-    """Returns the columns that fit, of which what is in them is shown whole."""
-    widths = {}
-    for name in rows[0]:
-        texts = [*_HEADERS.get(name, name).splitlines(), *(row[name] for row in rows)]
-        widths[name] = max(map(len, texts)) + _GAP
-    for name in _LEAST_NEEDED:
-        if sum(widths.values()) - _GAP > width:
-            widths.pop(name)
-    return list(widths)
 
 
 def _row(trial: TrialProgress, settings: Sequence[str]) -> dict[str, str]:
@@ -322,29 +299,28 @@ def _row(trial: TrialProgress, settings: Sequence[str]) -> dict[str, str]:
         "steps": format_number(trial.value(STEPS)),
         "return": format_number(trial.mean_return),
         "best": format_number(trial.best_return),
-        "time left": _time_left(trial),
+        "time left": _brief_time_left(trial),
     }
 
 
-def _time_left(trial: TrialProgress) -> str:
+def _brief_time_left(trial: TrialProgress) -> str:
     if trial.status != "RUNNING":
-        return _status(trial.status)
+        return _word(trial.status)
     if not trial.last:
         return "starts"
-    seconds = trial.seconds_left()
-    return ("≤ " if seconds and may_end_sooner(trial) else "") + format_brief_duration(seconds)
+    return ("≤ " if trial.may_end_sooner() else "") + format_brief_duration(trial.seconds_left())
 
 
-def _status(status: str) -> str:
-    return _STATUS_NAMES.get(status, status.lower())
-
-
-# Shows training progress: live on a terminal, one plain line now and then elsewhere
-
-
-PLAIN_INTERVAL = 10.0  # Seconds between plain lines of one trial.
-_MARGIN = 2  # Columns that keep what the terminal echoes (^C) from wrapping into the next line.
-_OTHER_LINES = 7  # Those above, in and below the table that hold no trial.
+def _fitting(rows: Sequence[dict[str, str]], width: int) -> list[str]:
+    """Returns the columns that fit into the width without cutting off a cell."""
+    widths = {}
+    for name in rows[0]:
+        texts = [*_HEADERS.get(name, name).splitlines(), *(row[name] for row in rows)]
+        widths[name] = max(map(len, texts)) + _GAP
+    for name in _LEAST_NEEDED:
+        if sum(widths.values()) - _GAP > width:
+            widths.pop(name)
+    return list(widths)
 
 
 class Display:
@@ -352,53 +328,44 @@ class Display:
 
     Args:
         console: Where to write.
-        live: Whether to redraw in place; None does so on a terminal.
         title: What is trained.
+        live: Whether to redraw in place; None does so on a terminal.
     """
 
     def __init__(self, console: Console, *, title: str, live: bool | None = None) -> None:
         self.console = console
         self.title = title
-        self._live: Live | None = None
-        self._use_live = console.is_terminal if live is None else live
         self._trials: list[TrialProgress] = []
         self._last_line: dict[int, float] = {}
         self._warned = False
         self._started = time.monotonic()
+        in_place = console.is_terminal if live is None else live
+        self._live = Live(console=console, get_renderable=self.renderable) if in_place else None
 
     def __enter__(self) -> Display:
         self._started = time.monotonic()
-        if self._use_live:
-            self._live = Live(
-                console=self.console, get_renderable=self.renderable, refresh_per_second=4
-            )
+        if self._live is not None:
             self._live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._live is not None:
             self._live.stop()
-            self._live = None
 
     def note(self, message: str) -> None:
         """Shows a message above the progress."""
         self.console.print(Text(message), soft_wrap=True)
 
     def refresh(self, trials: Sequence[TrialProgress]) -> None:
-        """Takes the trials to show."""
+        """Sets the trials to show."""
         self._trials = list(trials)
 
     def round_ended(self, trial: TrialProgress) -> None:
-        """Writes a plain line for a trial if its last one is long enough ago."""
+        """Writes a plain line for a trial, at most one per `PLAIN_INTERVAL`, if nothing is live."""
         self._warn_of_unreported(trial)
         now = time.monotonic()
         last = self._last_line.get(id(trial), -PLAIN_INTERVAL)
-        if not self._use_live and now - last >= PLAIN_INTERVAL:
+        if self._live is None and now - last >= PLAIN_INTERVAL:
             self._last_line[id(trial)] = now
             prefix = f"{self._label(trial)} | " if len(self._trials) > 1 else ""
             self.note(prefix + plain_line(trial))
@@ -417,19 +384,14 @@ class Display:
 
     def renderable(self) -> RenderableType:
         """Returns what the terminal shows now."""
-        elapsed = format_duration(time.monotonic() - self._started)
+        title = f"{self.title}  {format_duration(time.monotonic() - self._started)}"
         trials = self._trials
         if len(trials) <= 1:
-            head = Text(f"{self.title}  {elapsed}", style="bold")
-            return Group(head, _single(trials[0] if trials else None))
-        title = f"{self.title}  {elapsed}  ({len(trials)} trials: {count_statuses(trials)})"
-        table = trials_table(
-            trials,
-            width=self.console.width - _MARGIN,
-            max_rows=max(3, self.console.height - _OTHER_LINES),
-        )
-        head = Text(title, style="bold", no_wrap=True, overflow="ellipsis")
-        return Group(head, table)
+            return Group(Text(title, style="bold"), _single(trials[0] if trials else None))
+        title = f"{title}  ({len(trials)} trials: {count_statuses(trials)})"
+        max_rows = max(3, self.console.height - _OTHER_LINES)
+        table = trials_table(trials, width=self.console.width - _MARGIN, max_rows=max_rows)
+        return Group(Text(title, style="bold", no_wrap=True, overflow="ellipsis"), table)
 
 
 def _single(trial: TrialProgress | None) -> RenderableType:
@@ -437,7 +399,6 @@ def _single(trial: TrialProgress | None) -> RenderableType:
         return Text("  starting: building environments and workers …", style="dim")
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim")
-    table.add_column()
     steps, speed = format_number(trial.value(STEPS)), format_number(trial.speed(STEPS))
     best = f"  (best {format_number(trial.best_return)})" if trial.best_return is not None else ""
     table.add_row("  round", format_number(trial.value(ROUND)))

@@ -1,4 +1,8 @@
-"""Connects a running Tune experiment with the display and with Ctrl-C."""
+"""Connects a running Tune experiment with the display, checkpoints, Ctrl-C and log files.
+
+Tune calls `SessionCallback` and `ProgressTable`. It pickles both into the experiment's folder and
+loads them when the experiment is resumed: their names must stay importable.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,22 +23,29 @@ from ray.tune.logger import CSVLoggerCallback
 from ray.tune.result import SHOULD_CHECKPOINT
 
 from rllib_weighted.cli.cluster import environment_variable
-from rllib_weighted.cli.progress import MERGE_SETTINGS, Display, TrialProgress, count_statuses
+from rllib_weighted.cli.progress import (
+    MERGE_SETTINGS,
+    Display,
+    TrialProgress,
+    count_statuses,
+    lookup,
+)
 from rllib_weighted.tuning import uses_min_weight
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from pyarrow.fs import FileSystem
     from ray.tune.experiment import Trial
-
-# Ends a training on Ctrl-C (SIGINT) or SIGTERM so that it can be resumed
-
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _STOPPING = "Stopping after this round, to save a checkpoint. Once more Ctrl-C stops at once."
 
+Result = dict[str, Any]  # Metrics of a round, nested, as RLlib reports them.
+
 
 class Interrupt:
-    """A request to stop, and which trials have answered it.
+    """A request to stop (Ctrl-C or SIGTERM), and which trials have been saved since.
 
     Args:
         on_request: Called once, with a message for the user, when the request is seen.
@@ -56,16 +68,16 @@ class Interrupt:
         """Exit status by the shell's convention: 130 for Ctrl-C, 143 for SIGTERM."""
         return 128 + (self.signum or signal.SIGINT)
 
-    def handle(self, signum: int, frame: Any) -> None:
+    def handle(self, signum: int, frame: FrameType | None) -> None:
         """Signal handler: the first signal asks to stop, a second one stops at once."""
         if self.requested:
             raise KeyboardInterrupt
-        self.signum = signum  # Nothing is printed here: a handler may interrupt a print.
+        self.signum = signum  # Do not print here: the handler may have interrupted a print.
 
-    def before_result(self, trial_id: str, result: dict[str, Any]) -> None:
+    def before_result(self, trial_id: str, result: Result) -> None:
         """Asks Tune to save a trial after this result; it reads the flag from the result."""
         if self.requested and trial_id not in self._saved:
-            result["should_checkpoint"] = True
+            result[SHOULD_CHECKPOINT] = True
 
     def after_save(self, trial_id: str) -> None:
         """Notes that a trial has a checkpoint of its last round."""
@@ -109,79 +121,7 @@ def handling_signals(interrupt: Interrupt) -> Iterator[None]:
             signal.signal(signum, handler)
 
 
-# Keeps what Tune's loggers write right when a trial goes on in another process
-
-
-class ProgressTable(CSVLoggerCallback):
-    """Tune's writer of progress.csv, whose rows stay under their header.
-
-    It reads attributes of Tune's that are not public; tested with Ray 2.60.
-    """
-
-    def log_trial_result(self, iteration: int, trial: Trial, result: dict[str, Any]) -> None:
-        """Writes a row; what has no column is left out, what has no value is empty."""
-        if trial not in self._trial_files:
-            self._setup_trial(trial)
-        if self._trial_csv[trial] is None and self._trial_continue[trial]:
-            with Path(trial.local_path or "", EXPR_PROGRESS_FILE).open(newline="") as stream:
-                header = next(csv.reader(stream))
-            self._trial_csv[trial] = csv.DictWriter(self._trial_files[trial], header)
-        super().log_trial_result(iteration, trial, result)
-
-
-def forget_rounds_behind_checkpoint(trial: Trial) -> None:
-    """Removes the results behind a trial's last checkpoint from the files that it goes on with.
-
-    Args:
-        trial: A trial that is about to go on, or to start anew if it has no checkpoint.
-    """
-    if trial.storage is None:
-        return
-    saved = trial.latest_checkpoint_result
-    last_round = int((saved.metrics or {}).get(TRAINING_ITERATION, 0)) if saved else 0
-    filesystem, folder = trial.storage.storage_filesystem, trial.storage.trial_fs_path
-    _keep_lines(filesystem, f"{folder}/{EXPR_RESULT_FILE}", _json_rounds, last_round)
-    _keep_lines(filesystem, f"{folder}/{EXPR_PROGRESS_FILE}", _csv_rounds, last_round)
-
-
-def _keep_lines(filesystem: FileSystem, path: str, rounds: Any, last_round: int) -> None:
-    """Keeps the lines of a file up to a round. A last line that a kill has torn goes too."""
-    try:
-        with filesystem.open_input_stream(path) as stream:
-            lines = stream.read().decode().splitlines(keepends=True)
-    except FileNotFoundError:
-        return
-    kept = [
-        line
-        for line, round in zip(lines, rounds(lines), strict=True)
-        if round is not None and round <= last_round
-    ]
-    if kept != lines:
-        with filesystem.open_output_stream(path) as stream:
-            stream.write("".join(kept).encode())
-
-
-def _json_rounds(lines: list[str]) -> list[int | None]:
-    def round_of(line: str) -> int | None:
-        try:
-            return int(json.loads(line)[TRAINING_ITERATION])
-        except (ValueError, KeyError, TypeError):
-            return None
-
-    return [round_of(line) for line in lines]
-
-
-def _csv_rounds(lines: list[str]) -> list[int | None]:
-    """Returns the round of each line; the header counts as round 0."""
-    table = [row for line in lines for row in csv.reader([line])]
-    if not table or TRAINING_ITERATION not in table[0]:
-        return [None] * len(lines)
-    column, length = table[0].index(TRAINING_ITERATION), len(table[0])
-    whole = [len(row) == length and row[column].isdigit() for row in table[1:]]
-    rows = zip(table[1:], whole, strict=True)
-    return [0, *(int(row[column]) if is_whole else None for row, is_whole in rows)]
-
-
+@dataclass
 class TrainSession:
     """One call of `Tuner.fit` as the command sees it.
 
@@ -191,36 +131,33 @@ class TrainSession:
             resumed experiment has saved).
         checkpoint_seconds: Seconds between two checkpoints of a trial; None leaves them to Tune.
         resumed: Whether the experiment was started in another process.
+        trials: Progress by the trial's id.
+        num_started: How many trials' processes have started.
     """
 
-    def __init__(
-        self,
-        display: Display,
-        stop: dict[str, float] | None,
-        *,
-        checkpoint_seconds: float | None = None,
-        resumed: bool = False,
-    ) -> None:
-        self.display = display
-        self.interrupt = Interrupt(display.note)
-        self.trials: dict[str, TrialProgress] = {}
-        self.num_started = 0
-        self._stop = stop
-        self._checkpoint_seconds = checkpoint_seconds
-        self._saved_at: dict[str, float] = {}
-        self._adopted = not resumed
+    display: Display
+    stop: dict[str, float] | None
+    checkpoint_seconds: float | None = None
+    resumed: bool = False
+    trials: dict[str, TrialProgress] = field(default_factory=dict)
+    num_started: int = 0
+    _saved_at: dict[str, float] = field(default_factory=dict)
+    _adopted: bool = False
+
+    def __post_init__(self) -> None:
+        self.interrupt = Interrupt(self.display.note)
 
     def adopt(self, trials: list[Trial]) -> None:
-        """Takes over the trials that a resumed experiment brought, before they go on."""
-        if self._adopted or not trials:
+        """Prepares the trials of a resumed experiment before they continue."""
+        if not self.resumed or self._adopted or not trials:
             return
         self._adopted = True
         for trial in trials:
-            if self._stop is not None:
-                trial.stopping_criterion = dict(self._stop)
+            if self.stop is not None:
+                trial.stopping_criterion = dict(self.stop)
             progress = self.progress(trial)
             progress.status = trial.status
-            if trial.last_result:
+            if TRAINING_ITERATION in trial.last_result:
                 progress.update(trial.last_result)
                 known = trial.metric_analysis.get(progress.return_key, {})
                 progress.best_return = known.get("max", progress.best_return)
@@ -229,10 +166,28 @@ class TrainSession:
         if len(trials) > 1:
             self.display.note(f"  found       {count_statuses(self.trials.values())}")
 
+    def progress(self, trial: Trial) -> TrialProgress:
+        """Returns the progress of a trial."""
+        if trial.trial_id not in self.trials:
+            name = trial.trial_id.rpartition("_")[2]
+            settings = trial_settings(trial)
+            self.trials[trial.trial_id] = TrialProgress(name, trial.stopping_criterion, settings)
+        return self.trials[trial.trial_id]
+
+    def take(self, trial: Trial, result: Result) -> None:
+        """Handles the result of a round, before Tune decides whether to save the trial."""
+        if self.is_due(trial):
+            result[SHOULD_CHECKPOINT] = True
+        self.interrupt.before_result(trial.trial_id, result)
+        progress = self.progress(trial)
+        progress.settings = trial_settings(trial)  # A scheduler may have changed them.
+        progress.update(result)
+        self.display.round_ended(progress)
+
     def is_due(self, trial: Trial) -> bool:
-        """Whether it is time for a checkpoint of a trial."""
+        """Whether it is time for a checkpoint of a trial; the time counts from the first call."""
         last = self._saved_at.setdefault(trial.trial_id, time.monotonic())
-        seconds = self._checkpoint_seconds
+        seconds = self.checkpoint_seconds
         if seconds is None or trial.checkpoint_freq:
             return False
         return time.monotonic() - last >= seconds
@@ -241,23 +196,6 @@ class TrainSession:
         """Notes that a trial has a checkpoint of its last round."""
         self._saved_at[trial.trial_id] = time.monotonic()
         self.interrupt.after_save(trial.trial_id)
-
-    def progress(self, trial: Trial) -> TrialProgress:
-        """Returns the progress of a trial."""
-        if trial.trial_id not in self.trials:
-            self.trials[trial.trial_id] = TrialProgress(
-                name=trial.trial_id.rpartition("_")[2],
-                stop=trial.stopping_criterion,
-                settings=trial_settings(trial),
-            )
-        return self.trials[trial.trial_id]
-
-    def take(self, trial: Trial, result: dict[str, Any]) -> None:
-        """Takes in the result of one more round."""
-        progress = self.progress(trial)
-        progress.settings = trial_settings(trial)  # Schedulers change those of a living trial.
-        progress.update(result)
-        self.display.round_ended(progress)
 
 
 _current: TrainSession | None = None
@@ -278,8 +216,8 @@ def session(active: TrainSession) -> Iterator[TrainSession]:
 class SessionCallback(Callback):
     """Reports what Tune does to the current session; does nothing where there is none.
 
-    Tune pickles the callbacks of an experiment and brings them back when it is resumed, in
-    another process. So this one holds nothing and finds its session when it is called.
+    Tune pickles the callbacks of an experiment and loads them when it is resumed, in another
+    process. So this one has no state and looks up the session when it is called.
     """
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
@@ -289,12 +227,11 @@ class SessionCallback(Callback):
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """After a step of Tune's loop, several times a second."""
-        if _current is None:
-            return
-        for trial in trials:
-            _current.progress(trial).status = trial.status
-        _current.display.refresh(list(_current.trials.values()))
-        _current.interrupt.after_step(trials)
+        if _current is not None:
+            for trial in trials:
+                _current.progress(trial).status = trial.status
+            _current.display.refresh(list(_current.trials.values()))
+            _current.interrupt.after_step(trials)
 
     def on_trial_start(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
@@ -305,13 +242,10 @@ class SessionCallback(Callback):
             _current.is_due(trial)  # Its time counts from here.
 
     def on_trial_result(
-        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+        self, iteration: int, trials: list[Trial], trial: Trial, result: Result, **info: Any
     ) -> None:
-        """After a round, before Tune decides whether to save the trial."""
+        """After a round."""
         if _current is not None:
-            if _current.is_due(trial):
-                result[SHOULD_CHECKPOINT] = True
-            _current.interrupt.before_result(trial.trial_id, result)
             _current.take(trial, result)
 
     def on_trial_save(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -321,41 +255,86 @@ class SessionCallback(Callback):
 
 
 def trial_settings(trial: Trial) -> dict[str, str]:
-    """Returns the settings of a trial as short texts: those of its merge, and of the search."""
+    """Returns a trial's current settings of the merge and of the search, as short texts."""
     config = trial.config
     searched = {
-        key.rsplit("/", 1)[-1]: _short(_lookup(config, key, value))
+        key.rsplit("/", 1)[-1]: _short(lookup(config, key, value))
         for key, value in (trial.evaluated_params or {}).items()
     }
     strategy = config.get("merge_strategy")
     if strategy is None:  # Another algorithm than WeightedPPO.
         return searched
     name = strategy if isinstance(strategy, str) else type(strategy).__name__
-    merge = dict(zip(MERGE_SETTINGS, (name, _min_weight(strategy, config)), strict=True))
+    merge = dict(zip(MERGE_SETTINGS, (name, _min_weight(config)), strict=True))
     hidden = {*merge, "merge_arm"}
     return {**merge, **{key: text for key, text in searched.items() if key not in hidden}}
 
 
-def _min_weight(strategy: Any, config: Mapping[str, Any]) -> str:
-    value = config.get("min_weight")
+def _min_weight(config: Mapping[str, Any]) -> str:  # Settings of any type.
     try:
-        used = uses_min_weight(strategy, config.get("merge_options"))
-    except ValueError:  # The trial itself will say what is wrong with it.
+        used = uses_min_weight(config["merge_strategy"], config.get("merge_options"))
+    except ValueError:  # The trial itself will report the problem.
         used = True
     if not used:
         return "–"
+    value = config.get("min_weight")
     return "1/N" if value is None else _short(value)
 
 
-def _lookup(config: Mapping[str, Any], path: str, default: Any) -> Any:
-    """Returns a setting as it is now, which a scheduler may have changed."""
-    found: Any = config
-    for key in path.split("/"):
-        if not isinstance(found, Mapping) or key not in found:
-            return default
-        found = found[key]
-    return found
-
-
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+class ProgressTable(CSVLoggerCallback):
+    """Tune's writer of progress.csv; keeps the columns of the file when a trial is resumed."""
+
+    def log_trial_result(self, iteration: int, trial: Trial, result: Result) -> None:
+        """Writes a row; leaves out metrics without a column and cells without a value."""
+        if trial not in self._trial_files:
+            self._setup_trial(trial)
+        if self._trial_csv[trial] is None and self._trial_continue[trial]:
+            with Path(trial.local_path or "", EXPR_PROGRESS_FILE).open(newline="") as stream:
+                header = next(csv.reader(stream))
+            self._trial_csv[trial] = csv.DictWriter(self._trial_files[trial], header)
+        super().log_trial_result(iteration, trial, result)
+
+
+def forget_rounds_behind_checkpoint(trial: Trial) -> None:
+    """Removes results after a trial's last checkpoint from its log files; they will come again.
+
+    Args:
+        trial: A trial that is about to be resumed; it starts over if it has no checkpoint.
+    """
+    if trial.storage is None:
+        return
+    saved = trial.latest_checkpoint_result
+    last_round = int((saved.metrics or {}).get(TRAINING_ITERATION, 0)) if saved else 0
+    filesystem, folder = trial.storage.storage_filesystem, trial.storage.trial_fs_path
+    for name in (EXPR_RESULT_FILE, EXPR_PROGRESS_FILE):
+        _keep_rounds(filesystem, f"{folder}/{name}", last_round)
+
+
+def _keep_rounds(filesystem: FileSystem, path: str, last_round: int) -> None:
+    """Keeps the lines of a CSV or JSON log up to a round; drops lines cut off by a kill."""
+    try:
+        with filesystem.open_input_stream(path) as stream:
+            lines = stream.read().decode().splitlines(keepends=True)
+    except FileNotFoundError:
+        return
+    is_table = path.endswith(".csv")
+    columns = next(csv.reader(lines[:1]), []) if is_table else []
+
+    def is_kept(line: str) -> bool:
+        try:
+            cells = next(csv.reader([line])) if is_table else []
+            row = dict(zip(columns, cells, strict=True)) if is_table else json.loads(line)
+            return int(row[TRAINING_ITERATION]) <= last_round
+        except (ValueError, KeyError, TypeError, StopIteration):
+            return False
+
+    # An incomplete header is dropped too: Tune then writes a new one.
+    header = lines[:1] if TRAINING_ITERATION in columns else []
+    kept = [*header, *filter(is_kept, lines[len(header) :])]
+    if kept != lines:
+        with filesystem.open_output_stream(path) as stream:
+            stream.write("".join(kept).encode())

@@ -1,28 +1,62 @@
-"""How many trials there will be, what each takes, and how many run at once."""
+"""What an experiment consists of: the points of its search space, and how many run at once.
+
+Finds, before anything starts, the points that cannot be trained or can never be placed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rllib_weighted.cli.cluster import InputError
-from rllib_weighted.cli.inputs import variants
-from rllib_weighted.tuning import (
-    cluster_grows,
-    cluster_nodes,
-    describe,
-    num_at_once,
-    total,
-    trial_problem,
-)
+from ray.tune.impl import placeholder
+from ray.tune.search.variant_generator import generate_variants
+
+from rllib_weighted import tuning
+from rllib_weighted.cli.errors import InputError
+from rllib_weighted.core.envs import env_problem
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
     from ray.tune import PlacementGroupFactory, TuneConfig
 
-_MAX_LISTED = 5  # Problems that are told one by one.
-_MAX_AT_ONCE = 1000  # Trials; more are not counted.
+_MAX_LISTED = 5  # Problems that are listed one by one.
+_MAX_AT_ONCE = 1000  # Trials; counting stops there.
+
+
+def variants(config: AlgorithmConfig) -> Iterator[tuple[str, AlgorithmConfig]]:
+    """Yields the points of a config's search space, each with its name, as unfrozen copies.
+
+    A config without a search space is its only point, and has no name. Values are drawn for
+    spaces that are not a grid.
+    """
+    # As the Tuner does it: `sample_from` is resolved last and sees all other values.
+    resolvers = placeholder.create_resolvers_map()
+    space = placeholder.inject_placeholders(copy.deepcopy(config.to_dict()), resolvers)
+    # A fixed state, so that drawing does not advance the global generator.
+    for resolved, values in generate_variants(space, random_state=0):
+        name = ", ".join(f"{'.'.join(map(str, path))}={v!r}" for path, v in resolved.items())
+        placeholder.resolve_placeholders(values, resolvers)
+        variant = config.copy(copy_frozen=False)
+        changed = {path[0] for path in [*resolved, *resolvers]}
+        variant.update_from_dict({key: values[key] for key in changed})
+        yield name, variant
+
+
+def config_problems(config: AlgorithmConfig) -> list[str]:
+    """Returns everything that is wrong with a config, or with a point of its search space."""
+    problems: dict[str, None] = {}  # A dict keeps the order and drops duplicates.
+    for name, variant in variants(config):
+        problem = None if variant.is_offline else env_problem(variant.env)
+        try:
+            if problem is None:
+                variant.validate()
+        except (ValueError, TypeError, KeyError, ImportError) as error:
+            problem = _at_point(error, name)
+        if problem is not None:
+            problems[problem] = None
+    return list(problems)
 
 
 @dataclass(frozen=True)
@@ -42,53 +76,53 @@ class ExperimentSize:
     limit: int | None = None
 
     def __str__(self) -> str:
-        """As the command says it before it starts."""
-        asked, there = [total(request.bundles) for request in self.requests], total(self.nodes)
+        """The line that the command prints before it starts."""
+        asked = [tuning.total(request.bundles) for request in self.requests]
         names = ["CPU", "GPU", *sorted({name for one in asked for name in one} - {"CPU", "GPU"})]
-        amounts = [_between([one.get(name, 0) for one in asked], name) for name in names]
-        count = "no end of trials" if self.num_trials is None else str(self.num_trials)
-        grows = ", and grows" if cluster_grows() else ""
-        return (
-            f"{count}, each {', '.join(amounts)}; Ray has {describe(there, names)}{grows}: "
-            f"{self._at_once()} at once"
-        )
-
-    def _at_once(self) -> str:
+        each = ", ".join(_amount(name, [one.get(name, 0) for one in asked]) for name in names)
+        there = tuning.describe(tuning.total(self.nodes), names)
+        grows = ", and grows" if tuning.cluster_grows() else ""
         limits = [self.num_trials, self.limit, _MAX_AT_ONCE]
         most = min(limit for limit in limits if limit is not None)
-        counts = [num_at_once(request, self.nodes, most) for request in self.requests]
-        return _range(counts)
+        counts = [tuning.num_at_once(request, self.nodes, most) for request in self.requests]
+        count = "no end of trials" if self.num_trials is None else self.num_trials
+        at_once = " to ".join(map(str, sorted({min(counts), max(counts)})))
+        return f"{count}, each {each}; Ray has {there}{grows}: {at_once} at once"
 
 
 def experiment_size(config: AlgorithmConfig, tune_config: TuneConfig) -> ExperimentSize:
     """Returns the size of an experiment on the running Ray.
 
     Raises:
-        InputError: With the numbers: a trial can never be placed (Tune would let it wait for
-            ever). Every point of the search space is looked at.
+        InputError: Trials at some points of the search space can never be placed, and Tune would
+            wait for ever. The message has the numbers.
     """
     requests: dict[str, PlacementGroupFactory] = {}
-    problems: dict[str, None] = {}  # A dict keeps the order and drops what repeats.
+    problems: dict[str, None] = {}  # A dict keeps the order and drops duplicates.
     num_points = 0
     for name, variant in variants(config):
         num_points += 1
         try:
             request = variant.algo_class.default_resource_request(variant)
-            problem = trial_problem(variant, request)
+            problem = tuning.trial_problem(variant, request)
             requests.setdefault(str((request.bundles, request.strategy)), request)
         except ValueError as error:
             problem = str(error)
         if problem is not None:
-            problems[f"{problem}{f' (at {name})' if name else ''}"] = None
+            problems[_at_point(problem, name)] = None
     if problems:
         raise InputError(_listed(list(problems)))
     num_samples = tune_config.num_samples
     return ExperimentSize(
         num_trials=None if num_samples < 0 else num_points * num_samples,
         requests=list(requests.values()),
-        nodes=cluster_nodes(),
+        nodes=tuning.cluster_nodes(),
         limit=tune_config.max_concurrent_trials or None,
     )
+
+
+def _at_point(problem: object, name: str) -> str:
+    return f"{problem} (at {name})" if name else str(problem)
 
 
 def _listed(problems: list[str]) -> str:
@@ -98,11 +132,8 @@ def _listed(problems: list[str]) -> str:
     return f"{start}{told}\n--ray-num-cpus lets a local Ray count more CPUs than there are"
 
 
-def _between(amounts: Sequence[float], name: str) -> str:
+def _amount(name: str, amounts: Sequence[float]) -> str:
+    """Returns what trials take of a resource: `1 CPU`, or `1 to 4 CPUs` if they differ."""
     low, high = min(amounts), max(amounts)
-    return describe({name: high}, [name]) if low == high else f"{low:g} to {high:g} {name}s"
-
-
-def _range(counts: Sequence[int]) -> str:
-    low, high = min(counts), max(counts)
-    return str(low) if low == high else f"{low} to {high}"
+    start = "" if low == high else f"{low:g} to "
+    return start + tuning.describe({name: high}, [name])

@@ -1,190 +1,82 @@
-"""Where experiments lie, on a local disk or a remote file system."""
+"""The folders of experiments, on a local disk or an object store, and what is recorded there."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import posixpath
 import re
 import secrets
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from rllib_weighted.cli.cluster import InputError, nearest
+import pyarrow
+from pyarrow import fs
 
-if TYPE_CHECKING:
-    from pyarrow.fs import FileSystem
-
-# Whether an S3-compatible store can be used: asked before anything starts, and quickly
-
-
-_AMAZON = "Amazon S3"
-_PROBE = "_rllib_write_test"
-_REFUSALS = ("ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH", "EXPIRED_TOKEN")
-# pyarrow's own would wait 100 seconds for an endpoint that takes connections and never answers.
-_TIMEOUT_S = 5
-_MAX_ATTEMPTS = 2
-
-
-def check_store(uri: str, *, writes: bool) -> None:
-    """Asks for a bucket, and for what is to be done in it.
-
-    Args:
-        uri: `s3://bucket/path`, with `?endpoint_override=`, `?region=` and `?scheme=` as pyarrow
-            reads them. The environment gives what is not there: `AWS_ENDPOINT_URL`,
-            `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` …
-        writes: Whether it must be possible to write there, too.
-
-    Raises:
-        InputError: The bucket is missing, the store refuses, or does not answer.
-    """
-    from pyarrow import fs
-
-    parts = urlsplit(uri)
-    credentials, _, bucket = parts.netloc.rpartition("@")
-    path = bucket + parts.path.rstrip("/")
-    query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
-    options: dict[str, str] = {
-        key: query[key] for key in ("endpoint_override", "region", "scheme") if key in query
-    }
-    # pyarrow looks for endpoint and region of a URI by itself, not for a file system made by hand.
-    endpoint = _endpoint(query)
-    if endpoint:
-        options["endpoint_override"] = endpoint
-    if credentials:
-        key, _, secret = credentials.partition(":")
-        options |= {"access_key": unquote(key), "secret_key": unquote(secret)}
-    try:
-        if not endpoint and "region" not in options:
-            options["region"] = fs.resolve_s3_region(bucket)
-        filesystem = fs.S3FileSystem(
-            **options,
-            connect_timeout=_TIMEOUT_S,
-            request_timeout=_TIMEOUT_S,
-            retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=_MAX_ATTEMPTS),
-        )
-        exists = filesystem.get_file_info(bucket).type != fs.FileType.NotFound
-        if exists:
-            filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
-        if exists and writes:
-            probe = f"{path}/{_PROBE}_{secrets.token_hex(4)}"
-            with filesystem.open_output_stream(probe) as stream:
-                stream.write(b"can be removed")
-            filesystem.delete_file(probe)
-    except OSError as error:
-        raise InputError(_explained(error, bucket, endpoint or _AMAZON)) from None
-    if not exists:
-        raise InputError(_missing(bucket, endpoint or _AMAZON))
-
-
-def _endpoint(query: dict[str, str]) -> str:
-    names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
-    from_environment = next((os.environ[name] for name in names if os.environ.get(name)), "")
-    return query.get("endpoint_override") or from_environment
-
-
-def _missing(bucket: str, endpoint: str) -> str:
-    return f"there is no bucket {bucket!r} at {endpoint}: create it, or name another one"
-
-
-def _explained(error: OSError, bucket: str, endpoint: str) -> str:
-    detail = re.sub(r" \(Request ID: \w+\)", "", str(error))
-    if any(code in detail for code in _REFUSALS):
-        return (
-            f"{endpoint} refuses access to the bucket {bucket!r}: AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY should be those of a user who may list, read and write there. "
-            f"It says: {detail}"
-        )
-    if re.search(r"[Bb]ucket '.*' not found", detail):
-        return _missing(bucket, endpoint)
-    if "NETWORK_CONNECTION" in detail:
-        return (
-            f"no answer from {endpoint}: AWS_ENDPOINT_URL (or `?endpoint_override=` in the URI) "
-            f"should be the address of an S3-compatible store. {detail}"
-        )
-    return f"cannot use the bucket {bucket!r} at {endpoint}: {detail}"
-
+from rllib_weighted.cli.errors import InputError
+from rllib_weighted.records.schema import is_uri, resolve
+from rllib_weighted.suggest import nearest
 
 DEFAULT_STORAGE = "~/ray_results"
 RECORD_FILE = "rllib_train.json"
 _STATE_FILE = "tuner.pkl"  # Tune writes it when an experiment starts.
 
-
-@dataclass(frozen=True)
-class ExperimentRecord:
-    """How an experiment was started; lies in its folder, so that it can be resumed alike.
-
-    Args:
-        file: The training file, if there was one.
-        experiment: Which of the file's experiments this is.
-        arguments: `algo`, `env` and `config`, if there was no file.
-        settings: The `--set KEY=VALUE` texts.
-        local_mode: Whether `--local-mode` was on.
-    """
-
-    file: str | None = None
-    experiment: str | None = None
-    arguments: dict[str, Any] | None = None
-    settings: list[str] = field(default_factory=list)
-    local_mode: bool = False
+_AMAZON = "Amazon S3"
+_REFUSALS = ("ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH", "EXPIRED_TOKEN")
+# pyarrow's default waits 100 seconds for an endpoint that accepts connections but never answers.
+_TIMEOUT_S = 5
+_MAX_ATTEMPTS = 2
 
 
 def storage_root(storage_path: str | None) -> str:
-    """Returns a storage path as an absolute local path, or as the URI that it is."""
-    path = storage_path or os.environ.get("RAY_AIR_LOCAL_CACHE_DIR") or DEFAULT_STORAGE
-    return path.rstrip("/") if is_remote(path) else str(Path(path).expanduser().resolve())
+    """Returns where results go: the given path or URI, or the default; local paths absolute."""
+    return absolute(storage_path or os.environ.get("RAY_AIR_LOCAL_CACHE_DIR") or DEFAULT_STORAGE)
 
 
-def is_remote(location: str) -> bool:
-    """Whether a location is a URI, and not a local path."""
-    return "://" in location
+def absolute(location: str) -> str:
+    """Returns a location without a trailing slash; local paths become absolute."""
+    return location.rstrip("/") if is_uri(location) else str(Path(location).expanduser().resolve())
 
 
 def child(location: str, *names: str) -> str:
     """Returns a location below another one; the query of a URI stays at its end."""
-    path, mark, query = location.partition("?") if is_remote(location) else (location, "", "")
-    return "/".join([path.rstrip("/"), *names]) + mark + query
+    path, query = _split(location)
+    return "/".join([path, *names]) + query
 
 
 def parent(location: str) -> str:
     """Returns the location above another one."""
-    path, mark, query = location.partition("?") if is_remote(location) else (location, "", "")
-    return path.rstrip("/").rpartition("/")[0] + mark + query
+    path, query = _split(location)
+    return posixpath.dirname(path) + query
+
+
+def _split(location: str) -> tuple[str, str]:
+    path, mark, query = location.partition("?") if is_uri(location) else (location, "", "")
+    return path.rstrip("/"), mark + query
 
 
 def locate(root: str, path: str) -> str:
-    """Returns the location of a path in the file system of a storage, as Tune names its results."""
+    """Returns the location of a path inside a storage's file system; Tune reports such paths."""
+    if not is_uri(root):
+        return path
     _, own = open_storage(root)
-    below = path.removeprefix(own).strip("/")
-    return child(root, below) if is_remote(root) else path
+    return child(root, path.removeprefix(own).strip("/"))
 
 
-def open_storage(path: str) -> tuple[FileSystem, str]:
+def open_storage(location: str) -> tuple[fs.FileSystem, str]:
     """Returns the file system of a path or URI, and the path inside it.
 
     Raises:
         InputError: There is no such file system, or it refuses.
     """
-    from pyarrow import ArrowException, fs
-
-    if not is_remote(path):
-        return fs.LocalFileSystem(), path
     try:
-        return fs.FileSystem.from_uri(path)
-    except (ArrowException, OSError) as error:
-        raise InputError(f"cannot open the storage {path}: {error}") from None
-
-
-def reach_storage(root: str, *, writes: bool = False) -> None:
-    """Asks a remote storage whether it can be read, or written to.
-
-    Raises:
-        InputError: It cannot, and why.
-    """
-    if root.startswith("s3://"):
-        check_store(root, writes=writes)
+        return resolve(location)
+    except (pyarrow.ArrowException, ValueError, OSError) as error:
+        raise InputError(f"cannot open the storage {location}: {error}") from None
 
 
 def make_storage(root: str) -> None:
@@ -193,7 +85,7 @@ def make_storage(root: str) -> None:
     Raises:
         InputError: It cannot be written to.
     """
-    reach_storage(root, writes=True)
+    check_store(root, writes=True)
     filesystem, path = open_storage(root)
     try:
         filesystem.create_dir(path, recursive=True)
@@ -208,18 +100,12 @@ def new_name(stem: str) -> str:
 
 def experiment_names(root: str) -> list[str]:
     """Returns the names of the experiments in a storage, the oldest first."""
-    from pyarrow import fs
-
     filesystem, path = open_storage(root)
     entries = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
-    folders = [entry.base_name for entry in entries if entry.type == fs.FileType.Directory]
-    files = filesystem.get_file_info([f"{path}/{name}/{_STATE_FILE}" for name in folders])
-    found = [
-        (info.mtime_ns or 0, name)
-        for name, info in zip(folders, files, strict=True)
-        if info.type == fs.FileType.File
-    ]
-    return [name for _, name in sorted(found)]
+    folders = [entry.path for entry in entries if entry.type == fs.FileType.Directory]
+    states = filesystem.get_file_info([f"{folder}/{_STATE_FILE}" for folder in folders])
+    started = sorted((state.mtime_ns or 0, state.path) for state in states if state.is_file)
+    return [posixpath.basename(posixpath.dirname(path)) for _, path in started]
 
 
 def experiment_to_resume(root: str, stem: str, name: str | None) -> str:
@@ -244,9 +130,8 @@ def experiment_to_resume(root: str, stem: str, name: str | None) -> str:
             "or its folder with --storage-path"
         )
     if name not in names:
-        raise InputError(
-            f"nothing to resume: no experiment {name!r} in {root}{nearest(name, names)}"
-        )
+        hint = nearest(name, names)
+        raise InputError(f"nothing to resume: no experiment {name!r} in {root}{hint}")
     return name
 
 
@@ -259,12 +144,32 @@ def refuse_existing(root: str, name: str) -> None:
         )
 
 
+@dataclass(frozen=True)
+class ExperimentRecord:
+    """How an experiment was started; kept in its folder, so that it can be resumed the same way.
+
+    Args:
+        file: The training file, if there was one.
+        experiment: Which of the file's experiments this is.
+        arguments: `algo`, `env` and `config`, if there was no file.
+        settings: The `--set KEY=VALUE` texts.
+        local_mode: Whether `--local-mode` was on.
+    """
+
+    file: str | None = None
+    experiment: str | None = None
+    arguments: dict[str, Any] | None = None  # Settings may be of any type.
+    settings: list[str] = field(default_factory=list)
+    local_mode: bool = False
+
+
 def write_record(experiment: str, record: ExperimentRecord) -> None:
     """Writes how an experiment was started into its folder."""
+    content = dataclasses.asdict(record)
     try:
-        text = json.dumps(asdict(record), indent=2)
+        text = json.dumps(content, indent=2)
     except TypeError:  # A notebook's dict of settings may hold classes.
-        text = json.dumps(asdict(replace(record, arguments=None)), indent=2)
+        text = json.dumps({**content, "arguments": None}, indent=2)
     filesystem, path = open_storage(experiment)
     with filesystem.open_output_stream(f"{path}/{RECORD_FILE}") as stream:
         stream.write(text.encode())
@@ -278,3 +183,69 @@ def read_record(experiment: str) -> ExperimentRecord | None:
             return ExperimentRecord(**json.loads(stream.read()))
     except (OSError, ValueError, TypeError):
         return None
+
+
+def check_store(root: str, *, writes: bool = False) -> None:
+    """Asks an S3-compatible store, within seconds, whether it can be used.
+
+    Args:
+        root: A storage; only an S3 one is asked. `s3://bucket/path`, with `?endpoint_override=`,
+            `?region=` and `?scheme=` as pyarrow reads them. The environment gives what is not
+            there: `AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` …
+        writes: Whether it must be possible to write there, too.
+
+    Raises:
+        InputError: The bucket is missing, the store refuses, or does not answer.
+    """
+    parts = urlsplit(root)
+    if parts.scheme != "s3":
+        return
+    credentials, _, bucket = parts.netloc.rpartition("@")
+    path = bucket + parts.path.rstrip("/")
+    query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
+    options: dict[str, str] = {key: query[key] for key in ("region", "scheme") if key in query}
+    # pyarrow resolves endpoint and region only for file systems made from a URI.
+    from_environment = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    endpoint = query.get("endpoint_override") or from_environment
+    if endpoint:
+        options["endpoint_override"] = endpoint
+    if credentials:
+        key, _, secret = credentials.partition(":")
+        options |= {"access_key": unquote(key), "secret_key": unquote(secret)}
+    try:
+        if not endpoint and "region" not in options:
+            options["region"] = fs.resolve_s3_region(bucket)
+        filesystem = fs.S3FileSystem(
+            **options,
+            connect_timeout=_TIMEOUT_S,
+            request_timeout=_TIMEOUT_S,
+            retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=_MAX_ATTEMPTS),
+        )
+        if filesystem.get_file_info(bucket).type == fs.FileType.NotFound:
+            raise FileNotFoundError(f"Bucket '{bucket}' not found")
+        filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+        if writes:
+            probe = f"{path}/_rllib_write_test_{secrets.token_hex(4)}"
+            with filesystem.open_output_stream(probe) as stream:
+                stream.write(b"can be removed")
+            filesystem.delete_file(probe)
+    except OSError as error:
+        raise InputError(_explained(error, bucket, endpoint or _AMAZON)) from None
+
+
+def _explained(error: OSError, bucket: str, endpoint: str) -> str:
+    detail = re.sub(r" \(Request ID: \w+\)", "", str(error))
+    if re.search(r"[Bb]ucket '.*' not found", detail):
+        return f"there is no bucket {bucket!r} at {endpoint}: create it, or name another one"
+    if any(code in detail for code in _REFUSALS):
+        return (
+            f"{endpoint} refuses access to the bucket {bucket!r}: AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY should be those of a user who may list, read and write there. "
+            f"It says: {detail}"
+        )
+    if "NETWORK_CONNECTION" in detail:
+        return (
+            f"no answer from {endpoint}: AWS_ENDPOINT_URL (or `?endpoint_override=` in the URI) "
+            f"should be the address of an S3-compatible store. {detail}"
+        )
+    return f"cannot use the bucket {bucket!r} at {endpoint}: {detail}"

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib
 import importlib.util
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import gymnasium as gym
-from gymnasium.envs.registration import EnvSpec, load_env_creator
-from ray.rllib.env.env_context import EnvContext
-from ray.tune.registry import ENV_CREATOR, _global_registry
+from rllib_weighted._private import tune_registry
+from rllib_weighted.suggest import nearest
+
+if TYPE_CHECKING:
+    import gymnasium as gym
+    from gymnasium.envs.registration import EnvSpec
+    from ray.rllib.env.env_context import EnvContext
+
+# Gymnasium and Ray are imported inside functions: the `rllib` command starts without them.
 
 
 class _Family(NamedTuple):
@@ -66,9 +70,11 @@ def env_problem(env: Any) -> str | None:
     Args:
         env: What an `AlgorithmConfig` holds as `env`: a registered name, or a class or creator.
     """
+    import gymnasium as gym
+
     if env is None:
         return "no environment is set: use `config.environment(...)` or `--env`"
-    if isinstance(env, type) or (isinstance(env, str) and _in_tune_registry(env)):
+    if isinstance(env, type) or _in_tune_registry(env):
         return None
     if not isinstance(env, str):
         remedy = "register it with `ray.tune.register_env(name, creator)` and use that name"
@@ -82,14 +88,19 @@ def env_problem(env: Any) -> str | None:
     try:
         spec = gym.spec(env)
     except (gym.error.Error, ImportError) as error:
-        return f"environment {env!r} is not registered: {_one_line(error)}. {_known_like(env)}"
+        return (
+            f"environment {env!r} is not registered: {_one_line(error)}"
+            f"{nearest(env, gym.registry) or '.'} An environment of your own: register it in the "
+            "training file with `ray.tune.register_env(name, creator)`, or pass its class to "
+            "`config.environment()`"
+        )
     return _dependency_problem(env, spec)
 
 
-def _in_tune_registry(env: str) -> bool:
-    from ray.tune.registry import ENV_CREATOR, _global_registry
+def _in_tune_registry(env: Any) -> bool:
+    from ray.tune.registry import ENV_CREATOR
 
-    return bool(_global_registry.contains(ENV_CREATOR, env))
+    return isinstance(env, str) and bool(tune_registry().contains(ENV_CREATOR, env))
 
 
 def _class_path_problem(env: str) -> str | None:
@@ -104,6 +115,8 @@ def _class_path_problem(env: str) -> str | None:
 
 def _missing_module(env: str) -> str | None:
     """Returns the remedy for an id of a known family whose package is not installed."""
+    import gymnasium as gym
+
     for family in _FAMILIES:
         if env.startswith(family.ids) and importlib.util.find_spec(family.module) is None:
             return _needs(env, family)
@@ -116,6 +129,10 @@ def _missing_module(env: str) -> str | None:
 
 
 def _dependency_problem(env: str, spec: EnvSpec) -> str | None:
+    """Returns why the entry point of a registered environment cannot be imported."""
+    from gymnasium.envs.registration import load_env_creator
+    from gymnasium.error import Error
+
     entry_point = spec.entry_point
     if not isinstance(entry_point, str):
         return None
@@ -126,7 +143,7 @@ def _dependency_problem(env: str, spec: EnvSpec) -> str | None:
             break
     try:
         load_env_creator(entry_point)
-    except (gym.error.Error, ImportError, AttributeError) as error:
+    except (Error, ImportError, AttributeError) as error:
         return f"environment {env!r} is registered but cannot be loaded: {_one_line(error)}"
     return None
 
@@ -138,23 +155,16 @@ def _needs(env: str, family: _Family) -> str:
     )
 
 
-def _known_like(env: str) -> str:
-    matches = difflib.get_close_matches(env, list(gym.registry), n=3, cutoff=0.6)
-    known = f"Close to it: {', '.join(matches)}. " if matches else ""
-    return (
-        f"{known}An environment of your own: register it in the training file with "
-        "`ray.tune.register_env(name, creator)`, or pass its class to `config.environment()`"
-    )
-
-
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()).rstrip(".")
 
 
 def env_creator(env: Any) -> Callable[[EnvContext], gym.Env]:
-    """Resolves `config.env` as RLlib does."""
-    if isinstance(env, str) and _global_registry.contains(ENV_CREATOR, env):
-        creator: Callable[[EnvContext], gym.Env] = _global_registry.get(ENV_CREATOR, env)
+    """Resolves `config.env` (a registered name, a class or a creator) as RLlib does."""
+    from ray.tune.registry import ENV_CREATOR
+
+    if _in_tune_registry(env):
+        creator: Callable[[EnvContext], gym.Env] = tune_registry().get(ENV_CREATOR, env)
         return creator
     if callable(env):
         return env
@@ -162,4 +172,6 @@ def env_creator(env: Any) -> Callable[[EnvContext], gym.Env]:
 
 
 def _make_registered(env_id: str, context: EnvContext) -> gym.Env:
+    import gymnasium as gym
+
     return gym.make(env_id, **context)

@@ -21,6 +21,7 @@ __all__ = [
     "VERSION_KEY",
     "file_name",
     "is_hidden",
+    "is_uri",
     "parse_file_name",
     "resolve",
 ]
@@ -94,6 +95,11 @@ def is_hidden(name: str) -> bool:
     return name.startswith(("_", "."))
 
 
+def is_uri(location: str) -> bool:
+    """Whether a location is a URI such as ``s3://bucket/results``, and not a local path."""
+    return _URI.match(location) is not None
+
+
 def resolve(location: str | os.PathLike[str]) -> tuple[fs.FileSystem, str]:
     """Return the filesystem of a location and its path there.
 
@@ -104,7 +110,7 @@ def resolve(location: str | os.PathLike[str]) -> tuple[fs.FileSystem, str]:
         ValueError: The location is a URI that pyarrow cannot make a filesystem of.
     """
     text = os.fspath(location)
-    if not _URI.match(text):
+    if not is_uri(text):
         return fs.LocalFileSystem(), os.path.abspath(text).replace(os.sep, posixpath.sep)
     try:
         filesystem, path = fs.FileSystem.from_uri(text)

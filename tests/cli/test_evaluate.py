@@ -11,7 +11,8 @@ from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.connectors.env_to_module import MeanStdFilter
 
 from rllib_weighted.cli import evaluate as evaluate_module
-from rllib_weighted.cli.cluster import InputError
+from rllib_weighted.cli import storage
+from rllib_weighted.cli.errors import InputError
 from rllib_weighted.cli.evaluate import evaluate_checkpoint, find_checkpoint
 from rllib_weighted.cli.storage import ExperimentRecord
 
@@ -115,6 +116,6 @@ def test_environment_of_a_training_file_is_loaded_from_its_record(
     file = tmp_path / "train_me.py"
     file.touch()
     record = ExperimentRecord(file=str(file))
-    monkeypatch.setattr(evaluate_module, "read_record", lambda path: record)
+    monkeypatch.setattr(storage, "read_record", lambda path: record)
     evaluate_checkpoint(checkpoint, episodes=1)
     assert loaded == [str(file)]

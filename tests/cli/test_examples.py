@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rllib_weighted.cli import examples
-from rllib_weighted.cli.cluster import InputError
+from rllib_weighted.cli.errors import InputError
 
 
 @pytest.fixture

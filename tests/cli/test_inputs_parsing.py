@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rllib_weighted.cli.cluster import InputError, nearest, root_cause
+from rllib_weighted.cli.errors import InputError
 from rllib_weighted.cli.inputs import (
     merge_stop,
     parse_json,
@@ -122,18 +122,3 @@ def test_stop_option_overrides_adds_and_removes() -> None:
         '{"training_iteration": 5, "timesteps_total": 100, "time_total_s": null}',
     )
     assert merged == {"training_iteration": 5, "num_env_steps_sampled_lifetime": 100}
-
-
-def test_nearest_suggests_only_what_is_close() -> None:
-    assert nearest("min_wieght", ["min_weight", "lr"]) == "; did you mean 'min_weight'?"
-    assert nearest("zzz", ["min_weight", "lr"]) == ""
-
-
-def test_root_cause_is_the_first_of_a_chain() -> None:
-    chain = (
-        "Traceback (most recent call last):\n  \x1b[36mFile\x1b[39m 'a'\nValueError: the cause\n\n"
-        "The above exception was the direct cause of the following exception:\n\n"
-        "RuntimeError\n\nDuring handling of the above exception, another exception occurred:\n\n"
-        "AttributeError: a consequence\n"
-    )
-    assert root_cause(chain, 2) == "  File 'a'\nValueError: the cause"

@@ -54,6 +54,13 @@ def test_no_speed_right_after_a_resume() -> None:
     assert trial.speed("num_env_steps_sampled_lifetime") is None
 
 
+def test_speed_after_a_resume_that_starts_over() -> None:
+    # Killed in round 40 without a checkpoint: the rounds come again.
+    again = result(1, steps=100, seconds=4.0)
+    trial = trained({}, result(40, steps=4000, seconds=400.0), again)
+    assert trial.speed("num_env_steps_sampled_lifetime") == pytest.approx(25.0)
+
+
 def test_time_left_is_that_of_the_first_criterion() -> None:
     stop = {"training_iteration": 100, "num_env_steps_sampled_lifetime": 1200}
     trial = trained(stop, result(1, steps=100, seconds=1.0), result(2, steps=200, seconds=2.0))
