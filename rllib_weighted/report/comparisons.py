@@ -13,12 +13,9 @@ from rllib_weighted.report.measures import HOLD, Threshold, convergence_runs, en
 from rllib_weighted.report.results import Results, baseline_of, choose_baseline, format_number
 from rllib_weighted.report.statistics import (
     CONFIDENCE,
-    NOT_KNOWN,
-    Interval,
     common_horizon,
     holm,
     jackknife_interval,
-    mean_interval,
     permutation_p,
     restricted_mean,
     win_interval,
@@ -149,77 +146,75 @@ def _compare(
     if arm.empty or baseline.empty:
         return None
     seeds = np.intersect1d(arm["seed"].dropna(), baseline["seed"].dropna())
-    paired = seeds.size >= 2
-    if paired:
+    num_pairs = int(seeds.size) if seeds.size >= 2 else 0
+    if num_pairs:
         arm, baseline = (part.set_index("seed").loc[seeds] for part in (arm, baseline))
-    sizes = {"num_runs": len(arm), "num_baseline": len(baseline)}
-    sizes["num_pairs"] = int(seeds.size) if paired else 0
+    sizes = {"num_runs": len(arm), "num_baseline": len(baseline), "num_pairs": num_pairs}
+    paired = num_pairs > 0
     if measure.unit:
         times = (encoded(part, measure.column) for part in (arm, baseline))
-        return {**sizes, **_compare_times(*times, paired=paired, confidence=confidence)}
+        return {**sizes, **_compare_times(*times, paired, confidence)}
     values = (part[measure.column].to_numpy(dtype=np.float64) for part in (arm, baseline))
-    return {**sizes, **_compare_values(*values, paired=paired, confidence=confidence)}
+    return {**sizes, **_compare_values(*values, paired, confidence)}
 
 
 def _compare_times(
-    arm: np.ndarray, baseline: np.ndarray, *, paired: bool, confidence: float
-) -> dict[str, Any]:
+    arm: np.ndarray, baseline: np.ndarray, paired: bool, confidence: float
+) -> dict[str, float]:
+    """Compares encoded times by the percentage that the arm is faster."""
     horizon = common_horizon(arm, baseline)
-    if not any(((part > 0) & (part <= horizon)).any() for part in (arm, baseline)):
-        return {**_row(math.nan, NOT_KNOWN, math.nan), "horizon": horizon}
 
     def log_ratio(first: np.ndarray, second: np.ndarray, axis: int = -1) -> Any:
         means = [restricted_mean(part, horizon, axis) for part in (first, second)]
         return np.log(means[0]) - np.log(means[1])
 
-    low, high = _jackknife(log_ratio, arm, baseline, paired, confidence)
-    return {
-        **_row(
-            _percent_faster(float(log_ratio(arm, baseline))),
-            (_percent_faster(high), _percent_faster(low)),
-            permutation_p(log_ratio, arm, baseline, paired=paired),
-            win_interval(_earlier(arm, baseline), confidence) if paired else None,
-        ),
-        "horizon": horizon,
-    }
+    found = _test(log_ratio, arm, baseline, _earlier, paired, confidence)
+    if not any(((part > 0) & (part <= horizon)).any() for part in (arm, baseline)):
+        return {**dict.fromkeys(found, math.nan), "horizon": horizon}
+    effect, low, high = (_percent_faster(found[name]) for name in ("effect", "high", "low"))
+    return {**found, "effect": effect, "low": low, "high": high, "horizon": horizon}
 
 
 def _compare_values(
-    arm: np.ndarray, baseline: np.ndarray, *, paired: bool, confidence: float
-) -> dict[str, Any]:
+    arm: np.ndarray, baseline: np.ndarray, paired: bool, confidence: float
+) -> dict[str, float]:
+    """Compares values by the difference of their means."""
+
     def difference(first: np.ndarray, second: np.ndarray, axis: int = -1) -> Any:
         return np.mean(first, axis=axis) - np.mean(second, axis=axis)
 
-    wins = None
-    if paired:
-        interval = mean_interval(arm - baseline, confidence)
-        better = np.where(arm == baseline, 0.5, (arm > baseline).astype(float))
-        wins = win_interval(better, confidence)
-    else:
-        interval = _jackknife(difference, arm, baseline, False, confidence)
-    p = permutation_p(difference, arm, baseline, paired=paired)
-    return _row(float(difference(arm, baseline)), interval, p, wins)
+    def higher(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        return np.where(first == second, 0.5, (first > second).astype(float))
+
+    return _test(difference, arm, baseline, higher, paired, confidence)
 
 
-def _row(
-    effect: float, interval: Interval, p: float, wins: tuple[float, float, float] | None = None
-) -> dict[str, float]:
-    """Returns the numbers of a comparison; `wins` is a probability with its interval."""
-    names = ("probability", "probability_low", "probability_high")
-    probability = dict(zip(names, wins or (math.nan, *NOT_KNOWN), strict=True))
-    low, high = interval
-    return {"effect": effect, "low": low, "high": high, "p": p, **probability}
-
-
-def _jackknife(
+def _test(
     statistic: Callable[..., Any],
     arm: np.ndarray,
     baseline: np.ndarray,
+    wins: Callable[[np.ndarray, np.ndarray], np.ndarray],
     paired: bool,
     confidence: float,
-) -> Interval:
+) -> dict[str, float]:
+    """Returns the statistic of two arms with its interval and p value, and how often one wins.
+
+    The jackknife interval of a difference of means is the t interval: over the differences within
+    pairs, or Welch's.
+    """
     samples = [[arm, baseline]] if paired else [[arm], [baseline]]
-    return jackknife_interval(statistic, samples, confidence=confidence)
+    low, high = jackknife_interval(statistic, samples, confidence=confidence)
+    pairs = wins(arm, baseline) if paired else np.empty(0)
+    probability, probability_low, probability_high = win_interval(pairs, confidence)
+    return {
+        "effect": float(statistic(arm, baseline)),
+        "low": low,
+        "high": high,
+        "p": permutation_p(statistic, arm, baseline, paired=paired),
+        "probability": probability,
+        "probability_low": probability_low,
+        "probability_high": probability_high,
+    }
 
 
 def _percent_faster(log_ratio: float) -> float:

@@ -117,7 +117,7 @@ def _read_csv(content: bytes, metrics: Sequence[str]) -> tuple[Progress | None, 
     )
     if invalid:
         left_out.append(f"{len(invalid)} lines with too few or too many values")
-    data = {name: table[name].to_numpy() for name in wanted if name in types}
+    data = table.select([name for name in wanted if name in types]).to_pandas()
     last = table.slice(max(0, table.num_rows - 1)).to_pylist()
     facts = {name: str(row[name]) for row in last for name in _TEXTS if name in types}
     return _progress(data, metrics, facts, columns, PROGRESS), left_out
@@ -131,40 +131,35 @@ def _read_json(content: bytes, metrics: Sequence[str]) -> tuple[Progress | None,
     results = [result for result in results if ROUND in result and ENV_STEPS in result]
     if not results:
         return None, left_out
-    data = {
-        name: np.array([lookup(result, name) for result in results])
-        for name in (ROUND, ENV_STEPS, TIME, *metrics)
-    }
+    names = dict.fromkeys((ROUND, ENV_STEPS, TIME, *metrics))
+    data = pd.DataFrame({name: [lookup(result, name) for result in results] for name in names})
     last = pd.json_normalize({**results[-1], "config": None}, sep="/")
     columns = list(last.select_dtypes("number"))
-    missing = [name for name in metrics if name not in columns and np.isnan(data[name]).all()]
-    data = {name: values for name, values in data.items() if name not in missing}
+    missing = [name for name in metrics if name not in columns and data[name].isna().all()]
+    data = data.drop(columns=missing)
     facts = {name: str(results[-1].get(name, "")) for name in _TEXTS}
     return _progress(data, metrics, facts, columns, RESULT), left_out
 
 
 def _progress(
-    data: dict[str, np.ndarray],
+    data: pd.DataFrame,
     metrics: Sequence[str],
     facts: dict[str, str],
     columns: Sequence[str],
     source: str,
 ) -> Progress | None:
     """Returns the progress; of a round that was logged twice (around a restore), the last row."""
-    valid = np.isfinite(data[ROUND]) & np.isfinite(data[ENV_STEPS])
-    data = {name: values[valid] for name, values in data.items()}
-    rounds = data[ROUND].astype(np.int64)
-    if rounds.size == 0:
+    data = data.dropna(subset=[ROUND, ENV_STEPS])
+    if data.empty:
         return None
-    if (np.diff(rounds) <= 0).any():
-        _, from_end = np.unique(rounds[::-1], return_index=True)
-        kept = rounds.size - 1 - from_end
-        rounds, data = rounds[kept], {name: values[kept] for name, values in data.items()}
+    if not (data[ROUND].diff()[1:] > 0).all():
+        data = data.drop_duplicates(ROUND, keep="last").sort_values(ROUND)
+    values = {name: data[name].to_numpy() for name in data}
     return Progress(
-        rounds=rounds,
-        env_steps=data[ENV_STEPS].astype(np.int64),
-        time_s=data.get(TIME, np.full(rounds.size, math.nan)),
-        values={name: data[name] for name in metrics if name in data},
+        rounds=values[ROUND].astype(np.int64),
+        env_steps=values[ENV_STEPS].astype(np.int64),
+        time_s=values.get(TIME, np.full(len(data), math.nan)),
+        values={name: values[name] for name in metrics if name in values},
         columns=columns,
         finished=facts.pop("done", "").lower() == "true",
         facts=facts,

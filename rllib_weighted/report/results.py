@@ -150,8 +150,7 @@ def load_results(
         table = _runs_table(runs, labels, chosen)
         problems += _cautions(table)
         arms = arms[arms["arm"].isin(table["arm"])].reset_index(drop=True)
-        examples = _examples(runs, table)
-        weights, shares = _weights_tables(pool, runs, table, examples, problems)
+        weights, shares, origins = _read_histories(pool, runs, table, problems)
     table["has_weights"] = table["run"].isin(weights["run"].unique())
     return Results(
         runs=table,
@@ -159,7 +158,7 @@ def load_results(
         progress=_progress_table(runs, chosen),
         weights=weights,
         shares=shares,
-        origins=_origins_table(runs, table, examples),
+        origins=origins,
         metric=chosen,
         problems=list(dict.fromkeys(problems)),
     )
@@ -341,56 +340,43 @@ def _progress_table(runs: Sequence[Run], metric: str) -> pd.DataFrame:
     return pd.DataFrame(columns, copy=False)
 
 
-def _examples(runs: Sequence[Run], table: pd.DataFrame) -> list[int]:
-    """Returns the run of the lowest seed of each arm, among those with a merge history."""
-    has_history = np.array([run.trial.history is not None for run in runs], dtype=bool)
-    ordered = table[table["counts"] & has_history].sort_values("seed", kind="stable")
-    return sorted(ordered.drop_duplicates(["env", "arm"])["run"])
-
-
-def _weights_tables(
-    pool: ThreadPoolExecutor,
-    runs: Sequence[Run],
-    table: pd.DataFrame,
-    examples: Sequence[int],
-    problems: list[str],
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Reads the merge histories of the runs that count."""
+def _read_histories(
+    pool: ThreadPoolExecutor, runs: Sequence[Run], table: pd.DataFrame, problems: list[str]
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Returns weights, shares and origins, from the merge histories of the runs that count."""
     last_rounds = pd.Series([run.last_round for run in runs])
-    longest = last_rounds.groupby(table["env"].to_numpy()).transform("max")
+    longest = last_rounds.groupby(table["env"].to_numpy()).transform("max").tolist()
+    has_history = np.array([run.trial.history is not None for run in runs], dtype=bool)
+    counting = table[table["counts"] & has_history]
+    by_seed = counting.sort_values("seed", kind="stable")
+    examples = set(by_seed.drop_duplicates(["env", "arm"])["run"])
 
-    def reduce(index: int) -> tuple[Any, Any, list[str]]:
-        history, _, left_out = read_worker_rounds(runs[index].trial)
-        if history is None:
-            return None, None, left_out
-        last = int(longest[index])
-        weights = pd.DataFrame({"run": np.int32(index), **summarize_weights(history, last)})
-        if index not in examples:
-            return weights, None, left_out
+    def read(index: int) -> tuple[Any, Any, dict[str, Any], list[str]]:
+        trial = runs[index].trial
+        history, _, left_out = read_worker_rounds(trial)
+        weights = shares = None
+        if history is not None:
+            summary = summarize_weights(history, longest[index])
+            weights = pd.DataFrame({"run": np.int32(index), **summary})
+        if index not in examples or trial.history is None:
+            return weights, None, {}, left_out
         facts = table.loc[index, ["env", "arm", "run", "seed"]].to_dict()
-        return weights, pd.DataFrame({**facts, **worker_shares(history, last)}), left_out
+        if history is not None:
+            shares = pd.DataFrame({**facts, **worker_shares(history, longest[index])})
+        facts.pop("seed")
+        origin = read_origin(trial.history)
+        return weights, shares, {**facts, **origin} if origin else {}, left_out
 
-    counting = np.flatnonzero(table["counts"]).tolist()
-    indices = [index for index in counting if runs[index].trial.history is not None]
-    found = list(pool.map(reduce, indices))
-    problems += [problem for _, _, left_out in found for problem in left_out]
-    weights = [part for part, _, _ in found if part is not None]
-    shares = [part for _, part, _ in found if part is not None]
+    found = list(pool.map(read, counting["run"].tolist()))
+    problems += [problem for *_, left_out in found for problem in left_out]
+    weights = [part for part, _, _, _ in found if part is not None]
+    shares = [part for _, part, _, _ in found if part is not None]
+    origins = [row for _, _, row, _ in found if row]
     return (
         pd.concat(weights, ignore_index=True) if weights else pd.DataFrame({"run": []}),
         pd.concat(shares, ignore_index=True) if shares else pd.DataFrame({"arm": []}),
+        pd.DataFrame(origins) if origins else pd.DataFrame({"env": [], "arm": [], "run": []}),
     )
-
-
-def _origins_table(
-    runs: Sequence[Run], table: pd.DataFrame, examples: Sequence[int]
-) -> pd.DataFrame:
-    rows = []
-    for index in examples:
-        history = runs[index].trial.history
-        if history is not None and (found := read_origin(history)):
-            rows.append({**table.loc[index, ["env", "arm", "run"]].to_dict(), **found})
-    return pd.DataFrame(rows, columns=None if rows else ["env", "arm", "run"])
 
 
 def assign_arms(settings: Sequence[Settings]) -> tuple[list[str], pd.DataFrame]:
