@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rllib_weighted.records.history import MergeHistory, open_history
+from rllib_weighted.records.history import MergeHistory
 from rllib_weighted.records.metrics import (
     METRICS,
     MetricInfo,
@@ -11,6 +11,7 @@ from rllib_weighted.records.metrics import (
     summarize,
     worker_metrics,
 )
+from rllib_weighted.records.origin import read_settings, resolved_settings
 from rllib_weighted.records.reading import iter_history, read_history
 from rllib_weighted.records.schema import HISTORY_DIR, SCHEMA
 
@@ -23,8 +24,9 @@ __all__ = [
     "WorkerRecord",
     "iter_history",
     "metrics_table",
-    "open_history",
     "read_history",
+    "read_settings",
+    "resolved_settings",
     "summarize",
     "worker_metrics",
 ]

@@ -11,11 +11,10 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import math
-import os
 import posixpath
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,8 +22,8 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from rllib_weighted.records.metrics import WorkerRecord
-from rllib_weighted.records.origin import ORIGIN_KEY, origin
-from rllib_weighted.records.reading import UNREADABLE, iter_history, read_file, read_history
+from rllib_weighted.records.origin import ORIGIN_KEY, SETTINGS_KEY, encode_settings, origin
+from rllib_weighted.records.reading import UNREADABLE, read_file
 from rllib_weighted.records.schema import (
     HISTORY_DIR,
     SCHEMA,
@@ -32,17 +31,9 @@ from rllib_weighted.records.schema import (
     file_name,
     is_hidden,
     parse_file_name,
-    resolve,
 )
 
-__all__ = [
-    "HISTORY_DIR",
-    "SCHEMA",
-    "MergeHistory",
-    "iter_history",
-    "open_history",
-    "read_history",
-]
+__all__ = ["HISTORY_DIR", "SCHEMA", "MergeHistory"]
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +46,8 @@ class MergeHistory:
         path: The history's folder in `filesystem`, by custom named `HISTORY_DIR`. Nothing is
             created before the first flush.
         trial_id: Identity of the trial, in every row.
+        settings: What `resolved_settings` returns, for the metadata of every file; None leaves
+            the settings out.
         flush_seconds: `append` flushes when this many seconds have passed since the last flush.
         clock: Returns seconds; only differences count.
 
@@ -68,6 +61,7 @@ class MergeHistory:
         path: str,
         *,
         trial_id: str,
+        settings: Mapping[str, Any] | None = None,
         flush_seconds: float = 60.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -78,6 +72,9 @@ class MergeHistory:
         self._filesystem = filesystem
         self._folder = path.rstrip("/") or path
         self._trial_id = trial_id
+        self._metadata = {**SCHEMA.metadata, ORIGIN_KEY: json.dumps(origin())}
+        if settings is not None:
+            self._metadata[SETTINGS_KEY] = encode_settings(settings)
         self._flush_seconds = flush_seconds
         self._clock = clock
         self._last_flush = clock()
@@ -202,9 +199,7 @@ class MergeHistory:
     def _write(self, name: str, table: pa.Table, *, is_new: bool) -> None:
         """Write a file of the folder so that it appears, or is replaced, whole."""
         sink = pa.BufferOutputStream()
-        table = table.replace_schema_metadata(
-            {**(SCHEMA.metadata or {}), ORIGIN_KEY: json.dumps(origin())}
-        )
+        table = table.replace_schema_metadata(self._metadata)
         pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
         final = posixpath.join(self._folder, name)
         temporary = posixpath.join(self._folder, TEMPORARY_PREFIX + name)
@@ -231,51 +226,14 @@ class MergeHistory:
 def _batch(
     trial_id: str, round: int, env_steps: int, records: Sequence[WorkerRecord]
 ) -> pa.RecordBatch:
+    """Return the rows of a round; the fields of `WorkerRecord` are the names of their columns."""
     rows = [
-        (
-            trial_id,
-            int(round),
-            int(env_steps),
-            int(record.worker),
-            int(record.env_runner),
-            None if record.env_index is None else int(record.env_index),
-            None if record.seed is None else int(record.seed),
-            _or_null(record.signal),
-            float(record.share),
-            float(record.weight),
-            _or_null(record.loss),
-            _or_null(record.episode_return),
-            int(record.num_episodes),
-            bool(record.dropped),
-            _or_null(record.drift),
-        )
+        {"trial_id": trial_id, "round": round, "env_steps": env_steps, **vars(record)}
         for record in records
     ]
-    columns = zip(*rows, strict=True)
-    arrays = [pa.array(c, type=f.type) for c, f in zip(columns, SCHEMA, strict=True)]
+    arrays = [
+        # In a nullable column, pandas' rule: NaN is null.
+        pa.array([row[field.name] for row in rows], field.type, from_pandas=field.nullable)
+        for field in SCHEMA
+    ]
     return pa.record_batch(arrays, schema=SCHEMA)
-
-
-def _or_null(value: float | None) -> float | None:
-    return None if value is None or math.isnan(value) else float(value)
-
-
-def open_history(
-    location: str | os.PathLike[str], *, trial_id: str, flush_seconds: float = 60.0
-) -> MergeHistory:
-    """Open the merge history of a trial for writing, at a local path or a URI.
-
-    Args:
-        location: The history's folder, named `HISTORY_DIR`, or the trial's folder that it lies or
-            shall lie in.
-        trial_id: Identity of the trial, in every row.
-        flush_seconds: Seconds between two flushes.
-
-    Raises:
-        ValueError: The location is a URI that pyarrow cannot make a filesystem of.
-    """
-    filesystem, path = resolve(location)
-    path = path.rstrip("/")
-    if posixpath.basename(path) != HISTORY_DIR:
-        path = f"{path}/{HISTORY_DIR}"
-    return MergeHistory(filesystem, path, trial_id=trial_id, flush_seconds=flush_seconds)

@@ -1,4 +1,4 @@
-"""Names of the metrics of a merge: the interface between training and whoever reads its results.
+"""Metrics of a merge: their names, what each means, and how they follow from the workers' records.
 
 In a result dict they lie under ``result["merge"]``; TensorBoard and the documentation join the
 levels by ``/``, as in ``merge/share_min`` and ``merge/workers/0/signal``.
@@ -12,33 +12,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-
-__all__ = [
-    "COLUMNS",
-    "DRIFT",
-    "DRIFT_MEAN",
-    "EFFECTIVE_WORKERS",
-    "EPISODE_RETURN",
-    "EPISODE_RETURN_MEAN",
-    "FAST_SAMPLING",
-    "LOSS",
-    "MAX_WORKERS_IN_METRICS",
-    "MERGE",
-    "METRICS",
-    "NUM_DROPPED",
-    "NUM_EPISODES",
-    "NUM_SKIPPED_STEPS",
-    "NUM_WORKERS",
-    "SHARE",
-    "SHARE_ENTROPY",
-    "SHARE_MAX",
-    "SHARE_MIN",
-    "SIGNAL",
-    "WEIGHT",
-    "WORKERS",
-    "MetricInfo",
-    "metrics_table",
-]
 
 MERGE = "merge"
 """Key of the result dict under which all of these metrics lie."""
@@ -68,6 +41,39 @@ DRIFT = "drift"
 
 MAX_WORKERS_IN_METRICS = 32
 """With more workers than this, the per-worker values are in the merge history only."""
+
+
+@dataclass(frozen=True)
+class WorkerRecord:
+    """One worker in one round: what it reported, and the share and weight that it got.
+
+    Attributes:
+        worker: Number of the worker, 0 to N-1.
+        env_runner: Number of the env runner that the worker lives in.
+        env_index: Its sub-environment there; None if the worker is a whole env runner.
+        seed: Seed of the worker's environment; None if it has none.
+        signal: What its weight follows from, mean over the round's steps; None if missing.
+        share: Share of the signal, mean over the round's steps.
+        weight: Factor on its gradient, mean over the round's steps.
+        loss: Its loss, mean over the round's steps; None if missing.
+        episode_return: Mean undiscounted return; None if it never finished an episode.
+        num_episodes: Episodes that ended in the round.
+        dropped: Whether it was left out of the merge.
+        drift: How far its own parameters are from the workers' mean; None if all share one set.
+    """
+
+    worker: int
+    env_runner: int
+    env_index: int | None
+    seed: int | None
+    signal: float | None
+    share: float
+    weight: float
+    loss: float | None
+    episode_return: float | None
+    num_episodes: int
+    dropped: bool
+    drift: float | None = None
 
 
 class MetricInfo(NamedTuple):
@@ -182,61 +188,6 @@ METRICS: tuple[MetricInfo, ...] = (
 """Every metric of a merge, in the order of the documentation's table."""
 
 
-def metrics_table() -> str:
-    """Return the table of all metrics as Markdown: name, formula, unit, description.
-
-    Returns:
-        The lines of the table, joined and ended by a line break.
-    """
-    rows = [("Metric", "Formula", "Unit", "Meaning"), ("---",) * 4]
-    for metric in METRICS:
-        rows.append((f"`{metric.name}`", f"`{metric.formula}`", metric.unit, metric.description))
-    return "".join("| " + " | ".join(_escape(cell) for cell in row) + " |\n" for row in rows)
-
-
-def _escape(cell: str) -> str:
-    return cell.replace("|", "\\|")
-
-
-# What one round's merge did, per worker, and the few numbers that summarise it
-
-
-__all__ = ["WorkerRecord", "summarize", "worker_metrics"]
-
-
-@dataclass(frozen=True)
-class WorkerRecord:
-    """What one worker brought to the merges of one round, and what it was given there.
-
-    Attributes:
-        worker: Number of the worker, 0 to N-1.
-        env_runner: Number of the env runner that the worker lives in.
-        env_index: Its sub-environment there; None if the worker is a whole env runner.
-        seed: Seed of the worker's environment; None if it has none.
-        signal: What it was weighed by, mean over the round's steps; None if missing.
-        share: Share of the signal, mean over the round's steps.
-        weight: Factor on its gradient, mean over the round's steps.
-        loss: Its loss, mean over the round's steps; None if missing.
-        episode_return: Mean undiscounted return; None if it never finished an episode.
-        num_episodes: Episodes that ended in the round.
-        dropped: Whether it was left out of the merge.
-        drift: How far its own parameters are from the workers' mean; None if all share one set.
-    """
-
-    worker: int
-    env_runner: int
-    env_index: int | None
-    seed: int | None
-    signal: float | None
-    share: float
-    weight: float
-    loss: float | None
-    episode_return: float | None
-    num_episodes: int
-    dropped: bool
-    drift: float | None = None
-
-
 def summarize(
     records: Sequence[WorkerRecord],
     *,
@@ -321,3 +272,19 @@ def _effective_number(weights: np.ndarray) -> float:
 
 def _or_nan(value: float | None) -> float:
     return math.nan if value is None else float(value)
+
+
+def metrics_table() -> str:
+    """Return the table of all metrics as Markdown: name, formula, unit, description.
+
+    Returns:
+        The lines of the table, joined and ended by a line break.
+    """
+    rows = [("Metric", "Formula", "Unit", "Meaning"), ("---",) * 4]
+    for metric in METRICS:
+        rows.append((f"`{metric.name}`", f"`{metric.formula}`", metric.unit, metric.description))
+    return "".join("| " + " | ".join(_escape(cell) for cell in row) + " |\n" for row in rows)
+
+
+def _escape(cell: str) -> str:
+    return cell.replace("|", "\\|")

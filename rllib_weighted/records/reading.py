@@ -28,16 +28,6 @@ from rllib_weighted.records.schema import (
     resolve,
 )
 
-__all__ = [
-    "UNREADABLE",
-    "HistoryFolder",
-    "Locations",
-    "iter_history",
-    "read_file",
-    "read_folder",
-    "read_history",
-]
-
 Locations = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 UNREADABLE = (pa.ArrowException, OSError, ValueError)

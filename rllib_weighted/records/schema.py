@@ -11,21 +11,6 @@ import time
 import pyarrow as pa
 from pyarrow import fs
 
-__all__ = [
-    "ADDED_LATER",
-    "HISTORY_DIR",
-    "KEY_COLUMNS",
-    "SCHEMA",
-    "TEMPORARY_PREFIX",
-    "VERSION",
-    "VERSION_KEY",
-    "file_name",
-    "is_hidden",
-    "is_uri",
-    "parse_file_name",
-    "resolve",
-]
-
 HISTORY_DIR = "merge_history"
 """Name of the folder, inside a trial's folder, that holds the trial's merge history."""
 

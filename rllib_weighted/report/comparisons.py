@@ -1,4 +1,4 @@
-"""Each arm against the baseline: by how much, how surely, and in plain words."""
+"""Each arm against the baseline: by how much, how surely, and conclusions in plain sentences."""
 
 from __future__ import annotations
 
@@ -9,25 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from rllib_weighted.report.measures import (
-    HOLD,
-    Threshold,
-    convergence_runs,
-    encoded,
-    is_final,
-    mean_interval,
-)
-from rllib_weighted.report.results import (
-    Results,
-    baseline_of,
-    choose_baseline,
-    format_number,
-    runs_of,
-)
+from rllib_weighted.report.measures import HOLD, Threshold, convergence_runs, encoded, is_final
+from rllib_weighted.report.results import Results, baseline_of, choose_baseline, format_number
 from rllib_weighted.report.statistics import (
     CONFIDENCE,
-    NOT_KNOWN,
-    Interval,
     common_horizon,
     holm,
     jackknife_interval,
@@ -43,21 +28,23 @@ class Measure(NamedTuple):
     Attributes:
         name: Its name in the table.
         column: The column of the runs that it is computed from.
-        is_time: Whether it is a time until the threshold, lower is better, and the effect is how
-            many percent faster; else the effect is a difference.
+        noun: Its name in a sentence.
+        unit: The unit in a sentence of a time until the threshold, of which lower is better and
+            the effect is how many percent faster; "" if the effect is a difference.
     """
 
     name: str
     column: str
-    is_time: bool
+    noun: str
+    unit: str = ""
 
 
 MEASURES = (
-    Measure("env steps to threshold", "env_steps", True),
-    Measure("wall time to threshold", "time_s", True),
-    Measure("final return", "final", False),
-    Measure("held-out return", "held_out", False),
-    Measure("training minus held-out", "gap", False),
+    Measure("env steps to threshold", "env_steps", "env steps", "env steps"),
+    Measure("wall time to threshold", "time_s", "wall time", "s of wall time"),
+    Measure("final return", "final", "the final return"),
+    Measure("held-out return", "held_out", "the return on held-out seeds"),
+    Measure("training minus held-out", "gap", "the gap between training and held-out seeds"),
 )
 
 COLUMNS = [
@@ -84,7 +71,7 @@ def comparisons(
         results: From `load_results`.
         baseline: A strategy or the label of an arm; None takes "average", if it is there.
         threshold: As in `thresholds`.
-        hold: As in `first_held`.
+        hold: As in `first_sustained`.
         confidence: Coverage of the intervals.
 
     Returns:
@@ -115,7 +102,7 @@ def comparisons(
     times = convergence_runs(results, threshold=threshold, hold=hold, baseline=baseline)
     rows = [
         row
-        for env in results.arms["env"].unique()
+        for env in results.envs
         for row in _in_environment(results, env, times[times["env"] == env], name, confidence)
     ]
     table = pd.DataFrame(rows, columns=COLUMNS)
@@ -129,31 +116,24 @@ def _in_environment(
     results: Results, env: str, times: pd.DataFrame, baseline: str, confidence: float
 ) -> Iterator[dict[str, Any]]:
     """Yields the comparisons of an environment's arms, without what needs all of them."""
-    finals = {arm: _final_rows(runs) for arm, runs in runs_of(results, env)}
+    finals = {}
+    for label, runs in results.by_arm(env):
+        final = runs[is_final(runs)]
+        finals[label] = final.assign(gap=final["final"] - final["held_out"])
     for _, arm in results.arms[results.arms["env"] == env].iterrows():
         other, differs_in = baseline_of(arm, results.arms, baseline)
         if other is None:
             continue
+        facts = {"env": env, "arm": arm["arm"], "baseline": other}
         for measure in MEASURES:
-            if measure.is_time:
+            if measure.unit:
                 first, second = (times[times["arm"] == label] for label in (arm["arm"], other))
             else:
                 first, second = finals[arm["arm"]], finals[other]
             found = _compare(measure, first, second, confidence)
             if found is not None:
-                yield {
-                    "env": env,
-                    "arm": arm["arm"],
-                    "baseline": other,
-                    "measure": measure.name,
-                    "differs_in": ", ".join(differs_in),
-                    **found,
-                }
-
-
-def _final_rows(runs: pd.DataFrame) -> pd.DataFrame:
-    final = runs[is_final(runs)]
-    return final.assign(gap=final["final"] - final["held_out"])
+                named = {"measure": measure.name, "differs_in": ", ".join(differs_in)}
+                yield {**facts, **named, **found}
 
 
 def _compare(
@@ -166,41 +146,74 @@ def _compare(
     if arm.empty or baseline.empty:
         return None
     seeds = np.intersect1d(arm["seed"].dropna(), baseline["seed"].dropna())
-    paired = seeds.size >= 2
-    if paired:
+    num_pairs = int(seeds.size) if seeds.size >= 2 else 0
+    if num_pairs:
         arm, baseline = (part.set_index("seed").loc[seeds] for part in (arm, baseline))
-    compare = _compare_times if measure.is_time else _compare_values
-    values = tuple(
-        encoded(part, measure.column)
-        if measure.is_time
-        else part[measure.column].to_numpy(dtype=np.float64)
-        for part in (arm, baseline)
-    )
-    found = compare(*values, paired=paired, confidence=confidence)
-    sizes = {"num_runs": len(arm), "num_baseline": len(baseline)}
-    return {**sizes, "num_pairs": int(seeds.size) if paired else 0, **found}
+    sizes = {"num_runs": len(arm), "num_baseline": len(baseline), "num_pairs": num_pairs}
+    paired = num_pairs > 0
+    if measure.unit:
+        times = (encoded(part, measure.column) for part in (arm, baseline))
+        return {**sizes, **_compare_times(*times, paired, confidence)}
+    values = (part[measure.column].to_numpy(dtype=np.float64) for part in (arm, baseline))
+    return {**sizes, **_compare_values(*values, paired, confidence)}
 
 
 def _compare_times(
-    arm: np.ndarray, baseline: np.ndarray, *, paired: bool, confidence: float
-) -> dict[str, Any]:
+    arm: np.ndarray, baseline: np.ndarray, paired: bool, confidence: float
+) -> dict[str, float]:
+    """Compares encoded times by the percentage that the arm is faster."""
     horizon = common_horizon(arm, baseline)
-    if not any(((part > 0) & (part <= horizon)).any() for part in (arm, baseline)):
-        unknown = dict.fromkeys(("effect", "low", "high", "p"), math.nan)
-        return {**unknown, "horizon": horizon, **_probability(None, confidence)}
 
     def log_ratio(first: np.ndarray, second: np.ndarray, axis: int = -1) -> Any:
-        means = (restricted_mean(part, horizon, axis) for part in (first, second))
-        return np.log(next(means)) - np.log(next(means))
+        means = [restricted_mean(part, horizon, axis) for part in (first, second)]
+        return np.log(means[0]) - np.log(means[1])
 
-    low, high = _interval(log_ratio, arm, baseline, paired=paired, confidence=confidence)
+    found = _test(log_ratio, arm, baseline, _earlier, paired, confidence)
+    if not any(((part > 0) & (part <= horizon)).any() for part in (arm, baseline)):
+        return {**dict.fromkeys(found, math.nan), "horizon": horizon}
+    effect, low, high = (_percent_faster(found[name]) for name in ("effect", "high", "low"))
+    return {**found, "effect": effect, "low": low, "high": high, "horizon": horizon}
+
+
+def _compare_values(
+    arm: np.ndarray, baseline: np.ndarray, paired: bool, confidence: float
+) -> dict[str, float]:
+    """Compares values by the difference of their means."""
+
+    def difference(first: np.ndarray, second: np.ndarray, axis: int = -1) -> Any:
+        return np.mean(first, axis=axis) - np.mean(second, axis=axis)
+
+    def higher(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        return np.where(first == second, 0.5, (first > second).astype(float))
+
+    return _test(difference, arm, baseline, higher, paired, confidence)
+
+
+def _test(
+    statistic: Callable[..., Any],
+    arm: np.ndarray,
+    baseline: np.ndarray,
+    wins: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    paired: bool,
+    confidence: float,
+) -> dict[str, float]:
+    """Returns the statistic of two arms with its interval and p value, and how often one wins.
+
+    The jackknife interval of a difference of means is the t interval: over the differences within
+    pairs, or Welch's.
+    """
+    samples = [[arm, baseline]] if paired else [[arm], [baseline]]
+    low, high = jackknife_interval(statistic, samples, confidence=confidence)
+    pairs = wins(arm, baseline) if paired else np.empty(0)
+    probability, probability_low, probability_high = win_interval(pairs, confidence)
     return {
-        "effect": _percent_faster(float(log_ratio(arm, baseline))),
-        "low": _percent_faster(high),
-        "high": _percent_faster(low),
-        "horizon": horizon,
-        "p": permutation_p(log_ratio, arm, baseline, paired=paired),
-        **_probability(_earlier(arm, baseline) if paired else None, confidence),
+        "effect": float(statistic(arm, baseline)),
+        "low": low,
+        "high": high,
+        "p": permutation_p(statistic, arm, baseline, paired=paired),
+        "probability": probability,
+        "probability_low": probability_low,
+        "probability_high": probability_high,
     }
 
 
@@ -216,46 +229,6 @@ def _earlier(arm: np.ndarray, baseline: np.ndarray) -> np.ndarray:
     first = (arm > 0) & ((arm < np.abs(baseline)) | ((baseline < 0) & (arm <= -baseline)))
     second = (baseline > 0) & ((baseline < np.abs(arm)) | ((arm < 0) & (baseline <= -arm)))
     return np.where(first, 1.0, np.where(second, 0.0, 0.5))
-
-
-def _compare_values(
-    arm: np.ndarray, baseline: np.ndarray, *, paired: bool, confidence: float
-) -> dict[str, Any]:
-    def difference(first: np.ndarray, second: np.ndarray, axis: int = -1) -> Any:
-        return np.mean(first, axis=axis) - np.mean(second, axis=axis)
-
-    wins = None
-    if paired:
-        low, high = mean_interval(arm - baseline, confidence)
-        wins = np.where(arm == baseline, 0.5, (arm > baseline).astype(float))
-    else:
-        low, high = _interval(difference, arm, baseline, paired=False, confidence=confidence)
-    return {
-        "effect": float(difference(arm, baseline)),
-        "low": low,
-        "high": high,
-        "horizon": math.nan,
-        "p": permutation_p(difference, arm, baseline, paired=paired),
-        **_probability(wins, confidence),
-    }
-
-
-def _interval(
-    statistic: Callable[..., Any],
-    arm: np.ndarray,
-    baseline: np.ndarray,
-    *,
-    paired: bool,
-    confidence: float,
-) -> Interval:
-    samples = [[arm, baseline]] if paired else [[arm], [baseline]]
-    return jackknife_interval(statistic, samples, confidence=confidence)
-
-
-def _probability(wins: np.ndarray | None, confidence: float) -> dict[str, float]:
-    names = ("probability", "probability_low", "probability_high")
-    found = (math.nan, *NOT_KNOWN) if wins is None else win_interval(wins, confidence)
-    return dict(zip(names, found, strict=True))
 
 
 def fewest_pairs(confidence: float = CONFIDENCE) -> int:
@@ -275,23 +248,8 @@ def can_claim(
     return 2 / math.comb(num_runs + num_baseline, num_runs) <= 1 - confidence
 
 
-# What the comparisons say, in plain sentences
-
-
-_IS_TIME = {measure.name: measure.is_time for measure in MEASURES}
-_CLOCKS = {
-    "env steps to threshold": ("env steps", "env steps"),
-    "wall time to threshold": ("wall time", "s of wall time"),
-}  # What it is called, and its unit.
-_NOUNS = {
-    "final return": "the final return",
-    "held-out return": "the return on held-out seeds",
-    "training minus held-out": "the gap between training and held-out seeds",
-}
-
-
 class Sentence(NamedTuple):
-    """What one comparison says.
+    """The conclusion from one comparison.
 
     Attributes:
         env: The environment.
@@ -311,7 +269,7 @@ class Sentence(NamedTuple):
 def sentences(
     comparisons: pd.DataFrame, thresholds: Mapping[str, Threshold], confidence: float
 ) -> list[Sentence]:
-    """Returns a sentence on each comparison.
+    """Returns the conclusion from each comparison.
 
     Args:
         comparisons: From `comparisons`.
@@ -319,70 +277,67 @@ def sentences(
         confidence: Coverage of the intervals.
     """
     counts = comparisons.groupby("measure")["p"].count()
+    measures = {measure.name: measure for measure in MEASURES}
     found = []
     for _, row in comparisons.iterrows():
-        limit = thresholds[row["env"]].value
-        text = _sentence(row, limit, confidence)
-        text += _correction(row, int(counts[row["measure"]]), confidence)
+        measure, limit = measures[row["measure"]], format_number(thresholds[row["env"]].value)
+        if measure.unit and math.isnan(row["effect"]):
+            text = (
+                f"{row['arm']} and {row['baseline']} cannot be compared: no run of either held "
+                f"{limit} within {format_number(row['horizon'])} {measure.unit}, up to which both "
+                "are known."
+            )
+        elif row["claim"]:
+            text = _claim(row, measure, limit, confidence)
+            text += _correction(row, int(counts[measure.name]), confidence)
+        else:
+            text = _no_claim(row, measure, limit, confidence)
         if row["differs_in"]:
             text += f" The two also differ in {row['differs_in']}."
-        found.append(Sentence(row["env"], row["arm"], row["measure"], bool(row["claim"]), text))
+        found.append(Sentence(row["env"], row["arm"], measure.name, bool(row["claim"]), text))
     return found
 
 
-def _sentence(row: pd.Series, threshold: float, confidence: float) -> str:
-    is_time = _IS_TIME[row["measure"]]
-    names = f"{row['arm']} and {row['baseline']}"
-    if is_time and math.isnan(row["effect"]):
-        return (
-            f"{names} cannot be compared: no run of either held {format_number(threshold)} within "
-            f"{format_number(row['horizon'])} {_CLOCKS[row['measure']][1]}, up to which both are "
-            "known."
-        )
-    evidence = _evidence(row, confidence)
-    what = _what(row, threshold)
-    if not row["claim"]:
-        text = f"No difference in {what} between {names} can be claimed from {_basis(row)}"
-        numbers = ", ".join(part for part in (_effect(row), evidence) if part)
-        return f"{text}: {numbers}.{_too_few(row, confidence)}"
-    if is_time:
-        clock, _ = _CLOCKS[row["measure"]]
-        pace = "sooner" if row["effect"] > 0 else "later"
-        return (
-            f"{row['arm']} held {format_number(threshold)} {abs(row['effect']):.1f} % {pace} than "
-            f"{row['baseline']}, in {clock}, on {_basis(row)}: {evidence}."
-        )
+def _claim(row: pd.Series, measure: Measure, limit: str, confidence: float) -> str:
+    arm, baseline = row["arm"], row["baseline"]
+    evidence = f"on {_basis(row)}: {_evidence(row, measure, confidence)}."
+    if measure.unit:
+        pace = f"{abs(row['effect']):.1f} % {'sooner' if row['effect'] > 0 else 'later'}"
+        return f"{arm} held {limit} {pace} than {baseline}, in {measure.noun}, {evidence}"
     side = "above" if row["effect"] > 0 else "below"
-    return (
-        f"{_NOUNS[row['measure']].capitalize()} of {row['arm']} is "
-        f"{format_number(abs(row['effect']))} {side} that of {row['baseline']}, on {_basis(row)}: "
-        f"{evidence}."
-    )
+    difference = f"{format_number(abs(row['effect']))} {side} that of {baseline}"
+    return f"{measure.noun.capitalize()} of {arm} is {difference}, {evidence}"
 
 
-def _what(row: pd.Series, threshold: float) -> str:
-    if _IS_TIME[row["measure"]]:
-        return f"{_CLOCKS[row['measure']][0]} to {format_number(threshold)}"
-    return _NOUNS[row["measure"]]
+def _correction(row: pd.Series, num_comparisons: int, confidence: float) -> str:
+    if num_comparisons < 2:
+        return ""
+    verdict = "it stands" if row["p_holm"] <= 1 - confidence else "it no longer stands"
+    return f" Corrected for {num_comparisons} comparisons {format_p(row['p_holm'])}: {verdict}."
 
 
-def _effect(row: pd.Series) -> str:
-    if _IS_TIME[row["measure"]]:
-        return _pace(row["effect"])
-    return f"difference {format_number(row['effect'])}"
+def _no_claim(row: pd.Series, measure: Measure, limit: str, confidence: float) -> str:
+    what = f"{measure.noun} to {limit}" if measure.unit else measure.noun
+    names = f"{row['arm']} and {row['baseline']}"
+    effect = _pace(row["effect"]) if measure.unit else f"difference {format_number(row['effect'])}"
+    numbers = ", ".join(filter(None, [effect, _evidence(row, measure, confidence)]))
+    text = f"No difference in {what} between {names} can be claimed from {_basis(row)}: {numbers}."
+    if can_claim(row["num_runs"], row["num_baseline"], row["num_pairs"], confidence):
+        return text
+    few = f"fewer than {fewest_pairs(confidence)} pairs" if row["num_pairs"] else "so few runs"
+    return f"{text} From {few} none could be, however large it is."
 
 
-def _evidence(row: pd.Series, confidence: float) -> str:
+def _evidence(row: pd.Series, measure: Measure, confidence: float) -> str:
     """Returns interval, probability and p value, as far as they are known."""
     parts = []
     if math.isfinite(row["low"]):
-        ends = [row["low"], row["high"]]
-        texts = map(_pace if _IS_TIME[row["measure"]] else format_number, ends)
-        parts.append(f"{100 * confidence:g} % interval {' to '.join(texts)}")
+        ends = map(_pace if measure.unit else format_number, (row["low"], row["high"]))
+        parts.append(f"{100 * confidence:g} % interval {' to '.join(ends)}")
     if math.isfinite(row["probability"]):
-        verb = "of a larger gap" if row["measure"] == MEASURES[-1].name else "of improvement"
+        what = "a larger gap" if measure.column == "gap" else "improvement"
         low, high = row["probability_low"], row["probability_high"]
-        parts.append(f"probability {verb} {row['probability']:.2f} ({low:.2f} to {high:.2f})")
+        parts.append(f"probability of {what} {row['probability']:.2f} ({low:.2f} to {high:.2f})")
     if math.isfinite(row["p"]):
         parts.append(format_p(row["p"]))
     return ", ".join(parts)
@@ -403,20 +358,3 @@ def _basis(row: pd.Series) -> str:
     if row["num_runs"] == row["num_baseline"] == 1:
         return "1 seed"
     return f"{row['num_runs']} and {row['num_baseline']} runs without common seeds"
-
-
-def _too_few(row: pd.Series, confidence: float) -> str:
-    if can_claim(row["num_runs"], row["num_baseline"], row["num_pairs"], confidence):
-        return ""
-    if row["num_pairs"]:
-        return (
-            f" From fewer than {fewest_pairs(confidence)} pairs none could be, however large it is."
-        )
-    return " From so few runs none could be, however large it is."
-
-
-def _correction(row: pd.Series, num_comparisons: int, confidence: float) -> str:
-    if not row["claim"] or num_comparisons < 2:
-        return ""
-    verdict = "it stands" if row["p_holm"] <= 1 - confidence else "it no longer stands"
-    return f" Corrected for {num_comparisons} comparisons {format_p(row['p_holm'])}: {verdict}."

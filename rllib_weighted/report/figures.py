@@ -6,7 +6,7 @@ import io
 import re
 import unicodedata
 import warnings
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
@@ -20,12 +20,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from rllib_weighted.report.measures import encoded
-from rllib_weighted.report.results import METRIC, STOCK_METRIC, format_number
+from rllib_weighted.report.results import METRIC, STOCK_METRIC, format_number, shorten
 from rllib_weighted.report.statistics import reached_curve
-from rllib_weighted.report.tables import Tables
-
-# How figures look: colours and markers that stay apart without colour vision, and sizes
-
+from rllib_weighted.report.tables import Tables, of_env
 
 BASELINE_COLOR = "#000000"
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -37,6 +34,11 @@ WIDTH = 4.6  # inches
 HEIGHT = 3.3
 ROW = 0.34  # inches per row of a figure with a row per arm
 DPI = 160
+
+MOST_LINES = 7
+MOST_HEAT_MAPS = 6
+MOST_ROWS = 24
+MOST_ARMS_DRAWN = 36
 
 _RC: dict[str, Any] = {
     "font.size": 9,
@@ -56,34 +58,32 @@ _RC: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Look:
+class ArmStyle:
     """Colour, marker and line of an arm, the same in every figure of its environment."""
 
     color: str
     marker: str
     line: Any
 
+    @property
+    def stroke(self) -> dict[str, Any]:
+        """What a line of the arm is drawn with."""
+        return {"color": self.color, "linestyle": self.line}
 
-def looks(arms: Sequence[str], baseline: Sequence[str]) -> dict[str, Look]:
-    """Returns the look of each arm of an environment; those of the baseline are black.
+
+def arm_styles(arms: Sequence[str], baseline: Sequence[str]) -> dict[str, ArmStyle]:
+    """Returns the style of each arm of an environment; those of the baseline are black.
 
     The cycles have lengths without a common divisor, so that combinations repeat late.
     """
-    found: dict[str, Look] = {}
-    count = 0
-    for arm in arms:
-        if arm in baseline:
-            number = sum(1 for other in found if other in baseline)
-            line = "-" if number == 0 else LINES[(number - 1) % len(LINES)]
-            found[arm] = Look(BASELINE_COLOR, "o", line)
-        else:
-            found[arm] = Look(
-                COLORS[count % len(COLORS)],
-                MARKERS[count % len(MARKERS)],
-                LINES[count % len(LINES)],
-            )
-            count += 1
-    return found
+    found = {}
+    for number, arm in enumerate(arm for arm in arms if arm in baseline):
+        line = "-" if number == 0 else LINES[(number - 1) % len(LINES)]
+        found[arm] = ArmStyle(BASELINE_COLOR, "o", line)
+    for number, arm in enumerate(arm for arm in arms if arm not in baseline):
+        color, marker = COLORS[number % len(COLORS)], MARKERS[number % len(MARKERS)]
+        found[arm] = ArmStyle(color, marker, LINES[number % len(LINES)])
+    return {arm: found[arm] for arm in arms}
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,76 @@ class Drawing:
     svg: bytes
 
 
+@dataclass(frozen=True)
+class EnvFigures:
+    """One environment and what is needed to draw it.
+
+    Attributes:
+        number: The environment's number in the report, for file names.
+        env: The environment.
+        tables: All statistics.
+        styles: Style of each arm.
+        baseline: Arms that others are compared with.
+    """
+
+    number: int
+    env: str
+    tables: Tables
+    styles: dict[str, ArmStyle]
+    baseline: Sequence[str]
+
+    def rows(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Returns the rows of a table that are about this environment."""
+        return of_env(table, self.env)
+
+    def groups(self) -> list[tuple[str, list[str]]]:
+        """Returns which arms share a figure, with the name of each group.
+
+        All of them if they are few; else those of each strategy, beside the baseline.
+        """
+        arms = list(self.styles)
+        if len(arms) <= MOST_LINES:
+            return [("", arms)]
+        strategies = self.rows(self.tables.arms).set_index("arm")["strategy"]
+        beside = list(self.baseline)[:1]
+        found = []
+        for strategy in dict.fromkeys(strategies[arms]):
+            own = [arm for arm in arms if strategies[arm] == strategy and arm not in beside]
+            size = MOST_LINES - len(beside)
+            for number, start in enumerate(range(0, len(own), size), start=1):
+                label = strategy if len(own) <= size else f"{strategy} ({number})"
+                found.append((label, [*beside, *own[start : start + size]]))
+        return found
+
+    def drawing(
+        self, figure: Figure, section: str, title: str, note: str = "", part: str = ""
+    ) -> Drawing:
+        """Returns a finished figure with the file name that belongs to it."""
+        png, svg = pictures(figure)
+        stem = file_stem(section, str(self.number), self.env, *([part] if part else []))
+        return Drawing(stem, self.env, section, title, note, png, svg)
+
+
+def draw_environments(tables: Tables) -> Iterator[Drawing]:
+    """Draws all figures of a report; of many arms the baseline's and the first others."""
+    for number, env in enumerate(tables.thresholds, start=1):
+        baseline = tables.baseline_arms(env)
+        arms = list(tables.arms.loc[tables.arms["env"] == env, "arm"])
+        drawn = [*baseline, *(arm for arm in arms if arm not in baseline)][:MOST_ARMS_DRAWN]
+        styles = arm_styles([arm for arm in arms if arm in drawn], baseline)
+        figures = EnvFigures(number, env, tables, styles, baseline)
+        for draw in (
+            draw_curves,
+            draw_reached,
+            draw_faster,
+            draw_finals,
+            draw_sensitivity,
+            draw_effective,
+            draw_shares,
+        ):
+            yield from draw(figures)
+
+
 @contextmanager
 def canvas(width: float = WIDTH, height: float = HEIGHT) -> Iterator[tuple[Figure, Axes]]:
     """Gives an empty figure with one panel, in our style."""
@@ -128,31 +198,13 @@ def pictures(figure: Figure) -> tuple[bytes, bytes]:
     return png.getvalue(), svg.getvalue()
 
 
-def step_axis(axes: Axes) -> None:
-    """Labels the horizontal axis as environment steps."""
-    axes.set_xlabel("environment steps (steps)")
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.set_xlim(left=0)
-
-
-def legend_below(figure: Figure, looks: dict[str, Look], arms: Sequence[str]) -> None:
-    """Puts the arms' names under a figure, one a line where they are long."""
-    handles = [
-        Line2D([], [], color=looks[arm].color, marker=looks[arm].marker, linestyle=looks[arm].line)
-        for arm in arms
-    ]
-    names = [plain(arm, 60) for arm in arms]
-    columns = 2 if max(map(len, names), default=0) <= 26 else 1
-    figure.legend(handles, names, loc="outside lower center", ncols=columns)
-
-
 def plain(text: str, longest: int = 40) -> str:
     """Returns text that a figure can show: one line, no control characters, not too long.
 
     Matplotlib leaves names that begin with an underscore out of legends.
     """
     shown = "".join("\ufffd" if unicodedata.category(c)[0] == "C" else c for c in text)
-    shown = shown if len(shown) <= longest else shown[: longest - 1] + "…"
+    shown = shorten(shown, longest)
     return f" {shown}" if shown.startswith("_") else shown
 
 
@@ -161,208 +213,149 @@ def file_stem(*parts: str) -> str:
     return "_".join(re.sub(r"[^a-z0-9]+", "-", part.lower()).strip("-")[:40] for part in parts)
 
 
-MOST_LINES = 7
-MOST_HEAT_MAPS = 6
-
-_RETURNS = (METRIC, STOCK_METRIC)
-
-
-@dataclass(frozen=True)
-class Scene:
-    """One environment and what is needed to draw it.
-
-    Attributes:
-        number: The environment's number in the report, for file names.
-        env: The environment.
-        tables: All statistics.
-        looks: Look of each arm.
-        baseline: Arms that others are compared with.
-    """
-
-    number: int
-    env: str
-    tables: Tables
-    looks: dict[str, Look]
-    baseline: Sequence[str]
-
-    def rows(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Returns the rows of a table that are about this environment."""
-        return table[table["env"] == self.env] if "env" in table else table.iloc[:0]
-
-    def groups(self) -> list[tuple[str, list[str]]]:
-        """Returns which arms share a figure, with the name of each group.
-
-        All of them if they are few; else those of each strategy, beside the baseline.
-        """
-        arms = list(self.looks)
-        if len(arms) <= MOST_LINES:
-            return [("", arms)]
-        strategies = self.rows(self.tables.arms).set_index("arm")["strategy"]
-        beside = list(self.baseline)[:1]
-        found = []
-        for strategy in dict.fromkeys(strategies[arms]):
-            own = [arm for arm in arms if strategies[arm] == strategy and arm not in beside]
-            size = MOST_LINES - len(beside)
-            for number, start in enumerate(range(0, len(own), size), start=1):
-                label = strategy if len(own) <= size else f"{strategy} ({number})"
-                found.append((label, [*beside, *own[start : start + size]]))
-        return found
-
-    def drawing(
-        self, figure: Any, section: str, title: str, note: str = "", part: str = ""
-    ) -> Drawing:
-        """Returns a finished figure with the file name that belongs to it."""
-        png, svg = pictures(figure)
-        stem = file_stem(section, str(self.number), self.env, *([part] if part else []))
-        return Drawing(stem, self.env, section, title, note, png, svg)
-
-
 def metric_label(metric: str) -> str:
     """Returns the label of an axis that shows the metric."""
-    return "mean return (reward)" if metric in _RETURNS else f"{plain(metric, 28)} (its unit)"
+    is_return = metric in (METRIC, STOCK_METRIC)
+    return "mean return (reward)" if is_return else f"{plain(metric, 28)} (its unit)"
 
 
-def draw_curves(scene: Scene) -> Iterator[Drawing]:
-    """Draws learning curves."""
-    table = scene.rows(scene.tables.learning_curves)
-    limit = scene.tables.thresholds[scene.env]
-    for group, arms in scene.groups():
-        with canvas() as (figure, axes):
-            for arm in arms:
-                _curve(axes, table[table["arm"] == arm], scene.looks[arm])
-            if limit.exists:
-                axes.axhline(limit.value, color="#777777", linewidth=0.8, linestyle=":")
-                axes.annotate(
-                    f"threshold {format_number(limit.value)}",
-                    (0.01, limit.value),
-                    xycoords=("axes fraction", "data"),
-                    va="bottom",
-                    fontsize=7.5,
-                    color="#444444",
-                    bbox={"facecolor": "#ffffff", "alpha": 0.7, "linewidth": 0, "pad": 1},
-                )
-            step_axis(axes)
-            axes.set_ylabel(metric_label(scene.tables.metric))
-            legend_below(figure, scene.looks, arms)
-            yield scene.drawing(
-                figure,
-                "curves",
-                f"Learning curves{f', {group}' if group else ''}",
-                f"{scene.tables.metric}: interquartile mean over runs and its bootstrap band; "
-                "thin where some runs of the arm have not come so far.",
-                group,
-            )
+def _legend_below(figure: Figure, styles: Mapping[str, ArmStyle], arms: Sequence[str]) -> None:
+    """Puts the arms' names under a figure, one a line where they are long."""
+    handles = [Line2D([], [], marker=styles[arm].marker, **styles[arm].stroke) for arm in arms]
+    names = [plain(arm, 60) for arm in arms]
+    columns = 2 if max(map(len, names), default=0) <= 26 else 1
+    figure.legend(handles, names, loc="outside lower center", ncols=columns)
 
 
-def _curve(axes: Axes, table: pd.DataFrame, look: Look) -> None:
-    complete = table["num_runs"] == table["total_runs"]
-    whole = table[complete]
-    every = max(1, len(whole) // 8)
-    style: dict[str, Any] = {"color": look.color, "linestyle": look.line}
-    axes.plot(table["env_steps"], table["iqm"], linewidth=0.7, alpha=0.6, **style)
-    axes.plot(
-        whole["env_steps"],
-        whole["iqm"],
-        linewidth=1.5,
-        marker=look.marker,
-        markersize=4,
-        markevery=(every // 2, every),
-        **style,
-    )
-    axes.fill_between(
-        whole["env_steps"], whole["low"], whole["high"], color=look.color, alpha=0.13, linewidth=0
-    )
+def _step_axis(axes: Axes, label: str) -> None:
+    """Makes the horizontal axis one of environment steps, and labels the other one."""
+    axes.set_xlabel("environment steps (steps)")
+    axes.set_ylabel(label)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.set_xlim(left=0)
 
 
-def draw_reached(scene: Scene) -> Iterator[Drawing]:
-    """Draws which fraction of the runs has reached the threshold."""
-    runs = scene.rows(scene.tables.convergence_runs)
-    if runs.empty:
-        return
-    for group, arms in scene.groups():
-        with canvas() as (figure, axes):
-            for arm in arms:
-                _reached(axes, runs[runs["arm"] == arm], scene.looks[arm])
-            step_axis(axes)
-            axes.set_ylim(-0.03, 1.03)
-            axes.set_ylabel("runs at the threshold (fraction)")
-            legend_below(figure, scene.looks, arms)
-            yield scene.drawing(
-                figure,
-                "reached",
-                f"Runs that have reached the threshold{f', {group}' if group else ''}",
-                "Kaplan-Meier estimate. A short stroke: a run ended there without having reached "
-                "it (censored).",
-                group,
-            )
+def _band(axes: Axes, table: pd.DataFrame, style: ArmStyle, x: str, columns: Sequence[str]) -> None:
+    """Draws a line with some markers, and a band around it."""
+    middle, low, high = columns
+    every = max(1, len(table) // 8)
+    marks: dict[str, Any] = {"marker": style.marker, "markevery": (every // 2, every)}
+    axes.plot(table[x], table[middle], linewidth=1.5, markersize=4, **marks, **style.stroke)
+    axes.fill_between(table[x], table[low], table[high], color=style.color, alpha=0.13, linewidth=0)
 
 
-def _reached(axes: Axes, runs: pd.DataFrame, look: Look) -> None:
-    if runs.empty:
-        return
-    times = encoded(runs, "env_steps")
-    curve = reached_curve(times)
-    end = float(np.abs(times).max())
-    x = np.concatenate([[0.0], curve.quantiles, [end]])
-    y = np.concatenate([[0.0], curve.probabilities, curve.probabilities[-1:]])
-    line: dict[str, Any] = {"color": look.color, "linestyle": look.line}
-    axes.step(x, y, where="post", linewidth=1.5, **line)
-    axes.plot(x[1:-1], y[1:-1], look.marker, color=look.color, markersize=4)
-    censored = -times[times < 0]
-    axes.plot(censored, curve.evaluate(censored), "|", color=look.color, markersize=9)
+def _draw_groups(
+    figures: EnvFigures,
+    table: pd.DataFrame,
+    draw: Callable[[Axes, pd.DataFrame, ArmStyle], None],
+    finish: Callable[[Axes], None],
+    texts: tuple[str, str, str],
+) -> Iterator[Drawing]:
+    """Draws a figure per group of arms.
 
-
-def draw_effective(scene: Scene) -> Iterator[Drawing]:
-    """Draws the effective number of workers over time."""
-    table = scene.rows(scene.tables.weight_curves)
-    if table.empty:
-        return
+    Args:
+        figures: The environment.
+        table: Its rows; arms that have none are left out.
+        draw: Draws the rows of one arm.
+        finish: Labels the axes.
+        texts: Section, title and note.
+    """
+    section, title, note = texts
     present = set(table["arm"])
-    for group, arms in scene.groups():
-        shown = [arm for arm in arms if arm in present]
-        if not shown:
+    for group, members in figures.groups():
+        arms = [arm for arm in members if arm in present]
+        if not arms:
             continue
         with canvas() as (figure, axes):
-            for arm in shown:
-                part, look = table[table["arm"] == arm], scene.looks[arm]
-                every = max(1, len(part) // 8)
-                axes.plot(
-                    part["round"],
-                    part["effective_workers"],
-                    color=look.color,
-                    linestyle=look.line,
-                    marker=look.marker,
-                    markersize=4,
-                    markevery=(every // 2, every),
-                )
-                axes.fill_between(
-                    part["round"],
-                    part["effective_low"],
-                    part["effective_high"],
-                    color=look.color,
-                    alpha=0.13,
-                    linewidth=0,
-                )
-            axes.set_xlabel("round (rounds)")
-            axes.set_ylabel("effective workers (workers)")
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-            legend_below(figure, scene.looks, shown)
-            yield scene.drawing(
-                figure,
-                "effective",
-                f"Effective number of workers{f', {group}' if group else ''}",
-                "(sum w)^2 / sum w^2: mean over runs, and from the lowest to the highest run.",
-                group,
+            for arm in arms:
+                draw(axes, table[table["arm"] == arm], figures.styles[arm])
+            finish(axes)
+            _legend_below(figure, figures.styles, arms)
+            name = f"{title}, {group}" if group else title
+            yield figures.drawing(figure, section, name, note, group)
+
+
+def draw_curves(figures: EnvFigures) -> Iterator[Drawing]:
+    """Draws learning curves."""
+    limit = figures.tables.thresholds[figures.env]
+
+    def draw(axes: Axes, curve: pd.DataFrame, style: ArmStyle) -> None:
+        axes.plot(curve["env_steps"], curve["iqm"], linewidth=0.7, alpha=0.6, **style.stroke)
+        whole = curve[curve["num_runs"] == curve["total_runs"]]
+        _band(axes, whole, style, "env_steps", ("iqm", "low", "high"))
+
+    def finish(axes: Axes) -> None:
+        if limit.exists:
+            axes.axhline(limit.value, color="#777777", linewidth=0.8, linestyle=":")
+            axes.annotate(
+                f"threshold {format_number(limit.value)}",
+                (0.01, limit.value),
+                xycoords=("axes fraction", "data"),
+                va="bottom",
+                fontsize=7.5,
+                color="#444444",
+                bbox={"facecolor": "#ffffff", "alpha": 0.7, "linewidth": 0, "pad": 1},
             )
+        _step_axis(axes, metric_label(figures.tables.metric))
+
+    note = (
+        f"{figures.tables.metric}: interquartile mean over runs and its bootstrap band; thin where "
+        "some runs of the arm have not come so far."
+    )
+    table = figures.rows(figures.tables.learning_curves)
+    yield from _draw_groups(figures, table, draw, finish, ("curves", "Learning curves", note))
 
 
-def draw_shares(scene: Scene) -> Iterator[Drawing]:
-    """Draws a heat map of the workers' shares for one run of each arm."""
-    table = scene.rows(scene.tables.shares)
+def draw_reached(figures: EnvFigures) -> Iterator[Drawing]:
+    """Draws which fraction of the runs has reached the threshold."""
+
+    def draw(axes: Axes, runs: pd.DataFrame, style: ArmStyle) -> None:
+        times = encoded(runs, "env_steps")
+        curve = reached_curve(times)
+        x = np.concatenate([[0.0], curve.quantiles, [np.abs(times).max()]])
+        y = np.concatenate([[0.0], curve.probabilities, curve.probabilities[-1:]])
+        axes.step(x, y, where="post", linewidth=1.5, **style.stroke)
+        axes.plot(x[1:-1], y[1:-1], style.marker, color=style.color, markersize=4)
+        censored = -times[times < 0]
+        axes.plot(censored, curve.evaluate(censored), "|", color=style.color, markersize=9)
+
+    def finish(axes: Axes) -> None:
+        _step_axis(axes, "runs at the threshold (fraction)")
+        axes.set_ylim(-0.03, 1.03)
+
+    note = (
+        "Kaplan-Meier estimate. A short stroke: a run ended there without having reached it "
+        "(censored)."
+    )
+    table = figures.rows(figures.tables.convergence_runs)
+    texts = ("reached", "Runs that have reached the threshold", note)
+    yield from _draw_groups(figures, table, draw, finish, texts)
+
+
+def draw_effective(figures: EnvFigures) -> Iterator[Drawing]:
+    """Draws the effective number of workers over time."""
+    table = figures.rows(figures.tables.weight_curves)
     if table.empty:
         return
-    arms = list(dict.fromkeys(table["arm"]))
-    for arm in arms[:MOST_HEAT_MAPS]:
+
+    def draw(axes: Axes, curve: pd.DataFrame, style: ArmStyle) -> None:
+        columns = ("effective_workers", "effective_low", "effective_high")
+        _band(axes, curve, style, "round", columns)
+
+    def finish(axes: Axes) -> None:
+        axes.set_xlabel("round (rounds)")
+        axes.set_ylabel("effective workers (workers)")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+    note = "(sum w)^2 / sum w^2: mean over runs, and from the lowest to the highest run."
+    texts = ("effective", "Effective number of workers", note)
+    yield from _draw_groups(figures, table, draw, finish, texts)
+
+
+def draw_shares(figures: EnvFigures) -> Iterator[Drawing]:
+    """Draws a heat map of the workers' shares for one run of each arm."""
+    table = figures.rows(figures.tables.shares)
+    for arm in table["arm"].unique()[:MOST_HEAT_MAPS]:
         part = table[table["arm"] == arm]
         cells = part.pivot(index="worker", columns="round", values="share")
         width = cells.columns[0]
@@ -383,22 +376,16 @@ def draw_shares(scene: Scene) -> Iterator[Drawing]:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             figure.colorbar(image, ax=axes, label="share (fraction)")
             seed = part["seed"].iat[0]
-            which = "run without a seed" if pd.isna(seed) else f"run with seed {seed}"
+            which = "Run without a seed" if pd.isna(seed) else f"Run with seed {seed}"
             means = f"means over {width} rounds; " if width > 1 else ""
-            yield scene.drawing(
+            yield figures.drawing(
                 figure,
                 "shares",
                 f"Shares, {plain(arm, 60)}",
-                f"{which.capitalize()}, the arm's lowest; {means}white: dropped. Workers of "
-                "different seeds have nothing in common, so runs are not averaged.",
+                f"{which}, the arm's lowest; {means}white: dropped. Workers of different seeds "
+                "have nothing in common, so runs are not averaged.",
                 arm,
             )
-
-
-# Draws what has a row per arm, or a point per minimum weight
-
-
-MOST_ROWS = 24
 
 
 class Points(NamedTuple):
@@ -415,142 +402,128 @@ class Points(NamedTuple):
     filled: bool = True
 
 
-def draw_faster(scene: Scene) -> Iterator[Drawing]:
+def draw_faster(figures: EnvFigures) -> Iterator[Drawing]:
     """Draws how many percent faster each arm is than the baseline, with intervals."""
-    table = scene.rows(scene.tables.comparisons)
-    kinds = {"env steps to threshold": "env steps", "wall time to threshold": "wall time"}
-    times = table[table["measure"].isin(kinds) & table["effect"].notna()]
-    if times.empty:
-        return
-    times = times.rename(columns={"low": "effect_low", "high": "effect_high"})
-    times["measure"] = times["measure"].map(kinds)
-    wide = times.pivot(
-        index="arm", columns="measure", values=["effect", "effect_low", "effect_high"]
-    )
-    wide.columns = [f"{kind}{value.removeprefix('effect')}" for value, kind in wide.columns]
-    order = [arm for arm in scene.looks if arm in wide.index]
-    level = f"{100 * scene.tables.confidence:g} %"
-    points = [Points(kind, kind, kind == "env steps") for kind in kinds.values() if kind in wide]
-    with _rows(scene, wide.loc[order].reset_index(), points, "faster than baseline (%)") as (
-        figure,
-        axes,
+    table = figures.rows(figures.tables.comparisons)
+    wide = pd.DataFrame({"arm": list(figures.styles)})
+    points = []
+    for measure, name in (
+        ("env steps to threshold", "env steps"),
+        ("wall time to threshold", "wall time"),
     ):
+        times = table[(table["measure"] == measure) & table["effect"].notna()]
+        if not times.empty:
+            points.append(Points(name, name, name == "env steps"))
+            columns = {"effect": name, "low": f"{name}_low", "high": f"{name}_high"}
+            times = times[["arm", *columns]].rename(columns=columns)
+            wide = wide.merge(times, on="arm", how="left")
+    if not points:
+        return
+    wide = wide.dropna(how="all", subset=[kind.column for kind in points])
+    with _rows(figures, wide, points, "faster than baseline (%)") as (figure, axes):
         axes.axvline(0, color="#000000", linewidth=0.8)
         low, high = axes.get_xlim()
         axes.set_xlim(max(low, -150), min(high, 105))  # A slow arm's interval has no end.
-        yield scene.drawing(
+        yield figures.drawing(
             figure,
             "faster",
             "Time to the threshold against the baseline",
-            f"Percent faster than {', '.join(scene.baseline)}, and {level} interval; right of 0 is "
-            f"faster. Intervals are cut off at -150 %.{_cut(order)}",
+            f"Percent faster than {', '.join(figures.baseline)}, and {figures.tables.level} "
+            "interval; right of 0 is faster. Intervals are cut off at -150 %."
+            f"{_rows_left_out(wide)}",
         )
 
 
-def draw_finals(scene: Scene) -> Iterator[Drawing]:
+def draw_finals(figures: EnvFigures) -> Iterator[Drawing]:
     """Draws the final returns, on training and on held-out seeds."""
-    table = scene.rows(scene.tables.final_returns)
-    table = table[table["final"].notna() & table["arm"].isin(scene.looks)]
+    table = figures.rows(figures.tables.final_returns)
+    table = table[table["final"].notna() & table["arm"].isin(figures.styles)]
     if table.empty:
         return
     points = [Points("final", "training seeds")]
     if table["held_out"].notna().any():
         points.append(Points("held_out", "held-out seeds", False))
-    with _rows(scene, table, points, "final return (reward)") as (figure, _):
-        yield scene.drawing(
+    with _rows(figures, table, points, "final return (reward)") as (figure, _):
+        yield figures.drawing(
             figure,
             "finals",
             "Final return",
-            f"Interquartile mean over runs, and bootstrap interval.{_cut(table)}",
+            f"Interquartile mean over runs, and bootstrap interval.{_rows_left_out(table)}",
         )
 
 
-def _cut(arms: Sized) -> str:
+def _rows_left_out(arms: Sized) -> str:
     return f" The first {MOST_ROWS} of {len(arms)} arms." if len(arms) > MOST_ROWS else ""
 
 
 @contextmanager
 def _rows(
-    scene: Scene, table: pd.DataFrame, points: Sequence[Points], label: str
+    figures: EnvFigures, table: pd.DataFrame, points: Sequence[Points], label: str
 ) -> Iterator[tuple[Figure, Axes]]:
     """Gives a figure with a row per arm, its points and their intervals drawn."""
     shown = table.head(MOST_ROWS)
     height = 1.0 + ROW * len(shown) * (1 + 0.5 * (len(points) - 1))
     with canvas(WIDTH, max(1.7, height)) as (figure, axes):
-        y = np.arange(len(shown), dtype=np.float64)
         for number, kind in enumerate(points):
             offset = 0.32 * (number - (len(points) - 1) / 2)
-            for row, (_, values) in zip(y, shown.iterrows(), strict=True):
-                _point(axes, scene, values, kind, row + offset)
-        axes.set_yticks(y, [plain(arm, 34) for arm in shown["arm"]])
+            columns = [kind.column, f"{kind.column}_low", f"{kind.column}_high"]
+            for row, (arm, *values) in enumerate(shown[["arm", *columns]].itertuples(index=False)):
+                _point(axes, figures.styles[arm], values, kind.filled, row + offset)
+        axes.set_yticks(np.arange(len(shown)), [plain(arm, 34) for arm in shown["arm"]])
         axes.set_ylim(len(shown) - 0.4, -0.6)
         axes.set_xlabel(label)
         if len(points) > 1:
-            handles = [_key(axes, kind) for kind in points]
+            faces = ("#444444" if kind.filled else "#ffffff" for kind in points)
+            handles = [
+                Line2D([], [], marker="o", linestyle="", color="#444444", markerfacecolor=face)
+                for face in faces
+            ]
             names = [kind.name for kind in points]
             figure.legend(handles, names, loc="outside lower center", ncols=len(points))
         yield figure, axes
 
 
-def _point(axes: Axes, scene: Scene, values: Any, kind: Points, y: float) -> None:
-    look = scene.looks[values["arm"]]
-    low, high = values[f"{kind.column}_low"], values[f"{kind.column}_high"]
+def _point(axes: Axes, style: ArmStyle, values: Sequence[float], filled: bool, y: float) -> None:
+    value, low, high = values
     if np.isfinite(low) and np.isfinite(high):
-        axes.plot([low, high], [y, y], color=look.color, linewidth=1.4 if kind.filled else 0.9)
-    axes.plot(
-        [values[kind.column]],
-        [y],
-        look.marker,
-        color=look.color,
-        markersize=6,
-        markerfacecolor=look.color if kind.filled else "#ffffff",
-    )
+        axes.plot([low, high], [y, y], color=style.color, linewidth=1.4 if filled else 0.9)
+    face = style.color if filled else "#ffffff"
+    axes.plot(value, y, style.marker, color=style.color, markersize=6, markerfacecolor=face)
 
 
-def _key(axes: Axes, kind: Points) -> Any:
-    face = "#444444" if kind.filled else "#ffffff"
-    (handle,) = axes.plot([], [], "o", color="#444444", markerfacecolor=face)
-    return handle
-
-
-def draw_sensitivity(scene: Scene) -> Iterator[Drawing]:
+def draw_sensitivity(figures: EnvFigures) -> Iterator[Drawing]:
     """Draws final return and convergence over the minimum weight."""
-    table = scene.rows(scene.tables.sensitivity)
-    limit = scene.tables.thresholds[scene.env]
-    kinds = [
-        ("final", "final_low", "final_high", metric_label(scene.tables.metric), "Final return")
-    ]
+    table = figures.rows(figures.tables.sensitivity)
+    limit = figures.tables.thresholds[figures.env]
+    final = ("final", "final_low", "final_high")
+    kinds = [(final, metric_label(figures.tables.metric), "Final return")]
     if limit.exists:
         label = f"mean steps to {limit.value:g} (steps)"
-        title = "Environment steps to the threshold"
-        kinds.append(("mean_env_steps", "low_env_steps", "high_env_steps", label, title))
-    for column, low, high, label, title in kinds:
-        known = table[table[column].notna()]
+        steps = ("mean_env_steps", "low_env_steps", "high_env_steps")
+        kinds.append((steps, label, "Environment steps to the threshold"))
+    for columns, label, title in kinds:
+        known = table[table[columns[0]].notna()]
         if known["min_weight"].nunique() < 2:
             continue
-        line_looks = _line_looks(scene, known)
+        # There are less lines than arms, so colours go further.
+        baseline = known.loc[known["arm"].isin(figures.baseline), "line"]
+        styles = arm_styles(list(known["line"].unique()), list(baseline))
         with canvas() as (figure, axes):
             _weight_axis(axes, known["min_weight"].dropna())
-            for line, look in line_looks.items():
-                _sensitivity_line(axes, known[known["line"] == line], look, (column, low, high))
-            if column == "mean_env_steps":
+            for line, style in styles.items():
+                _sensitivity_line(axes, known[known["line"] == line], style, columns)
+            if columns is not final:
                 axes.yaxis.set_major_formatter(EngFormatter(sep=""))
             axes.set_ylabel(label)
-            legend_below(figure, line_looks, list(line_looks))
-            yield scene.drawing(
+            _legend_below(figure, styles, list(styles))
+            yield figures.drawing(
                 figure,
                 "sensitivity",
                 f"{title} over the minimum weight",
                 "Interquartile mean or restricted mean, with bootstrap intervals; a level line: a "
                 "strategy without a minimum weight.",
-                column,
+                columns[0],
             )
-
-
-def _line_looks(scene: Scene, table: pd.DataFrame) -> dict[str, Look]:
-    """Returns the look of each line; there are less of them than arms, so colours go further."""
-    baseline = table.loc[table["arm"].isin(scene.baseline), "line"]
-    return looks(list(dict.fromkeys(table["line"])), list(baseline))
 
 
 def _weight_axis(axes: Axes, weights: pd.Series) -> None:
@@ -569,19 +542,17 @@ def _weight_axis(axes: Axes, weights: pd.Series) -> None:
 
 
 def _sensitivity_line(
-    axes: Axes, part: pd.DataFrame, look: Look, columns: tuple[str, str, str]
+    axes: Axes, part: pd.DataFrame, style: ArmStyle, columns: tuple[str, str, str]
 ) -> None:
     """Draws a strategy's values with their intervals; level if it has no minimum weight."""
     column, low, high = columns
-    style: dict[str, Any] = {"color": look.color, "linestyle": look.line, "marker": look.marker}
     if part["min_weight"].isna().any():
         row = part.iloc[0]
         across = axes.get_yaxis_transform()
-        axes.plot([0.02, 0.98], [row[column]] * 2, transform=across, **style)
+        ends = [row[column]] * 2
+        axes.plot([0.02, 0.98], ends, transform=across, marker=style.marker, **style.stroke)
         if np.isfinite(row[low]):
-            axes.axhspan(row[low], row[high], color=look.color, alpha=0.08, linewidth=0)
+            axes.axhspan(row[low], row[high], color=style.color, alpha=0.08, linewidth=0)
         return
-    axes.plot(part["min_weight"], part[column], **style)
-    for _, row in part.iterrows():
-        ends = [row[low], row[high]]
-        axes.plot([row["min_weight"]] * 2, ends, color=look.color, linewidth=0.9)
+    axes.plot(part["min_weight"], part[column], marker=style.marker, **style.stroke)
+    axes.vlines(part["min_weight"], part[low], part[high], color=style.color, linewidth=0.9)

@@ -1,4 +1,4 @@
-"""Learning curves, and what the weights did over time, per arm."""
+"""What is measured per arm: learning curves, convergence, final returns, weights."""
 
 from __future__ import annotations
 
@@ -9,24 +9,29 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
-from rllib_weighted.report.results import Results, choose_baseline, format_number, runs_of
+from rllib_weighted.report.results import Results, choose_baseline, format_number, is_baseline
 from rllib_weighted.report.statistics import (
     CONFIDENCE,
-    NOT_KNOWN,
     SEED,
-    Interval,
     bootstrap_interval,
     common_horizon,
     encode,
     iqm,
+    mean_interval,
     median_time,
     restricted_mean,
 )
 from rllib_weighted.report.trials import ReportError, unknown
 
 NUM_POINTS = 100
+HOLD = 5
+DERIVED_FRACTION = 0.9
+LEAST_LENGTH = 0.9
+"""Part of its arm's longest run that a run which did not come to its own end must have."""
+
+_CLOCKS = ("env_steps", "time_s")
+_TIME_NUMBERS = ("mean", "low", "high", "median", "horizon")
 
 
 def learning_curves(
@@ -54,21 +59,19 @@ def learning_curves(
         come that far (those that have may be a selection), and with a single run.
     """
     parts = []
-    for env in results.arms["env"].unique():
-        grid = _grid(results, env, num_points)
-        for arm, runs in runs_of(results, env):
+    for env in results.envs:
+        every = results.counting(env)
+        starts = [start for start, _ in row_ranges(results.progress, every["run"].to_numpy())]
+        first = results.progress["env_steps"].to_numpy()[starts].min()
+        points = np.linspace(first, every["env_steps"].max(), num_points)
+        grid = np.unique(points.round().astype(np.int64))
+        for arm, runs in results.by_arm(env):
             values = values_at(results.progress, runs["run"].to_numpy(), grid)
-            parts.append(_curve(env, arm, grid, values, confidence, seed))
+            curve = _curve(values, confidence, seed)
+            curve.insert(0, "env_steps", grid)
+            facts = pd.DataFrame({"env": env, "arm": arm}, index=curve.index)
+            parts.append(facts.join(curve)[curve["num_runs"] > 0])
     return pd.concat(parts, ignore_index=True)
-
-
-def _grid(results: Results, env: str, num_points: int) -> np.ndarray:
-    runs = results.runs.loc[results.runs["counts"] & (results.runs["env"] == env), "run"]
-    rows = row_ranges(results.progress, runs.to_numpy())
-    steps = results.progress["env_steps"].to_numpy()
-    first = min(int(steps[start]) for start, _ in rows)
-    last = max(int(steps[end - 1]) for _, end in rows)
-    return np.unique(np.linspace(first, last, num_points).round().astype(np.int64))
 
 
 def row_ranges(progress: pd.DataFrame, runs: np.ndarray) -> list[tuple[int, int]]:
@@ -93,34 +96,22 @@ def values_at(progress: pd.DataFrame, runs: np.ndarray, grid: np.ndarray) -> np.
     return found
 
 
-def _curve(
-    env: str, arm: str, grid: np.ndarray, values: np.ndarray, confidence: float, seed: int
-) -> pd.DataFrame:
-    total = values.shape[0]
+def _curve(values: np.ndarray, confidence: float, seed: int) -> pd.DataFrame:
+    """Returns the curve over values `[runs, grid]`, a row per point."""
     known = np.isfinite(values)
     num_runs = known.sum(axis=0)
-    middle, low, high = (np.full(grid.size, np.nan) for _ in range(3))
-    complete = num_runs == total
+    middle, low, high = np.full((3, values.shape[1]), np.nan)
+    complete = num_runs == len(values)
     if complete.any():
-        columns = np.ascontiguousarray(values[:, complete].T)
-        middle[complete] = iqm(columns)
+        points = np.ascontiguousarray(values[:, complete].T)
+        middle[complete] = iqm(points)
         low[complete], high[complete] = bootstrap_interval(
-            iqm, [columns], confidence=confidence, seed=seed
+            iqm, [points], confidence=confidence, seed=seed
         )
     for point in np.flatnonzero(~complete & (num_runs > 0)):
         middle[point] = iqm(values[known[:, point], point])
-    rows = num_runs > 0
-    columns_: dict[str, Any] = {
-        "env": env,
-        "arm": arm,
-        "env_steps": grid[rows],
-        "iqm": middle[rows],
-        "low": low[rows],
-        "high": high[rows],
-        "num_runs": num_runs[rows],
-        "total_runs": total,
-    }
-    return pd.DataFrame(columns_)
+    curve = {"iqm": middle, "low": low, "high": high, "num_runs": num_runs}
+    return pd.DataFrame({**curve, "total_runs": len(values)})
 
 
 def weight_curves(results: Results) -> pd.DataFrame:
@@ -134,11 +125,9 @@ def weight_curves(results: Results) -> pd.DataFrame:
     """
     if results.weights.empty:
         return pd.DataFrame()
-    facts = results.runs.set_index("run")[["env", "arm"]]
-    table = results.weights.join(facts, on="run")
+    table = results.weights.join(results.runs.set_index("run")[["env", "arm"]], on="run")
     table["bin"] = table.groupby("run", sort=False).cumcount()
-    grouped = table.groupby(["env", "arm", "bin"], sort=True)
-    curves = grouped.agg(
+    curves = table.groupby(["env", "arm", "bin"], sort=True).agg(
         round=("round", "max"),
         effective_workers=("effective_workers", "mean"),
         effective_low=("effective_workers", "min"),
@@ -163,23 +152,9 @@ def drops(results: Results) -> pd.DataFrame:
     if curves.empty:
         return pd.DataFrame(columns=["env", "arm", "num_runs", "num_dropped", "dropped_fraction"])
     grouped = curves.groupby(["env", "arm"], sort=False)
-    table = grouped.agg(
-        num_runs=("num_runs", "max"),
-        num_dropped=("num_dropped", "sum"),
-        all=("num_worker_rounds", "sum"),
-    ).reset_index()
-    table["dropped_fraction"] = table["num_dropped"] / table.pop("all")
-    return table
-
-
-# When each run first held the threshold, and how long an arm takes on average
-
-
-HOLD = 5
-DERIVED_FRACTION = 0.9
-
-CLOCKS = {"env_steps": "env steps", "time_s": "s"}
-"""What convergence is measured in: columns, and their units."""
+    table = grouped.agg({"num_runs": "max", "num_dropped": "sum", "num_worker_rounds": "sum"})
+    table["dropped_fraction"] = table["num_dropped"] / table.pop("num_worker_rounds")
+    return table.reset_index()
 
 
 @dataclass(frozen=True)
@@ -219,7 +194,7 @@ def thresholds(
     Raises:
         ReportError: A threshold is not finite, or is for an environment that is not there.
     """
-    envs = list(results.arms["env"].unique())
+    envs = results.envs
     given = threshold if isinstance(threshold, Mapping) else dict.fromkeys(envs, threshold)
     for env, value in given.items():
         if env not in envs:
@@ -236,11 +211,9 @@ def thresholds(
 
 
 def _derived(results: Results, env: str, baseline: str | None) -> Threshold:
-    runs = results.runs[results.runs["counts"] & (results.runs["env"] == env)]
-    is_baseline = (runs["strategy"] == baseline) | (runs["arm"] == baseline)
-    whose = "all runs"
-    if is_baseline.any():
-        runs, whose = runs[is_baseline], f"the runs of {baseline}"
+    runs, whose = results.counting(env), "all runs"
+    if is_baseline(runs, baseline).any():
+        runs, whose = runs[is_baseline(runs, baseline)], f"the runs of {baseline}"
     values = results.progress["value"].to_numpy()
     rows = row_ranges(results.progress, runs["run"].to_numpy())
     firsts = [part[0] for start, end in rows if (part := _finite(values[start:end])).size]
@@ -254,9 +227,8 @@ def _derived(results: Results, env: str, baseline: str | None) -> Threshold:
             f"none: {whose} did not improve (from {format_number(start)} to "
             f"{format_number(final)}), so no threshold could be derived",
         )
-    value = float(f"{start + DERIVED_FRACTION * (final - start):.3g}")
     return Threshold(
-        value,
+        float(f"{start + DERIVED_FRACTION * (final - start):.3g}"),
         f"derived from these results: {DERIVED_FRACTION:.0%} of the way from the first value of "
         f"{whose} ({format_number(start)}, median) to their final return ({format_number(final)}, "
         "interquartile mean)",
@@ -267,13 +239,13 @@ def _finite(values: np.ndarray) -> np.ndarray:
     return values[np.isfinite(values)]
 
 
-def first_held(
+def first_sustained(
     values: np.ndarray, threshold: float, hold: int, *, stopped_early: bool
 ) -> int | None:
-    """Returns the index of the round in which a threshold is first held; None if never.
+    """Returns the index of the round from which a threshold is sustained; None if it never is.
 
-    It is held in the first of `hold` rounds in a row whose value is at least the threshold. At
-    the end of a run that a stop criterion may have ended for just that, fewer rounds are enough.
+    That is the first of `hold` rounds in a row whose value is at least the threshold. At the end
+    of a run that a stop criterion may have ended for just that, fewer rounds are enough.
 
     Args:
         values: The metric per round; NaN is below any threshold.
@@ -297,17 +269,17 @@ def convergence_runs(
     hold: int = HOLD,
     baseline: str | None = None,
 ) -> pd.DataFrame:
-    """Returns when each run first held its environment's threshold.
+    """Returns when each run first sustained its environment's threshold.
 
     Args:
         results: From `load_results`.
         threshold: As in `thresholds`.
-        hold: Rounds; see `first_held`.
+        hold: Rounds; see `first_sustained`.
         baseline: As in `convergence`.
 
     Returns:
         A row per run that counts, without environments that have no threshold: run, env, arm,
-        strategy, seed, threshold, reached, env_steps and time_s (of the first round that holds
+        strategy, seed, threshold, reached, env_steps and time_s (of the first round that sustains
         it; of the whole run if not reached: the run is censored then).
 
     Raises:
@@ -317,21 +289,20 @@ def convergence_runs(
         raise ReportError(f"`hold` should be at least 1 round, found {hold}")
     limits = thresholds(results, threshold, baseline=baseline)
     has_limit = results.runs["env"].map({env: limit.exists for env, limit in limits.items()})
-    runs = results.runs[results.runs["counts"] & has_limit]
+    runs = results.runs[results.runs["counts"] & has_limit].reset_index(drop=True)
     values, steps, times = (
         results.progress[name].to_numpy() for name in ("value", "env_steps", "time_s")
     )
     rows = []
     ranges = row_ranges(results.progress, runs["run"].to_numpy())
-    early = stopped_early(runs)
-    for (start, end), env, is_early in zip(ranges, runs["env"], early, strict=True):
+    for (start, end), env, early in zip(ranges, runs["env"], stopped_early(runs), strict=True):
         limit = limits[env].value
-        found = first_held(values[start:end], limit, hold, stopped_early=is_early)
+        found = first_sustained(values[start:end], limit, hold, stopped_early=early)
         at = end - 1 if found is None else start + found
         rows.append((limit, found is not None, int(steps[at]), float(times[at])))
-    table = runs[["run", "env", "arm", "strategy", "seed"]].reset_index(drop=True)
-    names = ["threshold", "reached", "env_steps", "time_s"]
-    return table.join(pd.DataFrame(rows, columns=names, index=table.index))
+    names = ["threshold", "reached", *_CLOCKS]
+    times_table = pd.DataFrame(rows, columns=names, index=runs.index)
+    return runs[["run", "env", "arm", "strategy", "seed"]].join(times_table)
 
 
 def stopped_early(runs: pd.DataFrame) -> np.ndarray:
@@ -341,14 +312,13 @@ def stopped_early(runs: pd.DataFrame) -> np.ndarray:
     have the same number of rounds and none has more, that number is taken for the budget.
     """
     rounds = runs["num_rounds"]
-    most = rounds.groupby(runs["env"]).transform("max")
-    is_longest = runs["finished"] & (rounds == most)
+    is_longest = runs["finished"] & (rounds == rounds.groupby(runs["env"]).transform("max"))
     num_longest = is_longest.groupby(runs["env"]).transform("sum")
     return (runs["finished"] & ~(is_longest & (num_longest > 1))).to_numpy()
 
 
 def encoded(runs: pd.DataFrame, clock: str) -> np.ndarray:
-    """Returns the times of some rows of `convergence_runs` in the form that `survival` takes."""
+    """Returns the times of some rows of `convergence_runs`, encoded as by `encode`."""
     return encode(runs[clock].to_numpy(dtype=np.float64), runs["reached"].to_numpy(dtype=bool))
 
 
@@ -365,13 +335,13 @@ def convergence(
 
     The mean time is restricted to a horizon, the same for all arms of an environment, up to
     which all are known: runs that never reached the threshold count with the time that they ran,
-    as censored (see `survival`). Arms whose longest run is less than half of the longest one's
-    do not shorten the horizon; they have no mean.
+    as censored. Arms whose longest run is less than half of the longest one's do not shorten the
+    horizon; they have no mean.
 
     Args:
         results: From `load_results`.
         threshold: As in `thresholds`.
-        hold: Rounds; see `first_held`.
+        hold: Rounds; see `first_sustained`.
         baseline: Strategy or arm that the threshold is derived from where none is given; None
             takes "average", if it is there.
         confidence: Coverage of the intervals.
@@ -387,29 +357,23 @@ def convergence(
     """
     choose_baseline(results.arms, baseline)
     runs = convergence_runs(results, threshold=threshold, hold=hold, baseline=baseline)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for env in runs["env"].unique():
-        arms = {
-            arm: runs[(runs["env"] == env) & (runs["arm"] == arm)]
-            for arm, _ in runs_of(results, env)
-        }
-        clocks = {clock: _clock(arms, clock, confidence, seed) for clock in CLOCKS}
+        here = runs[runs["env"] == env]
+        arms = {arm: here[here["arm"] == arm] for arm, _ in results.by_arm(env)}
+        clocks = {clock: _mean_times(arms, clock, confidence, seed) for clock in _CLOCKS}
         for arm, part in arms.items():
-            row: dict[str, Any] = {
-                "env": env,
-                "arm": arm,
-                "threshold": part["threshold"].iat[0],
-                "num_runs": len(part),
-                "num_reached": int(part["reached"].sum()),
-            }
-            for clock, numbers in clocks.items():
-                row |= {f"{name}_{clock}": value for name, value in numbers[arm].items()}
+            row: dict[str, Any] = {"env": env, "arm": arm, "threshold": part["threshold"].iat[0]}
+            row |= {"num_runs": len(part), "num_reached": int(part["reached"].sum())}
+            for clock, found in clocks.items():
+                row |= {f"{name}_{clock}": value for name, value in found[arm].items()}
             rows.append(row)
-    columns = ["env", "arm", "threshold", "num_runs", "num_reached"]
-    return pd.DataFrame(rows, columns=None if rows else columns)
+    numbers = [f"{name}_{clock}" for clock in _CLOCKS for name in _TIME_NUMBERS]
+    columns = ["env", "arm", "threshold", "num_runs", "num_reached", *numbers]
+    return pd.DataFrame(rows, columns=columns)
 
 
-def _clock(
+def _mean_times(
     arms: Mapping[str, pd.DataFrame], clock: str, confidence: float, seed: int
 ) -> dict[str, dict[str, float]]:
     """Returns mean, interval, median and horizon of each arm by one clock."""
@@ -422,29 +386,20 @@ def _clock(
         if (part > 0).all() or longest[arm] >= 0.5 * max(longest.values())
     ]
     horizon = common_horizon(*enough) if enough else math.nan
-    found = {}
-    for arm, part in times.items():
-        row = dict.fromkeys(("mean", "low", "high", "median"), math.nan) | {"horizon": horizon}
-        is_known = arm in known and ((part > 0).all() or longest[arm] >= horizon)
-        if is_known:
-            row["mean"] = float(restricted_mean(part, horizon))
-            row["low"], row["high"] = bootstrap_interval(
+    nothing = dict.fromkeys(_TIME_NUMBERS, math.nan) | {"horizon": horizon}
+    found = dict.fromkeys(arms, nothing)
+    for arm, part in known.items():
+        found[arm] = {**nothing, "median": median_time(part)}
+        if (part > 0).all() or longest[arm] >= horizon:
+            low, high = bootstrap_interval(
                 lambda data, axis: restricted_mean(data, horizon, axis),
                 [part],
                 confidence=confidence,
                 seed=seed,
             )
-        if arm in known:
-            row["median"] = median_time(part)
-        found[arm] = row
+            mean = float(restricted_mean(part, horizon))
+            found[arm] |= {"mean": mean, "low": low, "high": high}
     return found
-
-
-# Final returns in training and on held-out seeds, and how both depend on the minimum weight
-
-
-LEAST_LENGTH = 0.9
-"""Part of its arm's longest run that a run which did not come to its own end must have."""
 
 
 def is_final(runs: pd.DataFrame) -> pd.Series:
@@ -478,37 +433,21 @@ def final_returns(
         are no data.
     """
     rows = []
-    for env in results.arms["env"].unique():
-        for arm, every in runs_of(results, env):
+    for env in results.envs:
+        for arm, every in results.by_arm(env):
             runs = every[is_final(every)]
-            row: dict[str, Any] = {
-                "env": env,
-                "arm": arm,
-                "num_runs": len(runs),
-                "num_unfinished": len(every) - len(runs),
-            }
+            row: dict[str, Any] = {"env": env, "arm": arm, "num_runs": len(runs)}
+            row["num_unfinished"] = len(every) - len(runs)
             for name in ("final", "held_out"):
-                values = runs[name].to_numpy()
-                values = values[np.isfinite(values)]
+                values = _finite(runs[name].to_numpy())
                 low, high = bootstrap_interval(iqm, [values], confidence=confidence, seed=seed)
                 middle = float(iqm(values)) if values.size else math.nan
                 row |= {name: middle, f"{name}_low": low, f"{name}_high": high}
-            gaps = (runs["final"] - runs["held_out"]).dropna().to_numpy()
-            low, high = mean_interval(gaps, confidence)
-            mean = float(gaps.mean()) if gaps.size else math.nan
-            row |= {"num_held_out": gaps.size, "gap": mean, "gap_low": low, "gap_high": high}
+            gaps = (runs["final"] - runs["held_out"]).dropna()
+            low, high = mean_interval(gaps.to_numpy(), confidence)
+            row |= {"num_held_out": gaps.size, "gap": gaps.mean(), "gap_low": low, "gap_high": high}
             rows.append(row)
     return pd.DataFrame(rows)
-
-
-def mean_interval(values: np.ndarray, confidence: float = CONFIDENCE) -> Interval:
-    """Returns the t interval of a mean; NaN with less than two values."""
-    if values.size < 2:
-        return NOT_KNOWN
-    if np.ptp(values) == 0:
-        return float(values[0]), float(values[0])
-    interval = stats.ttest_1samp(values, 0.0).confidence_interval(confidence)
-    return float(interval.low), float(interval.high)
 
 
 def sensitivity(
@@ -525,7 +464,7 @@ def sensitivity(
     Args:
         results: From `load_results`.
         threshold: As in `thresholds`.
-        hold: As in `first_held`.
+        hold: As in `first_sustained`.
         baseline: As in `convergence`.
         confidence: Coverage of the intervals.
         seed: Seeds the bootstraps.
@@ -536,13 +475,6 @@ def sensitivity(
         of `final_returns` and `convergence`. Only of environments in which a line has at least
         two minimum weights.
     """
-    table = results.arms.copy()
-    is_schedule = table["varied"].map(lambda varied: "min_weight schedule" in varied)
-    table = table[~is_schedule]
-    table["line"] = [_line(arm) for _, arm in table.iterrows()]
-    weights = table.groupby(["env", "line"])["min_weight"].nunique()
-    swept = {env for (env, _), count in weights.items() if count > 1}
-    table = table.loc[table["env"].isin(swept), ["env", "line", "arm", "min_weight"]]
     finals = final_returns(results, confidence=confidence, seed=seed)
     times = convergence(
         results,
@@ -552,12 +484,18 @@ def sensitivity(
         confidence=confidence,
         seed=seed,
     )
-    table = table.merge(finals, on=["env", "arm"], how="left")
+    return join_sensitivity(results.arms, finals, times)
+
+
+def join_sensitivity(arms: pd.DataFrame, finals: pd.DataFrame, times: pd.DataFrame) -> pd.DataFrame:
+    """Returns the table of `sensitivity` from those of `final_returns` and `convergence`."""
+    is_schedule = arms["varied"].map(lambda varied: "min_weight schedule" in varied)
+    table = arms.loc[~is_schedule, ["env", "arm", "min_weight"]]
+    labels = table["arm"].str.split(", ")
+    lines = [", ".join(p for p in parts if not p.startswith("m=")) for parts in labels]
+    table.insert(1, "line", lines)
+    weights = table.groupby(["env", "line"])["min_weight"].nunique()
+    swept = {env for (env, _), count in weights.items() if count > 1}
+    table = table[table["env"].isin(swept)].merge(finals, on=["env", "arm"], how="left")
     table = table.merge(times.drop(columns="num_runs"), on=["env", "arm"], how="left")
     return table.sort_values(["env", "line", "min_weight"], ignore_index=True)
-
-
-def _line(arm: pd.Series) -> str:
-    """Returns an arm's label without its minimum weight."""
-    parts = str(arm["arm"]).split(", ")
-    return ", ".join(part for part in parts if not part.startswith("m="))

@@ -1,4 +1,4 @@
-"""Reads what Tune logs of a trial round by round: `progress.csv`, or `result.json` without it."""
+"""Reads what a trial logged round by round: Tune's files, and the merge history."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
@@ -21,8 +22,17 @@ ROUND = "training_iteration"
 ENV_STEPS = "num_env_steps_sampled_lifetime"
 TIME = "time_total_s"
 HELD_OUT = "evaluation/env_runners/episode_return_mean"
+NUM_BINS = 100
+"""Ranges of rounds that a merge history is reduced to, at most."""
+NUM_EPISODES = 100
+"""Episodes that the mean return is taken over, as RLlib's default is."""
+
 _TEXTS = ("done", "hostname", "trial_id", "date")
 _BLOCK = 1 << 18  # bytes read at once from the end of a file
+_HISTORY_COLUMNS = [
+    *("trial_id", "round", "worker", "env_steps", "share", "weight"),
+    *("episode_return", "num_episodes", "dropped"),
+]
 
 
 @dataclass
@@ -51,7 +61,7 @@ class Progress:
 
 
 def read_progress(trial: Trial, metrics: Sequence[str]) -> tuple[Progress | None, list[str]]:
-    """Reads a trial's progress.
+    """Reads a trial's progress from Tune's files.
 
     `RESULT` is many times as large as `PROGRESS`: it is read only if the other is missing or has
     none of the metrics (its columns are those of the first round).
@@ -69,27 +79,30 @@ def read_progress(trial: Trial, metrics: Sequence[str]) -> tuple[Progress | None
         if name not in trial.files or (progress is not None and progress.values):
             continue
         try:
-            found, left_out = read(trial, metrics)
+            with trial.filesystem.open_input_stream(trial.file(name)) as stream:
+                found, left_out = read(stream.read(), metrics)
         except (OSError, ValueError, pa.ArrowException) as error:
             problems.append(f"left out {trial.file(name)}: {error}")
             continue
-        problems += [f"left out {count} of {trial.file(name)}" for count in left_out]
+        problems += [f"left out {what} of {trial.file(name)}" for what in left_out]
         if found is not None and (progress is None or found.values):
             progress = found
     return progress, problems
 
 
-def _read_csv(trial: Trial, metrics: Sequence[str]) -> tuple[Progress | None, list[str]]:
-    with trial.filesystem.open_input_stream(trial.file(PROGRESS)) as stream:
-        content = stream.read()
+def _read_csv(content: bytes, metrics: Sequence[str]) -> tuple[Progress | None, list[str]]:
     whole = content.rfind(b"\n") + 1
     left_out = ["a torn last line"] if whole < len(content) else []
     head = content[: content.find(b"\n") + 1].decode("utf-8", errors="replace")
     columns = next(csv.reader(io.StringIO(head)), [])
     if ROUND not in columns or ENV_STEPS not in columns:
         raise ValueError(f"it has no column {ROUND} or {ENV_STEPS}, so it is not RLlib's")
-    numbers = [name for name in (ROUND, ENV_STEPS, TIME, *metrics) if name in columns]
-    texts = [name for name in _TEXTS if name in columns]
+    wanted = dict.fromkeys((ROUND, ENV_STEPS, TIME, *metrics), pa.float64())
+    types = {
+        name: kind
+        for name, kind in (wanted | dict.fromkeys(_TEXTS, pa.string())).items()
+        if name in columns
+    }
     invalid: list[Any] = []
 
     def skip(row: Any) -> str:
@@ -100,66 +113,55 @@ def _read_csv(trial: Trial, metrics: Sequence[str]) -> tuple[Progress | None, li
         pa.py_buffer(memoryview(content)[:whole]),
         read_options=pacsv.ReadOptions(use_threads=False),
         parse_options=pacsv.ParseOptions(invalid_row_handler=skip),
-        convert_options=pacsv.ConvertOptions(
-            include_columns=[*dict.fromkeys(numbers), *texts],
-            column_types={
-                **dict.fromkeys(numbers, pa.float64()),
-                **dict.fromkeys(texts, pa.string()),
-            },
-        ),
+        convert_options=pacsv.ConvertOptions(include_columns=list(types), column_types=types),
     )
     if invalid:
         left_out.append(f"{len(invalid)} lines with too few or too many values")
-    data = {name: table[name].to_numpy() for name in numbers}
-    facts = {name: str(table[name][-1]) for name in texts} if table.num_rows else {}
+    data = table.select([name for name in wanted if name in types]).to_pandas()
+    last = table.slice(max(0, table.num_rows - 1)).to_pylist()
+    facts = {name: str(row[name]) for row in last for name in _TEXTS if name in types}
     return _progress(data, metrics, facts, columns, PROGRESS), left_out
 
 
-def _read_json(trial: Trial, metrics: Sequence[str]) -> tuple[Progress | None, list[str]]:
-    with trial.filesystem.open_input_stream(trial.file(RESULT)) as stream:
-        lines = stream.read().split(b"\n")
+def _read_json(content: bytes, metrics: Sequence[str]) -> tuple[Progress | None, list[str]]:
+    lines = [line for line in content.split(b"\n") if line.strip()]
     results = [result for line in lines if (result := parse_result(line)) is not None]
-    torn = sum(1 for line in lines if line.strip()) - len(results)
+    torn = len(lines) - len(results)
     left_out = [f"{torn} torn or foreign lines"] if torn else []
     results = [result for result in results if ROUND in result and ENV_STEPS in result]
     if not results:
         return None, left_out
-    present = [
-        name for name in metrics if any(lookup(result, name) is not None for result in results)
-    ]
-    data = {
-        name: np.array([number(lookup(result, name)) for result in results])
-        for name in (ROUND, ENV_STEPS, TIME, *present)
-    }
+    names = dict.fromkeys((ROUND, ENV_STEPS, TIME, *metrics))
+    data = pd.DataFrame({name: [lookup(result, name) for result in results] for name in names})
+    last = pd.json_normalize({**results[-1], "config": None}, sep="/")
+    columns = list(last.select_dtypes("number"))
+    missing = [name for name in metrics if name not in columns and data[name].isna().all()]
+    data = data.drop(columns=missing)
     facts = {name: str(results[-1].get(name, "")) for name in _TEXTS}
-    return _progress(data, metrics, facts, list(flatten(results[-1])), RESULT), left_out
+    return _progress(data, metrics, facts, columns, RESULT), left_out
 
 
 def _progress(
-    data: dict[str, np.ndarray],
+    data: pd.DataFrame,
     metrics: Sequence[str],
     facts: dict[str, str],
     columns: Sequence[str],
     source: str,
 ) -> Progress | None:
     """Returns the progress; of a round that was logged twice (around a restore), the last row."""
-    valid = np.isfinite(data[ROUND]) & np.isfinite(data[ENV_STEPS])
-    data = {name: values[valid] for name, values in data.items()}
-    rounds = data[ROUND].astype(np.int64)
-    if rounds.size == 0:
+    data = data.dropna(subset=[ROUND, ENV_STEPS])
+    if data.empty:
         return None
-    if (np.diff(rounds) <= 0).any():
-        _, from_end = np.unique(rounds[::-1], return_index=True)
-        kept = rounds.size - 1 - from_end
-        rounds, data = rounds[kept], {name: values[kept] for name, values in data.items()}
-    finished = facts.pop("done", "").lower() == "true"
+    if not (data[ROUND].diff()[1:] > 0).all():
+        data = data.drop_duplicates(ROUND, keep="last").sort_values(ROUND)
+    values = {name: data[name].to_numpy() for name in data}
     return Progress(
-        rounds=rounds,
-        env_steps=data[ENV_STEPS].astype(np.int64),
-        time_s=data.get(TIME, np.full(rounds.size, math.nan)),
-        values={name: data[name] for name in metrics if name in data},
+        rounds=values[ROUND].astype(np.int64),
+        env_steps=values[ENV_STEPS].astype(np.int64),
+        time_s=values.get(TIME, np.full(len(data), math.nan)),
+        values={name: values[name] for name in metrics if name in values},
         columns=columns,
-        finished=finished,
+        finished=facts.pop("done", "").lower() == "true",
         facts=facts,
         source=source,
     )
@@ -189,7 +191,7 @@ def read_held_out(trial: Trial, first_round: int, interval: int) -> list[float]:
             continue
         if round < first_round and (found or round < first_round - interval):
             break
-        value = number(lookup(result, HELD_OUT))
+        value = lookup(result, HELD_OUT)
         if round % interval == 0 and math.isfinite(value):
             found.append(value)
     return found[::-1]
@@ -220,48 +222,13 @@ def parse_result(line: bytes) -> dict[str, Any] | None:
     return result if isinstance(result, dict) else None
 
 
-def lookup(result: dict[str, Any], name: str) -> Any:
-    """Returns a metric of a nested result by its joined name; None if it is not there."""
+def lookup(result: dict[str, Any], name: str) -> float:
+    """Returns a metric of a nested result by its joined name; NaN if it is not there."""
     value: Any = result
     for key in name.split("/"):
-        if not isinstance(value, dict) or key not in value:
-            return None
-        value = value[key]
-    return value
-
-
-def number(value: Any) -> float:
-    """Returns a value as a number; NaN if it is none."""
+        value = value.get(key) if isinstance(value, dict) else None
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return float(value) if is_number else math.nan
-
-
-def flatten(result: dict[str, Any], prefix: str = "") -> Iterable[str]:
-    """Yields the joined names of all numbers in a nested result."""
-    for key, value in result.items():
-        if isinstance(value, dict) and key != "config":
-            yield from flatten(value, f"{prefix}{key}/")
-        elif isinstance(value, (int, float)) and not isinstance(value, bool):
-            yield f"{prefix}{key}"
-
-
-# Reduces a trial's merge history to what a report shows of it
-
-
-COLUMNS = [
-    "trial_id",
-    "round",
-    "worker",
-    "env_steps",
-    "share",
-    "weight",
-    "episode_return",
-    "num_episodes",
-    "dropped",
-]
-NUM_BINS = 100
-NUM_EPISODES = 100
-"""Episodes that the mean return is taken over, as RLlib's default is."""
 
 
 @dataclass
@@ -293,21 +260,18 @@ def read_worker_rounds(trial: Trial) -> tuple[WorkerRounds | None, str, list[str
     """
     if trial.history is None:
         return None, "", []
-    tables, problems = read_folder(trial.history, COLUMNS)
+    tables, problems = read_folder(trial.history, _HISTORY_COLUMNS)
     if not tables:
         return None, "", problems
     if len(tables) > 1:
         problems = [*problems, f"{trial.history.path} holds {len(tables)} trials: took the longest"]
     table = max(tables, key=lambda table: table.num_rows)
-    return _arrays(table), table["trial_id"][0].as_py(), problems
-
-
-def _arrays(table: pa.Table) -> WorkerRounds:
-    columns = {name: table[name].to_numpy() for name in COLUMNS if name != "trial_id"}
+    columns = {name: table[name].to_numpy() for name in _HISTORY_COLUMNS[1:]}
     rounds = columns.pop("round")
     starts = np.flatnonzero(np.diff(rounds, prepend=rounds[0] - 1))
     env_steps = columns.pop("env_steps")[starts]
-    return WorkerRounds(rounds[starts], env_steps, starts, columns)
+    history = WorkerRounds(rounds[starts], env_steps, starts, columns)
+    return history, table["trial_id"][0].as_py(), problems
 
 
 def progress_from_history(history: WorkerRounds, metric: str) -> Progress:
@@ -321,19 +285,16 @@ def progress_from_history(history: WorkerRounds, metric: str) -> Progress:
         metric: Name under which the mean return is put.
     """
     episodes = history.columns["num_episodes"].astype(np.float64)
-    returns = np.where(episodes > 0, history.columns["episode_return"], 0.0)
-    total = np.concatenate([[0.0], np.cumsum(history.sum(np.nan_to_num(returns) * episodes))])
+    returns = np.where(episodes > 0, np.nan_to_num(history.columns["episode_return"]), 0.0)
+    total = np.concatenate([[0.0], np.cumsum(history.sum(returns * episodes))])
     count = np.concatenate([[0.0], np.cumsum(history.sum(episodes))])
     since = np.searchsorted(count, count[1:] - NUM_EPISODES, side="right") - 1
     since = np.maximum(since, 0)
-    in_window = count[1:] - count[since]
-    values = np.full(history.rounds.size, np.nan)
-    np.divide(total[1:] - total[since], in_window, out=values, where=in_window > 0)
     return Progress(
         rounds=history.rounds.astype(np.int64),
         env_steps=history.env_steps,
         time_s=np.full(history.rounds.size, np.nan),
-        values={metric: values},
+        values={metric: _divide(total[1:] - total[since], count[1:] - count[since])},
         source="merge history",
     )
 
@@ -352,52 +313,48 @@ def summarize_weights(history: WorkerRounds, last_round: int) -> dict[str, np.nd
     """
     kept = ~history.columns["dropped"]
     weights = np.where(kept, history.columns["weight"], 0.0)
-    squares = history.sum(weights**2)
-    effective = np.zeros(history.rounds.size)
-    np.divide(history.sum(weights) ** 2, squares, out=effective, where=squares > 0)
-    shares = history.columns["share"]
-    lowest = np.minimum.reduceat(np.where(kept, shares, np.inf), history.starts)
-    highest = np.maximum.reduceat(np.where(kept, shares, -np.inf), history.starts)
-    workers = history.sum(np.ones(kept.size))
+    effective = _divide(history.sum(weights) ** 2, history.sum(weights**2), otherwise=0.0)
+    shares = np.where(kept, history.columns["share"], np.nan)
     bins = round_bins(history.rounds, last_round)
     first = np.flatnonzero(np.diff(bins, prepend=-1))
     last = np.append(first[1:], bins.size) - 1
-    with np.errstate(invalid="ignore"):
-        return {
-            "round": history.rounds[last],
-            "env_steps": history.env_steps[last],
-            "effective_workers": _bin_means(effective, first),
-            "share_min": _bin_means(np.where(np.isfinite(lowest), lowest, np.nan), first),
-            "share_max": _bin_means(np.where(np.isfinite(highest), highest, np.nan), first),
-            "num_dropped": np.add.reduceat(history.sum(~kept), first).astype(np.int64),
-            "num_worker_rounds": np.add.reduceat(workers, first).astype(np.int64),
-        }
+
+    def means(values: np.ndarray) -> np.ndarray:
+        known = ~np.isnan(values)
+        return _divide(
+            np.add.reduceat(np.where(known, values, 0.0), first),
+            np.add.reduceat(known.astype(np.float64), first),
+        )
+
+    return {
+        "round": history.rounds[last],
+        "env_steps": history.env_steps[last],
+        "effective_workers": means(effective),
+        "share_min": means(np.fmin.reduceat(shares, history.starts)),
+        "share_max": means(np.fmax.reduceat(shares, history.starts)),
+        "num_dropped": np.add.reduceat(history.sum(~kept), first).astype(np.int64),
+        "num_worker_rounds": np.add.reduceat(history.sum(np.ones(kept.size, int)), first),
+    }
 
 
-def worker_shares(history: WorkerRounds, last_round: int) -> dict[str, np.ndarray]:
+def worker_shares(history: WorkerRounds, last_round: int) -> pd.DataFrame:
     """Returns each worker's share, as means over up to `NUM_BINS` equal ranges of rounds.
 
     Returns:
-        Arrays with a value per (range, worker): `round` (the range's last), `worker`, `share`
-        (NaN where the worker was dropped throughout).
+        A row per (range, worker): `round` (the range's last), `worker`, `share` (NaN where the
+        worker was dropped throughout).
     """
+    width = bin_width(last_round)
     sizes = np.diff(np.append(history.starts, history.columns["worker"].size))
     bins = np.repeat(round_bins(history.rounds, last_round), sizes)
-    workers = history.columns["worker"]
-    num_workers = int(workers.max()) + 1
-    cells = bins * num_workers + workers
-    kept = ~history.columns["dropped"]
-    length = (int(bins.max()) + 1) * num_workers
-    total = np.bincount(cells[kept], weights=history.columns["share"][kept], minlength=length)
-    count = np.bincount(cells[kept], minlength=length)
-    shares = np.full(length, np.nan)
-    np.divide(total, count, out=shares, where=count > 0)
-    width = bin_width(last_round)
-    return {
-        "round": (np.arange(length) // num_workers + 1) * width,
-        "worker": np.arange(length) % num_workers,
-        "share": shares,
-    }
+    columns = {name: history.columns[name] for name in ("worker", "share", "dropped")}
+    table = pd.DataFrame({"round": (bins + 1) * width, **columns})
+    cells = pd.MultiIndex.from_product(
+        [np.arange(bins.max() + 1) * width + width, np.arange(table["worker"].max() + 1)],
+        names=["round", "worker"],
+    )
+    means = table[~table["dropped"]].groupby(["round", "worker"])["share"].mean()
+    return means.reindex(cells).reset_index()
 
 
 def bin_width(last_round: int) -> int:
@@ -410,11 +367,6 @@ def round_bins(rounds: np.ndarray, last_round: int) -> np.ndarray:
     return np.maximum(rounds - 1, 0) // bin_width(last_round)
 
 
-def _bin_means(values: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """Returns the mean over each range of the values that are not NaN."""
-    known = ~np.isnan(values)
-    total = np.add.reduceat(np.where(known, values, 0.0), first)
-    count = np.add.reduceat(known.astype(np.float64), first)
-    means = np.full(first.size, np.nan)
-    np.divide(total, count, out=means, where=count > 0)
-    return means
+def _divide(total: np.ndarray, count: np.ndarray, otherwise: float = math.nan) -> np.ndarray:
+    """Returns quotients, and `otherwise` where the divisor is not positive."""
+    return np.divide(total, count, out=np.full(total.shape, otherwise), where=count > 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import posixpath
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -39,108 +39,15 @@ from rllib_weighted.report.trials import (
     unknown,
 )
 
-# Which runs are repetitions of each other: the arms that are compared
-
-
+METRIC = f"{names.MERGE}/{names.EPISODE_RETURN_MEAN}"
+STOCK_METRIC = "env_runners/episode_return_mean"
 DEFAULT_BASELINE = "average"
-LONGEST_VALUE = 40
+FINAL_FRACTION = 0.1
+"""The part of a run's environment steps, at its end, that its final return is the mean over."""
 ABSENT = "–"
 
-
-def assign_arms(settings: Sequence[Settings]) -> tuple[list[str], pd.DataFrame]:
-    """Groups runs into arms: in one environment, those that differ in nothing but their seed.
-
-    Args:
-        settings: The settings of each run.
-
-    Returns:
-        The label of each run's arm, unique within its environment, and a row per arm:
-
-        - env, arm, strategy
-        - min_weight: the minimum weight (1/N if it was not set); NaN if there is none, or a
-          schedule
-        - num_workers: workers that are merged; 0 if unknown
-        - varied: what tells it from the other arms besides strategy and minimum weight, as a dict
-        - settings: all of its settings, as a dict of texts
-    """
-    by_env: dict[str, list[int]] = defaultdict(list)
-    for index, item in enumerate(settings):
-        by_env[item.env].append(index)
-    labels = [""] * len(settings)
-    rows: list[dict[str, Any]] = []
-    for env, indices in by_env.items():
-        varied = _varied([settings[index] for index in indices])
-        groups: dict[tuple[Any, ...], list[int]] = defaultdict(list)
-        for index in indices:
-            groups[_key(settings[index], varied)].append(index)
-        members = [settings[group[0]] for group in groups.values()]
-        names = _labels(members, varied)
-        for group, item, name in zip(groups.values(), members, names, strict=True):
-            for index in group:
-                labels[index] = name
-            rows.append({"env": env, "arm": name, **_arm(item, varied)})
-    arms = pd.DataFrame(rows).sort_values(
-        ["env", "strategy", "min_weight", "arm"], na_position="first", ignore_index=True
-    )
-    return labels, arms
-
-
-def _varied(settings: Sequence[Settings]) -> list[str]:
-    """Returns the settings that have more than one value among the runs that have them at all."""
-    values: dict[str, set[str]] = defaultdict(set)
-    for item in settings:
-        for name, value in item.other.items():
-            values[name].add(value)
-    return sorted(name for name, found in values.items() if len(found) > 1)
-
-
-def _key(item: Settings, varied: Sequence[str]) -> tuple[Any, ...]:
-    min_weight = None if math.isnan(item.min_weight) else item.min_weight
-    others = tuple(item.other.get(name) for name in varied)
-    return item.strategy, item.options, min_weight, item.schedule, others
-
-
-def _arm(item: Settings, varied: Sequence[str]) -> dict[str, Any]:
-    own = {name: item.other[name] for name in varied if name in item.other}
-    own |= {"merge_options": item.options} if item.options else {}
-    own |= {"min_weight schedule": item.schedule} if item.schedule else {}
-    return {
-        "strategy": item.strategy,
-        "min_weight": item.min_weight,
-        "num_workers": item.num_workers,
-        "varied": own,
-        "settings": item.other,
-    }
-
-
-def _labels(members: Sequence[Settings], varied: Sequence[str]) -> list[str]:
-    """Returns a label per arm that names what tells it from those of the same strategy."""
-    same: dict[str, list[Settings]] = defaultdict(list)
-    for item in members:
-        same[item.strategy].append(item)
-    names = [_label(item, same[item.strategy], varied) for item in members]
-    taken: dict[str, int] = defaultdict(int)
-    for index, name in enumerate(names):
-        taken[name] += 1
-        if taken[name] > 1:  # Long values were cut.
-            names[index] = f"{name} ({taken[name]})"
-    return names
-
-
-def _label(item: Settings, same: Sequence[Settings], varied: Sequence[str]) -> str:
-    parts = []
-    if len({(str(other.min_weight), other.schedule) for other in same}) > 1:
-        parts.append(f"m={_cut(item.schedule) or format_number(item.min_weight)}")
-    if len({other.options for other in same}) > 1:
-        parts.append(_cut(item.options) or "default options")
-    for name in varied:
-        if len({other.other.get(name) for other in same}) > 1:
-            parts.append(f"{name}={_cut(item.other.get(name, ABSENT))}")
-    return ", ".join([item.strategy, *parts])
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 1] + "…"
+_NO_ID = "default"  # What RLlib calls every trial outside of Tune.
+_NUM_THREADS = 8  # Parquet and CSV are decoded without Python's lock; a remote store makes wait.
 
 
 def format_number(value: float, digits: int = 3) -> str:
@@ -154,183 +61,9 @@ def format_number(value: float, digits: int = 3) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def choose_baseline(arms: pd.DataFrame, baseline: str | None) -> str | None:
-    """Returns the name of the baseline: a strategy, or the label of one arm.
-
-    Args:
-        arms: As `assign_arms` returns them.
-        baseline: The one asked for; None for `DEFAULT_BASELINE`.
-
-    Returns:
-        The baseline; None if none was asked for and the default one is not there.
-
-    Raises:
-        ReportError: There is no such strategy or arm.
-    """
-    names = [*arms["strategy"].unique(), *arms["arm"].unique()]
-    if baseline is None:
-        return DEFAULT_BASELINE if DEFAULT_BASELINE in names else None
-    if baseline not in names:
-        raise unknown("baseline", baseline, names)
-    return baseline
-
-
-def baseline_of(arm: Any, arms: pd.DataFrame, baseline: str) -> tuple[str | None, list[str]]:
-    """Finds the arm that another one is to be compared with.
-
-    Of several arms of the baseline, it is the one with the same other settings (those that both
-    have); a single one is taken as it is.
-
-    Args:
-        arm: A row of `arms`.
-        arms: As `assign_arms` returns them.
-        baseline: Name of a strategy, or label of an arm.
-
-    Returns:
-        The label of the baseline's arm, or None, and the settings in which the two differ.
-    """
-    same_env = arms[arms["env"] == arm["env"]]
-    candidates = same_env[same_env["arm"] == baseline]
-    if candidates.empty:
-        candidates = same_env[same_env["strategy"] == baseline]
-    if arm["arm"] in set(candidates["arm"]):
-        return None, []
-    differences = {
-        row["arm"]: [
-            name
-            for name in sorted(row["settings"].keys() & arm["settings"].keys())
-            if row["settings"][name] != arm["settings"][name]
-        ]
-        for _, row in candidates.iterrows()
-    }
-    equal = [name for name, different in differences.items() if not different]
-    if len(equal) == 1:
-        return equal[0], []
-    if len(differences) == 1:
-        ((name, different),) = differences.items()
-        return name, different
-    return None, []
-
-
-# Reads one trial: its settings, its progress, and its returns on held-out seeds
-
-
-METRIC = f"{names.MERGE}/{names.EPISODE_RETURN_MEAN}"
-STOCK_METRIC = "env_runners/episode_return_mean"
-_NO_ID = "default"  # What RLlib calls every trial outside of Tune.
-FINAL_FRACTION = 0.1
-"""The part of a run's environment steps, at its end, that its final return is the mean over."""
-
-
-@dataclass
-class Run:
-    """One trial while it is read."""
-
-    trial: Trial
-    settings: Settings
-    progress: Progress | None
-    problems: list[str]
-    trial_id: str = ""
-    held_out: float = float("nan")
-
-    @property
-    def last_round(self) -> int:
-        """The last round that either file knows of, told without reading the merge history."""
-        history = self.trial.history
-        files = history.files if history is not None else []
-        bounds = [parse_file_name(posixpath.basename(path)) for path in files]
-        logged = [] if self.progress is None else [int(self.progress.rounds[-1])]
-        return max([bound[1] for bound in bounds if bound] + logged, default=1)
-
-
-def read_run(trial: Trial, metrics: Sequence[str]) -> Run:
-    """Reads a trial.
-
-    Args:
-        trial: The trial.
-        metrics: Metrics to read. Without any of them the mean return is derived from the merge
-            history, if it is among them.
-    """
-    settings, problem = read_settings(trial)
-    progress, problems = read_progress(trial, [*metrics])
-    run = Run(trial, settings, progress, ([problem] if problem else []) + problems)
-    if progress is None or not progress.values.keys() & set(metrics[:-1]):
-        history, trial_id, more = read_worker_rounds(trial)
-        run.problems += more
-        if history is not None and METRIC in metrics:
-            run.progress, run.trial_id = progress_from_history(history, METRIC), trial_id
-            run.problems.append(f"{trial.path}: returns are taken from its merge history")
-        elif progress is None:
-            run.problems.append(f"{trial.path} has no results yet")
-    if run.progress is not None:
-        logged = run.progress.facts.get("trial_id", "")
-        run.trial_id = run.trial_id or ("" if logged == _NO_ID else logged)
-        run.held_out = _held_out(run)
-    return run
-
-
-def _held_out(run: Run) -> float:
-    """Returns the mean return on held-out seeds at the end of a run; NaN without one."""
-    progress = run.progress
-    assert progress is not None
-    late_rounds = is_late(progress)
-    logged = progress.values.pop(HELD_OUT, None)
-    if logged is not None:
-        every = max(1, run.settings.evaluation_interval)
-        found = logged[(progress.rounds % every == 0) & np.isfinite(logged)]
-        late = logged[late_rounds & (progress.rounds % every == 0) & np.isfinite(logged)]
-        found = late if late.size else found[-1:]
-    elif run.settings.evaluation_interval > 0 and RESULT in run.trial.files:
-        try:
-            first = int(progress.rounds[late_rounds][0])
-            found = np.array(read_held_out(run.trial, first, run.settings.evaluation_interval))
-        except OSError as error:
-            run.problems.append(f"left out the evaluations of {run.trial.path}: {error}")
-            found = np.empty(0)
-    else:
-        found = np.empty(0)
-    return float(found.mean()) if found.size else float("nan")
-
-
-def is_late(progress: Progress) -> np.ndarray:
-    """Whether a round is in the part of a run that its final return is taken from."""
-    return progress.env_steps > (1 - FINAL_FRACTION) * progress.env_steps[-1]
-
-
-def run_row(run: Run, label: str, metric: str) -> dict[str, Any]:
-    """Returns a run's row in the table of runs; see `Results.runs`."""
-    progress = run.progress
-    assert progress is not None
-    values = carried(progress.values[metric])
-    late = values[is_late(progress) & np.isfinite(values)]
-    return {
-        "env": run.settings.env,
-        "arm": label,
-        "strategy": run.settings.strategy,
-        "min_weight": run.settings.min_weight,
-        "seed": run.settings.seed,
-        "num_rounds": progress.rounds.size,
-        "env_steps": int(progress.env_steps[-1]),
-        "time_s": float(progress.time_s[-1]),
-        "final": float(late.mean()) if late.size else float("nan"),
-        "held_out": run.held_out,
-        "finished": progress.finished,
-        "source": progress.source,
-        "host": progress.facts.get("hostname", ""),
-        "date": progress.facts.get("date", ""),
-        "trial_id": run.trial_id,
-        "path": run.trial.path,
-    }
-
-
-def carried(values: np.ndarray) -> np.ndarray:
-    """Returns values with NaN replaced by the last number before it."""
-    index = np.where(np.isfinite(values), np.arange(values.size), -1)
-    last = np.maximum.accumulate(index)
-    return np.where(last >= 0, values[np.maximum(last, 0)], np.nan)
-
-
-_NUM_THREADS = 8  # Parquet and CSV are decoded without Python's lock; a remote store makes wait.
+def shorten(text: str, longest: int) -> str:
+    """Returns text that is cut with an ellipsis where it is too long."""
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
 @dataclass(frozen=True)
@@ -342,10 +75,10 @@ class Results:
             run (number, the index of the other tables), env, arm (label), strategy,
             min_weight (NaN if it has none), seed (missing if it has none), num_rounds,
             env_steps, time_s (of the whole run), final (mean of the metric over the last
-            `reading.FINAL_FRACTION` of its steps), held_out (mean of the evaluations then; NaN
-            without), finished (it came to its own end), counts (whether it takes part: see
-            `load_results`), has_weights, source (what the metric is from), host, date (of the
-            last round), trial_id, path.
+            `FINAL_FRACTION` of its steps), held_out (mean of the evaluations then; NaN
+            without), finished (it came to its own end), source (what the metric is from), host,
+            date (of the last round), trial_id, path, counts (whether it takes part: see
+            `load_results`), has_weights.
         arms: A row per arm; see `assign_arms`.
         progress: A row per (run, round): run, round, env_steps, time_s, value (of the metric;
             where a round has none, the last one before; NaN before the first).
@@ -366,6 +99,21 @@ class Results:
     origins: pd.DataFrame
     metric: str
     problems: list[str] = field(default_factory=list)
+
+    @property
+    def envs(self) -> list[str]:
+        """The environments."""
+        return list(self.arms["env"].unique())
+
+    def counting(self, env: str) -> pd.DataFrame:
+        """Returns the runs of an environment that count."""
+        return self.runs[self.runs["counts"] & (self.runs["env"] == env)]
+
+    def by_arm(self, env: str) -> Iterator[tuple[str, pd.DataFrame]]:
+        """Yields the arms of an environment, in their order, and the runs of each that count."""
+        runs = self.counting(env)
+        for arm in self.arms.loc[self.arms["env"] == env, "arm"]:
+            yield arm, runs[runs["arm"] == arm]
 
 
 def load_results(
@@ -400,14 +148,93 @@ def load_results(
         runs = [run for run in runs if run.progress is not None and chosen in run.progress.values]
         labels, arms = assign_arms([run.settings for run in runs])
         table = _runs_table(runs, labels, chosen)
-        problems += _repeated(table) + _unfinished(table)
+        problems += _cautions(table)
         arms = arms[arms["arm"].isin(table["arm"])].reset_index(drop=True)
-        progress = _progress_table(runs, chosen)
-        weights, shares = _weights_tables(pool, runs, table, problems)
-        origins = _origins_table(runs, table)
+        weights, shares, origins = _read_histories(pool, runs, table, problems)
     table["has_weights"] = table["run"].isin(weights["run"].unique())
-    problems = list(dict.fromkeys(problems))
-    return Results(table, arms, progress, weights, shares, origins, chosen, problems)
+    return Results(
+        runs=table,
+        arms=arms,
+        progress=_progress_table(runs, chosen),
+        weights=weights,
+        shares=shares,
+        origins=origins,
+        metric=chosen,
+        problems=list(dict.fromkeys(problems)),
+    )
+
+
+@dataclass
+class Run:
+    """One trial while it is read."""
+
+    trial: Trial
+    settings: Settings
+    progress: Progress | None
+    problems: list[str]
+    trial_id: str = ""
+    held_out: float = math.nan
+
+    @property
+    def last_round(self) -> int:
+        """The last round that either file knows of, told without reading the merge history."""
+        history = self.trial.history
+        files = history.files if history is not None else []
+        bounds = [parse_file_name(posixpath.basename(path)) for path in files]
+        logged = [] if self.progress is None else [int(self.progress.rounds[-1])]
+        return max([bound[1] for bound in bounds if bound] + logged, default=1)
+
+
+def read_run(trial: Trial, metrics: Sequence[str]) -> Run:
+    """Reads a trial: its settings, its progress, and its returns on held-out seeds.
+
+    Args:
+        trial: The trial.
+        metrics: Metrics to read, the last one `HELD_OUT`. Without any of the others the mean
+            return is derived from the merge history, if it is among them.
+    """
+    settings, problem = read_settings(trial)
+    progress, problems = read_progress(trial, metrics)
+    run = Run(trial, settings, progress, ([problem] if problem else []) + problems)
+    if progress is None or not progress.values.keys() & set(metrics[:-1]):
+        history, trial_id, more = read_worker_rounds(trial)
+        run.problems += more
+        if history is not None and METRIC in metrics:
+            run.progress, run.trial_id = progress_from_history(history, METRIC), trial_id
+            run.problems.append(f"{trial.path}: returns are taken from its merge history")
+        elif progress is None:
+            run.problems.append(f"{trial.path} has no results yet")
+    if run.progress is not None:
+        logged = run.progress.facts.get("trial_id", "")
+        run.trial_id = run.trial_id or ("" if logged == _NO_ID else logged)
+        run.held_out = _held_out(run, run.progress)
+    return run
+
+
+def _held_out(run: Run, progress: Progress) -> float:
+    """Returns the mean return on held-out seeds at the end of a run; NaN without one."""
+    late, interval = is_late(progress), run.settings.evaluation_interval
+    found: Sequence[float] | np.ndarray = []
+    logged = progress.values.pop(HELD_OUT, None)
+    if logged is not None:
+        known = (progress.rounds % max(1, interval) == 0) & np.isfinite(logged)
+        found = logged[known & late] if (known & late).any() else logged[known][-1:]
+    elif interval > 0 and RESULT in run.trial.files:
+        try:
+            found = read_held_out(run.trial, int(progress.rounds[late][0]), interval)
+        except OSError as error:
+            run.problems.append(f"left out the evaluations of {run.trial.path}: {error}")
+    return float(np.mean(found)) if len(found) else math.nan
+
+
+def is_late(progress: Progress) -> np.ndarray:
+    """Whether a round is in the part of a run that its final return is taken from."""
+    return progress.env_steps > (1 - FINAL_FRACTION) * progress.env_steps[-1]
+
+
+def carried(values: np.ndarray) -> np.ndarray:
+    """Returns values with those that are not finite replaced by the last finite one before."""
+    return pd.Series(np.where(np.isfinite(values), values, np.nan)).ffill().to_numpy()
 
 
 def _without_copies(runs: Iterable[Run], problems: list[str]) -> list[Run]:
@@ -433,10 +260,7 @@ def _choose_metric(runs: Sequence[Run], metric: str | None, problems: list[str])
     if not runs:
         details = "".join(f"\n- {problem}" for problem in problems[:5])
         raise ReportError(f"none of the trials has results yet{details}")
-    having = {
-        name: sum(1 for run in runs if run.progress and name in run.progress.values)
-        for name in ([metric] if metric else [METRIC, STOCK_METRIC])
-    }
+    having = Counter(name for run in runs if run.progress for name in run.progress.values)
     chosen = metric or (METRIC if having[METRIC] >= having[STOCK_METRIC] else STOCK_METRIC)
     if not having[chosen]:
         known = {name for run in runs if run.progress for name in run.progress.columns}
@@ -453,7 +277,7 @@ def _choose_metric(runs: Sequence[Run], metric: str | None, problems: list[str])
 
 
 def _runs_table(runs: Sequence[Run], labels: Sequence[str], metric: str) -> pd.DataFrame:
-    rows = [run_row(run, label, metric) for run, label in zip(runs, labels, strict=True)]
+    rows = [_run_row(run, label, metric) for run, label in zip(runs, labels, strict=True)]
     table = pd.DataFrame(rows)
     table.insert(0, "run", np.arange(len(rows)))
     table["seed"] = table["seed"].astype("Int64")
@@ -463,20 +287,43 @@ def _runs_table(runs: Sequence[Run], labels: Sequence[str], metric: str) -> pd.D
     return table
 
 
-def _repeated(table: pd.DataFrame) -> list[str]:
-    groups = table[~table["counts"]].groupby(["env", "arm"], sort=False).size()
+def _run_row(run: Run, label: str, metric: str) -> dict[str, Any]:
+    progress = run.progress
+    assert progress is not None
+    progress.values[metric] = carried(progress.values[metric])
+    late = progress.values[metric][is_late(progress)]
+    late = late[np.isfinite(late)]
+    return {
+        "env": run.settings.env,
+        "arm": label,
+        "strategy": run.settings.strategy,
+        "min_weight": run.settings.min_weight,
+        "seed": run.settings.seed,
+        "num_rounds": progress.rounds.size,
+        "env_steps": int(progress.env_steps[-1]),
+        "time_s": float(progress.time_s[-1]),
+        "final": float(late.mean()) if late.size else math.nan,
+        "held_out": run.held_out,
+        "finished": progress.finished,
+        "source": progress.source,
+        "host": progress.facts.get("hostname", ""),
+        "date": progress.facts.get("date", ""),
+        "trial_id": run.trial_id,
+        "path": run.trial.path,
+    }
+
+
+def _cautions(table: pd.DataFrame) -> list[str]:
+    """Returns sentences on runs that do not count, and on those that have not come to an end."""
+    repeated = table[~table["counts"]].groupby(["env", "arm"], sort=False).size()
+    unfinished = table[table["counts"] & ~table["finished"]].groupby("env", sort=False).size()
     return [
         f"{env}, {arm}: left out {counted(count, 'run')} with a seed that another run has; the "
         "longest run of a seed counts"
-        for (env, arm), count in groups.items()
-    ]
-
-
-def _unfinished(table: pd.DataFrame) -> list[str]:
-    groups = table[table["counts"] & ~table["finished"]].groupby("env", sort=False).size()
-    return [
+        for (env, arm), count in repeated.items()
+    ] + [
         f"{env}: {counted(count, 'run')} still going or cut off: counted as far as they came"
-        for env, count in groups.items()
+        for env, count in unfinished.items()
     ]
 
 
@@ -488,72 +335,195 @@ def _progress_table(runs: Sequence[Run], metric: str) -> pd.DataFrame:
         "round": np.concatenate([part.rounds.astype(np.int32) for part in parts]),
         "env_steps": np.concatenate([part.env_steps for part in parts]),
         "time_s": np.concatenate([part.time_s for part in parts]),
-        "value": np.concatenate([carried(part.values[metric]) for part in parts]),
+        "value": np.concatenate([part.values[metric] for part in parts]),
     }
     return pd.DataFrame(columns, copy=False)
 
 
-def _weights_tables(
+def _read_histories(
     pool: ThreadPoolExecutor, runs: Sequence[Run], table: pd.DataFrame, problems: list[str]
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Reads the merge histories of the runs that count."""
-    last_rounds = [run.last_round for run in runs]
-    longest = pd.Series(last_rounds).groupby(table["env"].to_numpy()).max()
-    example = _examples(runs, table)
-    counting = np.flatnonzero(table["counts"]).tolist()
-    numbers = [index for index in counting if runs[index].trial.history is not None]
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Returns weights, shares and origins, from the merge histories of the runs that count."""
+    last_rounds = pd.Series([run.last_round for run in runs])
+    longest = last_rounds.groupby(table["env"].to_numpy()).transform("max").tolist()
+    has_history = np.array([run.trial.history is not None for run in runs], dtype=bool)
+    counting = table[table["counts"] & has_history]
+    by_seed = counting.sort_values("seed", kind="stable")
+    examples = set(by_seed.drop_duplicates(["env", "arm"])["run"])
 
-    def reduce(index: int) -> tuple[int, Any, Any, list[str]]:
-        history, _, left_out = read_worker_rounds(runs[index].trial)
-        if history is None:
-            return index, None, None, left_out
-        last = int(longest[table["env"].iat[index]])
-        shares = worker_shares(history, last) if index in example else None
-        return index, summarize_weights(history, last), shares, left_out
+    def read(index: int) -> tuple[Any, Any, dict[str, Any], list[str]]:
+        trial = runs[index].trial
+        history, _, left_out = read_worker_rounds(trial)
+        weights = shares = None
+        if history is not None:
+            summary = summarize_weights(history, longest[index])
+            weights = pd.DataFrame({"run": np.int32(index), **summary})
+        if index not in examples or trial.history is None:
+            return weights, None, {}, left_out
+        facts = table.loc[index, ["env", "arm", "run", "seed"]].to_dict()
+        if history is not None:
+            shares = pd.DataFrame({**facts, **worker_shares(history, longest[index])})
+        facts.pop("seed")
+        origin = read_origin(trial.history)
+        return weights, shares, {**facts, **origin} if origin else {}, left_out
 
-    weights: list[dict[str, np.ndarray]] = []
-    shares: list[pd.DataFrame] = []
-    for index, summary, cells, left_out in pool.map(reduce, numbers):
-        problems += left_out
-        if summary is not None:
-            size = summary["round"].size
-            weights.append({"run": np.full(size, index, dtype=np.int32), **summary})
-        if cells is not None:
-            row = table.iloc[index]
-            facts = {name: row[name] for name in ("env", "arm", "run", "seed")}
-            shares.append(pd.DataFrame({**facts, **cells}))
-    names = weights[0] if weights else ["run"]
+    found = list(pool.map(read, counting["run"].tolist()))
+    problems += [problem for *_, left_out in found for problem in left_out]
+    weights = [part for part, _, _, _ in found if part is not None]
+    shares = [part for _, part, _, _ in found if part is not None]
+    origins = [row for _, _, row, _ in found if row]
     return (
-        pd.DataFrame({name: _joined([part[name] for part in weights]) for name in names}),
+        pd.concat(weights, ignore_index=True) if weights else pd.DataFrame({"run": []}),
         pd.concat(shares, ignore_index=True) if shares else pd.DataFrame({"arm": []}),
+        pd.DataFrame(origins) if origins else pd.DataFrame({"env": [], "arm": [], "run": []}),
     )
 
 
-def _origins_table(runs: Sequence[Run], table: pd.DataFrame) -> pd.DataFrame:
-    rows = []
-    for index in sorted(_examples(runs, table)):
-        history = runs[index].trial.history
-        found = read_origin(history) if history is not None else {}
-        if found:
-            row = table.iloc[index]
-            rows.append({**{name: row[name] for name in ("env", "arm", "run")}, **found})
-    return pd.DataFrame(rows, columns=None if rows else ["env", "arm", "run"])
+def assign_arms(settings: Sequence[Settings]) -> tuple[list[str], pd.DataFrame]:
+    """Groups runs into arms: in one environment, those that differ in nothing but their seed.
+
+    Args:
+        settings: The settings of each run.
+
+    Returns:
+        The label of each run's arm, unique within its environment, and a row per arm:
+
+        - env, arm, strategy
+        - min_weight: the minimum weight (1/N if it was not set); NaN if there is none, or a
+          schedule
+        - num_workers: workers that are merged; 0 if unknown
+        - varied: what tells it from the other arms besides strategy and minimum weight, as a dict
+        - settings: all of its settings, as a dict of texts
+    """
+    by_env: dict[str, list[int]] = defaultdict(list)
+    for index, item in enumerate(settings):
+        by_env[item.env].append(index)
+    labels = [""] * len(settings)
+    rows: list[dict[str, Any]] = []
+    for env, indices in by_env.items():
+        varied = _varied([settings[index] for index in indices])
+        groups: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+        for index in indices:
+            groups[_key(settings[index], varied)].append(index)
+        members = [settings[group[0]] for group in groups.values()]
+        for group, item, label in zip(
+            groups.values(), members, _labels(members, varied), strict=True
+        ):
+            for index in group:
+                labels[index] = label
+            rows.append({"env": env, "arm": label, **_arm_row(item, varied)})
+    arms = pd.DataFrame(rows).sort_values(
+        ["env", "strategy", "min_weight", "arm"], na_position="first", ignore_index=True
+    )
+    return labels, arms
 
 
-def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
-    return np.concatenate(parts) if parts else np.empty(0)
+def _varied(settings: Sequence[Settings]) -> list[str]:
+    """Returns the settings that have more than one value among the runs that have them at all."""
+    values: dict[str, set[str]] = defaultdict(set)
+    for item in settings:
+        for name, value in item.other.items():
+            values[name].add(value)
+    return sorted(name for name, found in values.items() if len(found) > 1)
 
 
-def _examples(runs: Sequence[Run], table: pd.DataFrame) -> set[int]:
-    """Returns the run of the lowest seed of each arm, among those with a merge history."""
-    has_history = np.array([run.trial.history is not None for run in runs], dtype=bool)
-    candidates = table[has_history & table["counts"].to_numpy()]
-    ordered = candidates.sort_values("seed", kind="stable", na_position="last")
-    return set(ordered.drop_duplicates(["env", "arm"])["run"])
+def _key(item: Settings, varied: Sequence[str]) -> tuple[Any, ...]:
+    min_weight = None if math.isnan(item.min_weight) else item.min_weight
+    others = tuple(item.other.get(name) for name in varied)
+    return item.strategy, item.options, min_weight, item.schedule, others
 
 
-def runs_of(results: Results, env: str) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Yields the arms of an environment, in their order, and the runs of each that count."""
-    counting = results.runs[results.runs["counts"] & (results.runs["env"] == env)]
-    for arm in results.arms.loc[results.arms["env"] == env, "arm"]:
-        yield arm, counting[counting["arm"] == arm]
+def _arm_row(item: Settings, varied: Sequence[str]) -> dict[str, Any]:
+    own = {name: item.other[name] for name in varied if name in item.other}
+    own |= {"merge_options": item.options} if item.options else {}
+    own |= {"min_weight schedule": item.schedule} if item.schedule else {}
+    return {
+        "strategy": item.strategy,
+        "min_weight": item.min_weight,
+        "num_workers": item.num_workers,
+        "varied": own,
+        "settings": item.other,
+    }
+
+
+def _labels(members: Sequence[Settings], varied: Sequence[str]) -> list[str]:
+    """Returns a label per arm that names what tells it from those of the same strategy."""
+    same: dict[str, list[Settings]] = defaultdict(list)
+    for item in members:
+        same[item.strategy].append(item)
+    taken: Counter[str] = Counter()
+    found = []
+    for item in members:
+        label = _label(item, same[item.strategy], varied)
+        taken[label] += 1  # Long values are cut, and may be cut alike.
+        found.append(label if taken[label] == 1 else f"{label} ({taken[label]})")
+    return found
+
+
+def _label(item: Settings, same: Sequence[Settings], varied: Sequence[str]) -> str:
+    parts = [item.strategy]
+    if len({(str(other.min_weight), other.schedule) for other in same}) > 1:
+        parts.append(f"m={shorten(item.schedule, 40) or format_number(item.min_weight)}")
+    if len({other.options for other in same}) > 1:
+        parts.append(shorten(item.options, 40) or "default options")
+    for name in varied:
+        if len({other.other.get(name) for other in same}) > 1:
+            parts.append(f"{name}={shorten(item.other.get(name, ABSENT), 40)}")
+    return ", ".join(parts)
+
+
+def choose_baseline(arms: pd.DataFrame, baseline: str | None) -> str | None:
+    """Returns the name of the baseline: a strategy, or the label of one arm.
+
+    Args:
+        arms: As `assign_arms` returns them.
+        baseline: The one asked for; None for `DEFAULT_BASELINE`.
+
+    Returns:
+        The baseline; None if none was asked for and the default one is not there.
+
+    Raises:
+        ReportError: There is no such strategy or arm.
+    """
+    names = [*arms["strategy"].unique(), *arms["arm"].unique()]
+    if baseline is None:
+        return DEFAULT_BASELINE if DEFAULT_BASELINE in names else None
+    if baseline not in names:
+        raise unknown("baseline", baseline, names)
+    return baseline
+
+
+def is_baseline(table: pd.DataFrame, baseline: str | None) -> pd.Series:
+    """Whether each row of a table of runs or arms belongs to the baseline."""
+    return (table["strategy"] == baseline) | (table["arm"] == baseline)
+
+
+def baseline_of(arm: Any, arms: pd.DataFrame, baseline: str) -> tuple[str | None, list[str]]:
+    """Finds the arm that another one is to be compared with.
+
+    Of several arms of the baseline, it is the one with the same other settings (those that both
+    have); a single one is taken as it is.
+
+    Args:
+        arm: A row of `arms`.
+        arms: As `assign_arms` returns them.
+        baseline: Name of a strategy, or label of an arm.
+
+    Returns:
+        The label of the baseline's arm, or None, and the settings in which the two differ.
+    """
+    same_env = arms[arms["env"] == arm["env"]]
+    candidates = same_env[same_env["arm"] == baseline]
+    if candidates.empty:
+        candidates = same_env[same_env["strategy"] == baseline]
+    if arm["arm"] in set(candidates["arm"]):
+        return None, []
+    own = arm["settings"]
+    differences = {
+        label: sorted(name for name in own.keys() & other.keys() if own[name] != other[name])
+        for label, other in zip(candidates["arm"], candidates["settings"], strict=True)
+    }
+    equal = [label for label, different in differences.items() if not different]
+    if len(equal) == 1:
+        return equal[0], []
+    return next(iter(differences.items())) if len(differences) == 1 else (None, [])

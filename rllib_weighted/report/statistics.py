@@ -110,21 +110,16 @@ def jackknife_interval(
     Returns:
         Lower and upper end; NaN if a sample has less than two values.
     """
-    flat = [array for sample in samples for array in sample]
-    estimate = float(statistic(*flat))
+    estimate = float(statistic(*(array for sample in samples for array in sample)))
     variances, freedoms = [], []
     for number, sample in enumerate(samples):
         num_values = sample[0].size
         if num_values < 2:
             return NOT_KNOWN
-        others = ~np.eye(num_values, dtype=bool)
-        left_out = [
-            np.broadcast_to(array, (num_values, array.size))[others].reshape(num_values, -1)
-            for array in sample
-        ]
-        before = [array for other in samples[:number] for array in other]
-        after = [array for other in samples[number + 1 :] for array in other]
-        values = statistic(*before, *left_out, *after)
+        indices = np.arange(num_values)
+        others = np.array([np.delete(indices, left_out) for left_out in indices])
+        resampled = [*samples[:number], [array[others] for array in sample], *samples[number + 1 :]]
+        values = statistic(*(array for sample in resampled for array in sample))
         variances.append(float((num_values - 1) ** 2 / num_values * np.var(values, ddof=1)))
         freedoms.append(num_values - 1)
     variance = sum(variances)
@@ -133,6 +128,16 @@ def jackknife_interval(
     parts = sum(part**2 / freedom for part, freedom in zip(variances, freedoms, strict=True))
     reach = float(stats.t.ppf((1 + confidence) / 2, variance**2 / parts)) * math.sqrt(variance)
     return estimate - reach, estimate + reach
+
+
+def mean_interval(values: np.ndarray, confidence: float = CONFIDENCE) -> Interval:
+    """Returns the t interval of a mean; NaN with less than two values."""
+    if values.size < 2:
+        return NOT_KNOWN
+    if np.ptp(values) == 0:
+        return float(values[0]), float(values[0])
+    interval = stats.ttest_1samp(values, 0.0).confidence_interval(confidence)
+    return float(interval.low), float(interval.high)
 
 
 def permutation_p(
@@ -188,19 +193,21 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     """Returns p values corrected for their number (Holm, 1979); NaN stays and does not count."""
     values = np.asarray(p_values, dtype=np.float64)
     corrected = np.full(values.size, np.nan)
-    order = [index for index in np.argsort(values) if np.isfinite(values[index])]
-    highest = 0.0
-    for rank, index in enumerate(order):
-        highest = max(highest, min(1.0, float(values[index]) * (len(order) - rank)))
-        corrected[index] = highest
+    order = np.argsort(values)[: np.isfinite(values).sum()]  # NaN comes last.
+    scaled = values[order] * np.arange(order.size, 0, -1)
+    corrected[order] = np.minimum(np.maximum.accumulate(scaled), 1.0)
     return corrected
 
 
-# Times until something happens, when some runs ended before it did
-
-
 def encode(times: Any, reached: Any) -> np.ndarray:
-    """Returns positive times as one array, those without an event negated."""
+    """Returns times until an event as one array: positive if it happened, else negated (censored).
+
+    One array per arm is what a bootstrap or a permutation can resample.
+
+    Args:
+        times: Times until the event or, if it did not happen, until the end of the run; > 0.
+        reached: Whether it happened.
+    """
     return np.where(reached, times, -np.asarray(times, dtype=np.float64))
 
 
@@ -213,13 +220,9 @@ def common_horizon(*arms: np.ndarray) -> float:
     Args:
         arms: Encoded times of each arm, `[n]`.
     """
-    longest = max(float(np.abs(times).max()) for times in arms)
-    known = [
-        float(np.abs(times).max())
-        for times in arms
-        if (times[np.abs(times) == np.abs(times).max()] < 0).any()
-    ]
-    return min([longest, *known])
+    ends = [float(np.abs(times).max()) for times in arms]
+    censored = [end for end, times in zip(ends, arms, strict=True) if -end in times]
+    return min([max(ends), *censored])
 
 
 def restricted_mean(times: np.ndarray, horizon: float, axis: int = -1) -> Any:
@@ -260,8 +263,8 @@ def median_time(times: np.ndarray) -> float:
         times: Encoded times, `[n]`.
     """
     reached = reached_curve(times)
-    half = reached.probabilities >= 0.5
-    return float(reached.quantiles[half][0]) if half.any() else float("nan")
+    half = reached.quantiles[reached.probabilities >= 0.5]
+    return float(half[0]) if half.size else math.nan
 
 
 def reached_curve(times: np.ndarray) -> Any:

@@ -1,16 +1,16 @@
-"""Everything that a report says, computed once."""
+"""Everything that a report says, computed once, and as the text of tables."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
 import platform
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
+from rllib_weighted.records.origin import versions
 from rllib_weighted.report.comparisons import Sentence, comparisons, sentences
 from rllib_weighted.report.measures import (
     HOLD,
@@ -19,8 +19,8 @@ from rllib_weighted.report.measures import (
     convergence_runs,
     drops,
     final_returns,
+    join_sensitivity,
     learning_curves,
-    sensitivity,
     thresholds,
     weight_curves,
 )
@@ -30,8 +30,14 @@ from rllib_weighted.report.results import (
     baseline_of,
     choose_baseline,
     format_number,
+    is_baseline,
+    shorten,
 )
 from rllib_weighted.report.statistics import CONFIDENCE, SEED
+from rllib_weighted.report.trials import listed
+
+_MOST_SEEDS = 12
+_DISTRIBUTIONS = ("rllib-weighted", "ray", "torch", "gymnasium", "numpy", "scipy", "matplotlib")
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ class Tables:
     Attributes:
         metric: What was compared.
         baseline: The baseline's name; None if there is none.
-        hold: Rounds that a threshold has to be held.
+        hold: Rounds that a threshold has to be sustained.
         confidence: Coverage of the intervals.
         thresholds: The threshold of each environment.
         problems: What was left out.
@@ -70,9 +76,13 @@ class Tables:
 
     def baseline_arms(self, env: str) -> list[str]:
         """Returns the arms of an environment that are the baseline's."""
-        arms = self.arms[self.arms["env"] == env]
-        is_baseline = (arms["strategy"] == self.baseline) | (arms["arm"] == self.baseline)
-        return list(arms.loc[is_baseline, "arm"])
+        arms = of_env(self.arms, env)
+        return list(arms.loc[is_baseline(arms, self.baseline), "arm"])
+
+    @property
+    def level(self) -> str:
+        """The confidence as text."""
+        return f"{100 * self.confidence:g} %"
 
 
 def compute(
@@ -90,7 +100,7 @@ def compute(
         results: From `load_results`.
         baseline: A strategy or the label of an arm; None takes "average", if it is there.
         threshold: As in `thresholds`.
-        hold: Rounds; see `first_held`.
+        hold: Rounds; see `first_sustained`.
         confidence: Coverage of the intervals.
         seed: Seeds the bootstraps.
 
@@ -102,6 +112,7 @@ def compute(
     sure: dict[str, Any] = {"confidence": confidence, "seed": seed}
     limits = thresholds(results, threshold, baseline=baseline)
     compared = comparisons(results, **question, confidence=confidence)
+    finals, times = final_returns(results, **sure), convergence(results, **question, **sure)
     return Tables(
         metric=results.metric,
         baseline=name,
@@ -114,10 +125,10 @@ def compute(
         arms=results.arms,
         learning_curves=learning_curves(results, **sure),
         convergence_runs=convergence_runs(results, **question),
-        convergence=convergence(results, **question, **sure),
-        final_returns=final_returns(results, **sure),
+        convergence=times,
+        final_returns=finals,
         comparisons=compared,
-        sensitivity=sensitivity(results, **question, **sure),
+        sensitivity=join_sensitivity(results.arms, finals, times),
         weight_curves=weight_curves(results),
         shares=results.shares,
         drops=drops(results),
@@ -130,18 +141,18 @@ def _unmatched(results: Results, baseline: str | None) -> list[str]:
     if baseline is None:
         names = ", ".join(results.arms["strategy"].unique())
         return [f"there is no baseline among {names}: choose one with --baseline"]
-    found = []
-    for _, arm in results.arms.iterrows():
-        is_own = baseline in (arm["strategy"], arm["arm"])
-        if not is_own and baseline_of(arm, results.arms, baseline)[0] is None:
-            found.append(
-                f"{arm['env']}: {arm['arm']} is not compared, because no single arm of {baseline} "
-                "has the same other settings"
-            )
-    return found
+    others = results.arms[~is_baseline(results.arms, baseline)]
+    return [
+        f"{arm['env']}: {arm['arm']} is not compared, because no single arm of {baseline} has the "
+        "same other settings"
+        for _, arm in others.iterrows()
+        if baseline_of(arm, results.arms, baseline)[0] is None
+    ]
 
 
-# Turns statistics into the text of tables, for the page and for the terminal
+def of_env(table: pd.DataFrame, env: str) -> pd.DataFrame:
+    """Returns the rows of a table that are about an environment."""
+    return table[table["env"] == env] if "env" in table else table.iloc[:0]
 
 
 @dataclass(frozen=True)
@@ -150,97 +161,105 @@ class View:
 
     Attributes:
         title: What it shows.
-        header: Names of the columns, with units.
-        rows: The cells.
+        columns: The cells of each column, by its name with unit.
         note: What has to be known to read it.
         num_texts: How many columns, from the left, are text and not numbers.
+        marked: Numbers of the rows that stand out.
     """
 
     title: str
-    header: list[str]
-    rows: list[list[str]]
+    columns: Mapping[str, Sequence[str]]
     note: str = ""
     num_texts: int = 1
     marked: set[int] = field(default_factory=set)
 
+    @property
+    def header(self) -> list[str]:
+        """Names of the columns."""
+        return list(self.columns)
 
-def with_interval(value: float, low: float, high: float, unit: str = "") -> str:
+    @property
+    def rows(self) -> list[list[str]]:
+        """The cells, row by row."""
+        return [list(row) for row in zip(*self.columns.values(), strict=True)]
+
+
+def _cells(table: pd.DataFrame, form: Callable[..., str], *names: str) -> list[str]:
+    """Returns a cell per row: what `form` makes of the row's values in some columns."""
+    return [form(*values) for values in zip(*(table[name] for name in names), strict=True)]
+
+
+def _intervals(table: pd.DataFrame, name: str) -> list[str]:
+    return _cells(table, with_interval, name, f"{name}_low", f"{name}_high")
+
+
+def with_interval(
+    value: float,
+    low: float,
+    high: float,
+    form: Callable[[float], str] = format_number,
+    unit: str = "",
+) -> str:
     """Returns a value and its interval as text."""
     if not math.isfinite(value):
         return ABSENT
-    text = f"{format_number(value)}{unit}"
-    if not (math.isfinite(low) and math.isfinite(high)):
-        return text
-    return f"{text} [{format_number(low)}, {format_number(high)}]"
+    is_known = math.isfinite(low) and math.isfinite(high)
+    return f"{form(value)}{unit}" + (f" [{form(low)}, {form(high)}]" if is_known else "")
 
 
-def _percent(row: Any) -> str:
-    if row is None or not math.isfinite(row["effect"]):
-        return ABSENT
-    text = f"{row['effect']:.1f} %"
-    if not math.isfinite(row["low"]):
-        return text
-    return f"{text} [{row['low']:.1f}, {row['high']:.1f}]"
+def _percent(value: float, low: float, high: float) -> str:
+    return with_interval(value, low, high, "{:.1f}".format, " %")
 
 
-def _probability(row: Any) -> str:
-    if row is None or not math.isfinite(row["probability"]):
-        return ABSENT
-    return f"{row['probability']:.2f} [{row['probability_low']:.2f}, {row['probability_high']:.2f}]"
+def _probability(value: float, low: float, high: float) -> str:
+    return with_interval(value, low, high, "{:.2f}".format)
+
+
+def _reached(num_reached: float, num_runs: float) -> str:
+    return ABSENT if math.isnan(num_runs) else f"{num_reached:.0f} of {num_runs:.0f}"
+
+
+def _mean_time(mean: float, low: float, high: float, num_reached: float) -> str:
+    if num_reached == 0 and math.isfinite(mean):
+        return f"> {format_number(mean)}"
+    return with_interval(mean, low, high)
+
+
+def _mean_times(table: pd.DataFrame, clock: str) -> list[str]:
+    names = (f"{name}_{clock}" for name in ("mean", "low", "high"))
+    return _cells(table, _mean_time, *names, "num_reached")
 
 
 def headline(tables: Tables, env: str) -> View:
     """Returns the table that answers the main questions: how fast, how good, how sure."""
-    finals = of_env(tables.final_returns, env).set_index("arm")
-    times = of_env(tables.convergence, env).set_index("arm")
-    compared = {
-        (row["arm"], row["measure"]): row for _, row in of_env(tables.comparisons, env).iterrows()
-    }
+    finals = of_env(tables.final_returns, env)
+    times = of_env(tables.convergence, env).set_index("arm").reindex(finals["arm"])
+    compared = of_env(tables.comparisons, env).set_index("arm")
+    steps, better = (
+        compared[compared["measure"] == measure].reindex(finals["arm"])
+        for measure in ("env steps to threshold", "final return")
+    )
     limit = tables.thresholds[env]
     reach = f"steps to {format_number(limit.value)}" if limit.exists else "steps to threshold"
-    rows = []
-    for arm, final in finals.iterrows():
-        time = times.loc[arm] if arm in times.index else None
-        steps = compared.get((arm, "env steps to threshold"))
-        better = compared.get((arm, "final return"))
-        rows.append(
-            [
-                str(arm),
-                _count(tables, env, str(arm)),
-                with_interval(final["final"], final["final_low"], final["final_high"]),
-                ABSENT if time is None else f"{time['num_reached']} of {time['num_runs']}",
-                ABSENT if time is None else _mean(time, "env_steps"),
-                _percent(steps),
-                _probability(steps),
-                _probability(better),
-            ]
-        )
-    header = [
-        "arm",
-        "seeds",
-        "final return (reward)",
-        "reached it (runs)",
-        f"{reach} (steps)",
-        "faster than baseline (%)",
-        "P(first to it)",
-        "P(higher final return)",
-    ]
-    own = set(tables.baseline_arms(env))
-    marked = {number for number, row in enumerate(rows) if row[0] in own}
-    level = f"{100 * tables.confidence:g} %"
-    note = f"In brackets: {level} intervals. Bold: the baseline. {ABSENT}: cannot be said."
-    return View("At a glance", header, rows, note, marked=marked)
+    sizes = tables.runs[tables.runs["counts"]].groupby(["env", "arm"]).size()
 
-
-def _mean(time: Any, clock: str) -> str:
-    if time["num_reached"] == 0 and math.isfinite(time[f"mean_{clock}"]):
-        return f"> {format_number(time[f'mean_{clock}'])}"
-    return with_interval(time[f"mean_{clock}"], time[f"low_{clock}"], time[f"high_{clock}"])
-
-
-def _count(tables: Tables, env: str, arm: str) -> str:
-    runs = tables.runs
-    return str(int((runs["counts"] & (runs["env"] == env) & (runs["arm"] == arm)).sum()))
+    wins = ("probability", "probability_low", "probability_high")
+    own = tables.baseline_arms(env)
+    return View(
+        "At a glance",
+        {
+            "arm": list(finals["arm"]),
+            "seeds": [str(sizes[env, arm]) for arm in finals["arm"]],
+            "final return (reward)": _intervals(finals, "final"),
+            "reached it (runs)": _cells(times, _reached, "num_reached", "num_runs"),
+            f"{reach} (steps)": _mean_times(times, "env_steps"),
+            "faster than baseline (%)": _cells(steps, _percent, "effect", "low", "high"),
+            "P(first to it)": _cells(steps, _probability, *wins),
+            "P(higher final return)": _cells(better, _probability, *wins),
+        },
+        f"In brackets: {tables.level} intervals. Bold: the baseline. {ABSENT}: cannot be said.",
+        marked={number for number, arm in enumerate(finals["arm"]) if arm in own},
+    )
 
 
 def convergence_view(tables: Tables, env: str) -> View | None:
@@ -248,65 +267,47 @@ def convergence_view(tables: Tables, env: str) -> View | None:
     table = of_env(tables.convergence, env)
     if table.empty:
         return None
-    rows = [
-        [
-            row["arm"],
-            f"{row['num_reached']} of {row['num_runs']}",
-            _mean(row, "env_steps"),
-            format_number(row["median_env_steps"]),
-            _mean(row, "time_s"),
-            format_number(row["median_time_s"]),
-        ]
-        for _, row in table.iterrows()
-    ]
-    horizon = format_number(table["horizon_env_steps"].iat[0])
-    seconds = format_number(table["horizon_time_s"].iat[0])
-    header = [
-        "arm",
-        "reached it (runs)",
-        "mean (steps)",
-        "median (steps)",
-        "mean wall time (s)",
-        "median wall time (s)",
-    ]
-    note = (
-        f"Means are restricted to {horizon} steps and {seconds} s, up to which all arms are known. "
-        "Wall time is training time, on whatever else the machine did."
+    horizon, seconds = (
+        format_number(table[f"horizon_{clock}"].iat[0]) for clock in ("env_steps", "time_s")
     )
-    return View("Time to the threshold", header, rows, note)
+    return View(
+        "Time to the threshold",
+        {
+            "arm": list(table["arm"]),
+            "reached it (runs)": _cells(table, _reached, "num_reached", "num_runs"),
+            "mean (steps)": _mean_times(table, "env_steps"),
+            "median (steps)": _cells(table, format_number, "median_env_steps"),
+            "mean wall time (s)": _mean_times(table, "time_s"),
+            "median wall time (s)": _cells(table, format_number, "median_time_s"),
+        },
+        f"Means are restricted to {horizon} steps and {seconds} s, up to which all arms are known. "
+        "Wall time is training time, on whatever else the machine did.",
+    )
 
 
 def finals_view(tables: Tables, env: str) -> View:
     """Returns final returns in training and on held-out seeds."""
     table = of_env(tables.final_returns, env)
-    rows = [
-        [
-            row["arm"],
-            _with_left_out(row["num_runs"], row["num_unfinished"]),
-            with_interval(row["final"], row["final_low"], row["final_high"]),
-            str(row["num_held_out"]),
-            with_interval(row["held_out"], row["held_out_low"], row["held_out_high"]),
-            with_interval(row["gap"], row["gap_low"], row["gap_high"]),
-        ]
-        for _, row in table.iterrows()
-    ]
-    header = [
-        "arm",
-        "runs",
-        "training seeds (reward)",
-        "runs with evaluation",
-        "held-out seeds (reward)",
-        "training minus held-out (reward)",
-    ]
+
+    def num_runs(count: int, left_out: int) -> str:
+        return f"{count} (+{left_out} unfinished)" if left_out else str(count)
+
     note = (
         "A run without evaluation in its config, or that ended before its first "
         "`evaluation_interval` was over, has no held-out return."
     )
-    return View("Final return", header, rows, "" if table["num_held_out"].all() else note)
-
-
-def _with_left_out(count: int, left_out: int) -> str:
-    return f"{count} (+{left_out} unfinished)" if left_out else str(count)
+    return View(
+        "Final return",
+        {
+            "arm": list(table["arm"]),
+            "runs": _cells(table, num_runs, "num_runs", "num_unfinished"),
+            "training seeds (reward)": _intervals(table, "final"),
+            "runs with evaluation": _cells(table, str, "num_held_out"),
+            "held-out seeds (reward)": _intervals(table, "held_out"),
+            "training minus held-out (reward)": _intervals(table, "gap"),
+        },
+        "" if table["num_held_out"].all() else note,
+    )
 
 
 def drops_view(tables: Tables, env: str) -> View | None:
@@ -314,70 +315,56 @@ def drops_view(tables: Tables, env: str) -> View | None:
     table = of_env(tables.drops, env)
     if table.empty:
         return None
-    rows = [
-        [
-            row["arm"],
-            str(row["num_runs"]),
-            f"{row['num_dropped']:,}",
-            f"{100 * row['dropped_fraction']:.2g} %",
-        ]
-        for _, row in table.iterrows()
-    ]
-    header = ["arm", "runs with a merge history", "dropped (workers x rounds)", "of all (%)"]
-    return View("Dropped workers", header, rows)
+    return View(
+        "Dropped workers",
+        {
+            "arm": list(table["arm"]),
+            "runs with a merge history": _cells(table, str, "num_runs"),
+            "dropped (workers x rounds)": _cells(table, "{:,}".format, "num_dropped"),
+            "of all (%)": [f"{100 * part:.2g} %" for part in table["dropped_fraction"]],
+        },
+    )
 
 
-def of_env(table: pd.DataFrame, env: str) -> pd.DataFrame:
-    """Returns the rows of a table that are about an environment."""
-    return table[table["env"] == env] if "env" in table else table.iloc[:0]
-
-
-# Turns what is behind the numbers into tables: settings, seeds, machines, versions, runs
-
-
-MOST_SEEDS = 12
-_DISTRIBUTIONS = ("rllib-weighted", "ray", "torch", "gymnasium", "numpy", "scipy", "matplotlib")
-
-
-def sections(tables: Tables, env: str) -> Sequence[View]:
-    """Returns the tables behind an environment's figures."""
+def provenance(tables: Tables, env: str) -> list[View]:
+    """Returns where an environment's numbers come from: runs, versions, settings."""
     views = [arms_view(tables, env), origins_view(tables, env), settings_view(tables, env)]
     return [view for view in views if view is not None]
 
 
 def arms_view(tables: Tables, env: str) -> View:
-    """Returns which runs are behind each arm: settings, seeds, machines, dates."""
-    rows = []
-    for _, arm in of_env(tables.arms, env).iterrows():
-        runs = tables.runs[
-            tables.runs["counts"] & (tables.runs["env"] == env) & (tables.runs["arm"] == arm["arm"])
-        ]
-        varied = ", ".join(f"{name}={value}" for name, value in arm["varied"].items())
-        rows.append(
-            [
-                arm["arm"],
-                arm["strategy"],
-                format_number(arm["min_weight"]),
-                varied or ABSENT,
-                _some(runs["seed"].dropna().sort_values().astype(str)) or "none",
-                _some(runs["host"]) or "unknown",
-                _span(runs["date"]),
-                f"{runs['time_s'].median():,.0f}",
-                str(arm["num_workers"] or ABSENT),
-            ]
-        )
-    header = [
-        "arm",
-        "strategy",
-        "minimum weight (1)",
-        "settings that vary",
-        "seeds",
-        "machine",
-        "last results",
-        "wall time, median (s)",
-        "workers",
-    ]
-    return View("Arms", header, rows, num_texts=7)
+    """Returns the runs of each arm: settings, seeds, machines, dates."""
+    arms = of_env(tables.arms, env)
+    counting = of_env(tables.runs[tables.runs["counts"]], env)
+    runs = [counting[counting["arm"] == arm] for arm in arms["arm"]]
+
+    def seeds(values: pd.Series) -> str:
+        return listed(values.dropna().sort_values().astype(str), _MOST_SEEDS) or "none"
+
+    def dates(values: pd.Series) -> str:
+        known = sorted({date[:10] for date in values if date})
+        return " – ".join(dict.fromkeys([known[0], known[-1]])) if known else ABSENT
+
+    return View(
+        "Arms",
+        {
+            "arm": list(arms["arm"]),
+            "strategy": list(arms["strategy"]),
+            "minimum weight (1)": _cells(arms, format_number, "min_weight"),
+            "settings that vary": [
+                ", ".join(f"{name}={value}" for name, value in varied.items()) or ABSENT
+                for varied in arms["varied"]
+            ],
+            "seeds": [seeds(part["seed"]) for part in runs],
+            "machine": [
+                listed(filter(None, part["host"]), _MOST_SEEDS) or "unknown" for part in runs
+            ],
+            "last results": [dates(part["date"]) for part in runs],
+            "wall time, median (s)": [f"{part['time_s'].median():,.0f}" for part in runs],
+            "workers": [str(number or ABSENT) for number in arms["num_workers"]],
+        },
+        num_texts=7,
+    )
 
 
 def origins_view(tables: Tables, env: str) -> View | None:
@@ -386,87 +373,52 @@ def origins_view(tables: Tables, env: str) -> View | None:
     if table.empty:
         return None
     what = [name for name in table.columns if name not in ("env", "arm", "run")]
-    groups = table.fillna("").groupby(what, sort=False)["arm"]
-    rows = [[", ".join(arms), *map(str, values)] for values, arms in groups]
+    groups = table.fillna("").groupby(what, sort=False)["arm"].agg(", ".join).reset_index()
     note = "As the merge history of one run of each arm says: the one of the lowest seed."
-    return View("Recorded with", ["arms", *what], rows, note, num_texts=len(what) + 1)
-
-
-def _some(values: Iterable[str]) -> str:
-    every = list(dict.fromkeys(value for value in values if value))
-    more = f" and {len(every) - MOST_SEEDS} more" if len(every) > MOST_SEEDS else ""
-    return ", ".join(every[:MOST_SEEDS]) + more
-
-
-def _span(dates: pd.Series) -> str:
-    known = sorted({date[:10] for date in dates if date})
-    return ABSENT if not known else known[0] if len(known) == 1 else f"{known[0]} – {known[-1]}"
+    columns = {name: _cells(groups, str, name) for name in ["arm", *what]}
+    return View(
+        "Recorded with",
+        {"arms": columns.pop("arm"), **columns},
+        note,
+        num_texts=len(what) + 1,
+    )
 
 
 def settings_view(tables: Tables, env: str) -> View:
     """Returns the settings that all arms of an environment share."""
-    dicts = list(of_env(tables.arms, env)["settings"])
-    shared = {
-        name: value
-        for name, value in (dicts[0] if dicts else {}).items()
-        if all(other.get(name) == value for other in dicts)
-    }
-    rows = [[name, shorten(value)] for name, value in sorted(shared.items())]
-    return View("Settings that all arms share", ["setting", "value"], rows, num_texts=2)
-
-
-def shorten(text: str, longest: int = 200) -> str:
-    """Returns text that is cut with an ellipsis where it is too long."""
-    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+    every = list(of_env(tables.arms, env)["settings"])
+    shared = [
+        (name, shorten(value, 200))
+        for name, value in sorted(every[0].items() if every else ())
+        if all(other.get(name) == value for other in every)
+    ]
+    columns = {"setting": [name for name, _ in shared], "value": [value for _, value in shared]}
+    return View("Settings that all arms share", columns, num_texts=2)
 
 
 def runs_view(tables: Tables) -> View:
     """Returns the single runs."""
-    formats: dict[str, Callable[[Any], str]] = {
-        "env": str,
-        "arm": str,
-        "seed": lambda value: ABSENT if pd.isna(value) else str(value),
-        "num_rounds": str,
-        "env_steps": "{:,}".format,
-        "time_s": "{:,.1f}".format,
-        "final": format_number,
-        "held_out": format_number,
-        "finished": lambda value: "yes" if value else "no",
-        "counts": lambda value: "yes" if value else "no: repeats a seed",
-        "source": str,
-        "path": str,
+    runs = tables.runs
+    columns = {
+        "environment": list(runs["env"]),
+        "arm": list(runs["arm"]),
+        "seed": [ABSENT if pd.isna(seed) else str(seed) for seed in runs["seed"]],
+        "rounds": _cells(runs, str, "num_rounds"),
+        "steps": _cells(runs, "{:,}".format, "env_steps"),
+        "wall time (s)": _cells(runs, "{:,.1f}".format, "time_s"),
+        "final return (reward)": _cells(runs, format_number, "final"),
+        "held-out (reward)": _cells(runs, format_number, "held_out"),
+        "came to its end": ["yes" if finished else "no" for finished in runs["finished"]],
+        "counts": ["yes" if counts else "no: repeats a seed" for counts in runs["counts"]],
+        "read from": list(runs["source"]),
+        "folder": list(runs["path"]),
     }
-    rows = [
-        [form(row[name]) for name, form in formats.items()] for _, row in tables.runs.iterrows()
-    ]
-    header = [
-        "environment",
-        "arm",
-        "seed",
-        "rounds",
-        "steps",
-        "wall time (s)",
-        "final return (reward)",
-        "held-out (reward)",
-        "came to its end",
-        "counts",
-        "read from",
-        "folder",
-    ]
-    return View("Runs", header, rows, num_texts=2)
+    return View("Runs", columns, num_texts=2)
 
 
 def versions_view() -> View:
-    """Returns the versions that are installed where the report is made.
-
-    They are read from the installation's metadata: nothing is imported.
-    """
-    rows = []
-    for name in _DISTRIBUTIONS:
-        try:
-            rows.append([name, importlib.metadata.version(name)])
-        except importlib.metadata.PackageNotFoundError:
-            rows.append([name, "not installed"])
-    rows.append(["Python", platform.python_version()])
-    rows.append(["machine", platform.platform()])
-    return View("Made with", ["what", "version"], rows, num_texts=2)
+    """Returns the versions that are installed where the report is made."""
+    found = versions(_DISTRIBUTIONS)
+    found |= {"Python": platform.python_version(), "machine": platform.platform()}
+    columns = {"what": list(found), "version": list(found.values())}
+    return View("Made with", columns, num_texts=2)

@@ -1,39 +1,50 @@
-"""Finds the trials under any number of folders, local or remote."""
+"""Finds trials under any number of folders, local or remote, and reads their settings."""
 
 from __future__ import annotations
 
 import ast
 import difflib
 import json
+import math
 import os
 import posixpath
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from pyarrow import fs
 
+from rllib_weighted.records import origin
 from rllib_weighted.records.reading import HistoryFolder, Locations
 from rllib_weighted.records.schema import HISTORY_DIR, is_hidden, resolve
 
-# What a report cannot go on from, and the words for it
+PARAMS = "params.json"
+PROGRESS = "progress.csv"
+RESULT = "result.json"
+UNKNOWN = "unknown"
 
+WITHOUT_MIN_WEIGHT = frozenset({"average", "sum", "actor_average", "actor_sum"})
+"""Strategies that ignore `min_weight`: trials that differ in nothing else are the same."""
 
-MOST_LISTED = 20
+_TOLD_APART_ELSEWHERE = frozenset(
+    ("env", "seed", "merge_strategy", "merge_options", "min_weight", "num_workers")
+) | {"evaluation_interval", "merge_arm"}
+"""Settings that have a field of `Settings`, and the name that `merge_grid` gives a combination."""
+
+_OBJECT = re.compile(r"(?:\w+\.)*(\w+)\((.*)\)", re.DOTALL)
 
 
 class ReportError(ValueError):
     """Bad input: there is nothing to report on, or a name that the results do not know."""
 
 
-def listed(names: Iterable[str]) -> str:
-    """Returns names as a list to be read, cut after `MOST_LISTED`."""
+def listed(names: Iterable[str], most: int = 20) -> str:
+    """Returns names as a list to be read, without repetitions and cut after `most`."""
     every = list(dict.fromkeys(names))
-    shown = ", ".join(every[:MOST_LISTED])
-    more = len(every) - MOST_LISTED
-    return f"{shown} and {more} more" if more > 0 else shown
+    more = f" and {len(every) - most} more" if len(every) > most else ""
+    return ", ".join(every[:most]) + more
 
 
 def counted(number: int, noun: str) -> str:
@@ -45,13 +56,8 @@ def unknown(what: str, name: str, known: Iterable[str]) -> ReportError:
     """Returns the error for a name that is none of `known`, with the closest one first."""
     every = list(dict.fromkeys(known))
     close = difflib.get_close_matches(name, every, n=3, cutoff=0.6)
-    ordered = [*close, *(other for other in every if other not in close)]
-    return ReportError(f"unknown {what} {name!r}: these results have {listed(ordered) or 'none'}")
-
-
-PARAMS = "params.json"
-PROGRESS = "progress.csv"
-RESULT = "result.json"
+    names = listed([*close, *every]) or "none"
+    return ReportError(f"unknown {what} {name!r}: these results have {names}")
 
 
 @dataclass(frozen=True)
@@ -102,51 +108,42 @@ def find_trials(
     """
     if isinstance(locations, (str, os.PathLike)):
         locations = [locations]
+    names = [os.fspath(location) for location in locations]
     trials: dict[tuple[str, str], Trial] = {}
     problems: list[str] = []
-    for location in locations:
-        where, path = _open(location, filesystem)
-        found, left_out = _trials_under(where, path)
+    for name in names:
+        found, left_out = _trials_under(*_open(name, filesystem))
         for trial in found:
-            trials.setdefault((where.type_name, trial.path), trial)
+            trials.setdefault((trial.filesystem.type_name, trial.path), trial)
         problems += left_out
         if not found:
-            problems.append(f"no trial under {os.fspath(location)}")
+            problems.append(f"no trial under {name}")
     if not trials:
-        raise ReportError(_nothing_found(locations, problems))
+        details = "".join(f"\n- {problem}" for problem in problems[:5])
+        raise ReportError(
+            f"no trials in {', '.join(names) or 'no folder at all'}: give folders that Tune or "
+            f"`rllib train` wrote, whose trials hold {PARAMS} and {PROGRESS}, or "
+            f"{HISTORY_DIR}/*.parquet{details}"
+        )
     return list(trials.values()), list(dict.fromkeys(problems))
 
 
-def _nothing_found(locations: Iterable[str | os.PathLike[str]], problems: list[str]) -> str:
-    shown = ", ".join(os.fspath(location) for location in locations)
-    details = "".join(f"\n- {problem}" for problem in problems[:5])
-    return (
-        f"no trials in {shown or 'no folder at all'}: give folders that Tune or `rllib train` "
-        f"wrote, whose trials hold {PARAMS} and {PROGRESS}, or {HISTORY_DIR}/*.parquet{details}"
-    )
-
-
-def _open(
-    location: str | os.PathLike[str], filesystem: fs.FileSystem | None
-) -> tuple[fs.FileSystem, str]:
-    text = os.fspath(location)
+def _open(location: str, filesystem: fs.FileSystem | None) -> tuple[fs.FileSystem, str]:
+    """Returns a location's filesystem and its folder there."""
     try:
-        where, path = (filesystem, text) if filesystem is not None else resolve(_expanded(text))
+        if filesystem is None:
+            filesystem, path = resolve(os.path.expanduser(location))
+        else:
+            path = location
         path = path.rstrip("/") or path
-        info = where.get_file_info(path)
+        info = filesystem.get_file_info(path)
     except (OSError, ValueError) as error:
-        raise ReportError(f"cannot read {text}: {error}") from error
+        raise ReportError(f"cannot read {location}: {error}") from error
     if info.type == fs.FileType.NotFound:
-        raise ReportError(f"there is no folder {text}")
+        raise ReportError(f"there is no folder {location}")
     if info.is_file:
-        raise ReportError(f"{text} should be a folder of trials, and is a file")
-    if posixpath.basename(path) == HISTORY_DIR:
-        path = posixpath.dirname(path)
-    return where, path
-
-
-def _expanded(text: str) -> str:
-    return os.path.expanduser(text) if text.startswith("~") else text
+        raise ReportError(f"{location} should be a folder of trials, and is a file")
+    return filesystem, posixpath.dirname(path) if info.base_name == HISTORY_DIR else path
 
 
 def _trials_under(filesystem: fs.FileSystem, path: str) -> tuple[list[Trial], list[str]]:
@@ -180,33 +177,6 @@ def _trials_under(filesystem: fs.FileSystem, path: str) -> tuple[list[Trial], li
     return trials, problems
 
 
-# What a trial was run with: its `params.json`, as far as it can tell trials apart
-
-
-WITHOUT_MIN_WEIGHT = frozenset({"average", "sum", "actor_average", "actor_sum"})
-"""Strategies that ignore `min_weight`: trials that differ in nothing else are the same."""
-
-UNKNOWN = "unknown"
-
-_IGNORED = re.compile(
-    r"""seed | env | merge_strategy | min_weight | merge_options | merge_arm
-    | _(?!model_config$|train_batch_size_per_learner$|torch_lr_scheduler_classes$) .*
-    | (evaluation|offline|input|output|callbacks|log|custom_resources|checkpoint|extra_python
-       |local|tf|validate|ignore|max_num|num_cpus|keep|policy_map|prelearner|materialize
-       |map_batches|iter_batches|dataset|restart|create|fake|sync_filters|export)_? .*
-    | .*_timeout_s | .*_per_iteration | .*_on_.* | model | policies | framework | render_env
-    | stats_cls_lookup | placement_strategy | is_atari | in_evaluation | disable_env_checking
-    | custom_eval_function | delay_between.* | enable_.* | metrics_episode.* | sampler_perf.*
-    | num_consecutive.* | ope_.* | shuffle_buffer_size | simple_optimizer | sample_collector
-    | trial_info""",
-    re.VERBOSE,
-)
-"""Settings that do not change what is learned, or that stand for themselves."""
-
-_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
-_OBJECT = re.compile(r"(?:\w+\.)*(\w+)\((.*)\)", re.DOTALL)
-
-
 @dataclass(frozen=True)
 class Settings:
     """Settings of one trial.
@@ -214,7 +184,7 @@ class Settings:
     Attributes:
         env: The environment.
         strategy: `merge_strategy`; for algorithms without one, the algorithm's name.
-        options: The strategy's options.
+        options: The strategy's options as text, or "".
         min_weight: The minimum weight as a number, 1/N if it is not set; NaN if the strategy has
             none or it is a schedule.
         schedule: The minimum weight's schedule as text, or "".
@@ -227,7 +197,7 @@ class Settings:
     env: str = UNKNOWN
     strategy: str = UNKNOWN
     options: str = ""
-    min_weight: float = float("nan")
+    min_weight: float = math.nan
     schedule: str = ""
     num_workers: int = 0
     seed: int | None = None
@@ -236,11 +206,14 @@ class Settings:
 
 
 def read_settings(trial: Trial) -> tuple[Settings, str | None]:
-    """Reads a trial's settings.
+    """Reads a trial's settings: from its merge history or, if it does not say, from `PARAMS`.
 
     Returns:
         The settings, all unknown if they cannot be read, and then also why.
     """
+    recorded = origin.read_settings(trial.history) if trial.history is not None else {}
+    if recorded:
+        return recorded_settings(recorded), None
     if PARAMS not in trial.files:
         return Settings(), f"{trial.path} has no {PARAMS}: its settings are unknown"
     try:
@@ -253,47 +226,60 @@ def read_settings(trial: Trial) -> tuple[Settings, str | None]:
         return Settings(), f"left out {trial.file(PARAMS)}, so its settings are unknown: {error}"
 
 
-def parse_settings(params: dict[str, Any], folder: str = "") -> Settings:
-    """Returns the settings in a config.
-
-    Args:
-        params: The config as Tune writes it.
-        folder: Name of the trial's folder, which begins with that of its algorithm.
-    """
-    strategy, options = _strategy(params, folder)
-    num_workers = _num_workers(params) if "merge_strategy" in params else 0
-    min_weight, schedule = float("nan"), ""
-    if "merge_strategy" in params and strategy not in WITHOUT_MIN_WEIGHT:
-        min_weight, schedule = _min_weight(params.get("min_weight"), num_workers)
-    seed, interval = params.get("seed"), params.get("evaluation_interval")
+def recorded_settings(recorded: Mapping[str, Any]) -> Settings:
+    """Returns settings that are resolved, as `records.resolved_settings` describes them."""
+    min_weight: Any = recorded.get("min_weight")
+    options = recorded.get("merge_options")
+    is_number = isinstance(min_weight, (int, float)) and not isinstance(min_weight, bool)
+    numbers = {
+        name: value if isinstance(value := recorded.get(name), int) else None
+        for name in ("num_workers", "seed", "evaluation_interval")
+    }
     return Settings(
-        env=sys.intern(_text(params.get("env", UNKNOWN))),
-        strategy=sys.intern(strategy),
-        options=options,
-        min_weight=min_weight,
-        schedule=schedule,
-        num_workers=num_workers,
-        seed=seed if isinstance(seed, int) else None,
-        evaluation_interval=interval if isinstance(interval, int) else 0,
+        env=sys.intern(_text(recorded.get("env", UNKNOWN))),
+        strategy=sys.intern(str(recorded.get("merge_strategy", UNKNOWN))),
+        options=_text(options) if options else "",
+        min_weight=float(min_weight) if is_number else math.nan,
+        schedule="" if is_number or min_weight is None else _text(min_weight),
+        num_workers=numbers["num_workers"] or 0,
+        seed=numbers["seed"],
+        evaluation_interval=numbers["evaluation_interval"] or 0,
         other={
             sys.intern(name): sys.intern(_text(value))
-            for name, value in params.items()
-            if not _IGNORED.fullmatch(name)
+            for name, value in recorded.items()
+            if name not in _TOLD_APART_ELSEWHERE and origin.matters(name)
         },
     )
 
 
-def _strategy(params: dict[str, Any], folder: str) -> tuple[str, str]:
-    """Returns the strategy's name and its options."""
+def parse_settings(params: Mapping[str, Any], folder: str = "") -> Settings:
+    """Returns the settings in a config as Tune writes it, where nothing is resolved.
+
+    A strategy object is there as its printed form, and an unset minimum weight as null.
+
+    Args:
+        params: The config.
+        folder: Name of the trial's folder, which begins with that of its algorithm.
+    """
     if "merge_strategy" not in params:
-        return re.split(r"[_\W]", folder, maxsplit=1)[0] or UNKNOWN, ""
-    given = str(params["merge_strategy"])
-    options = params.get("merge_options") or {}
-    match = _OBJECT.fullmatch(given)
-    if match is None:
-        return given, _text(options) if options else ""
-    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", match[1]).lower()
-    return name, _text(_keywords(match[2])) if match[2] else ""
+        algorithm = re.split(r"[_\W]", folder, maxsplit=1)[0] or UNKNOWN
+        return recorded_settings({**params, "merge_strategy": algorithm, "min_weight": None})
+    strategy, options = str(params["merge_strategy"]), params.get("merge_options")
+    if match := _OBJECT.fullmatch(strategy):
+        strategy = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", match[1]).lower()
+        options = _keywords(match[2])
+    num_workers, min_weight = _num_workers(params), params.get("min_weight")
+    if strategy in WITHOUT_MIN_WEIGHT:
+        min_weight = None
+    elif min_weight is None and num_workers:
+        min_weight = 1 / num_workers
+    resolved = {
+        "merge_strategy": strategy,
+        "merge_options": options,
+        "min_weight": min_weight,
+        "num_workers": num_workers,
+    }
+    return recorded_settings({**params, **resolved})
 
 
 def _keywords(arguments: str) -> Any:
@@ -306,7 +292,7 @@ def _keywords(arguments: str) -> Any:
         return arguments
 
 
-def _num_workers(params: dict[str, Any]) -> int:
+def _num_workers(params: Mapping[str, Any]) -> int:
     try:
         runners = max(1, int(params.get("num_env_runners", 0)))
         envs = int(params.get("num_envs_per_env_runner", 1))
@@ -315,15 +301,7 @@ def _num_workers(params: dict[str, Any]) -> int:
     return runners * (envs if params.get("merge_unit") == "env" else 1)
 
 
-def _min_weight(value: Any, num_workers: int) -> tuple[float, str]:
-    if value is None:
-        return (1 / num_workers if num_workers else float("nan")), ""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value), ""
-    return float("nan"), _text(value)
-
-
 def _text(value: Any) -> str:
     """Returns a setting as text, the same for equal values in any process."""
     text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
-    return _ADDRESS.sub("", text)
+    return origin.without_addresses(text)

@@ -11,7 +11,7 @@ import pytest
 from pyarrow import fs
 
 from rllib_weighted.records import HISTORY_DIR, read_history
-from rllib_weighted.records.history import open_history
+from rllib_weighted.records.schema import resolve
 from tests.records.helpers import append_rounds, history_on, rounds_of
 
 STORES = ["disk", "subtree", "mock", "fsspec memory", "fsspec disk", "s3"]
@@ -61,7 +61,8 @@ def test_write_resume_and_read(store: tuple[fs.FileSystem, str]) -> None:
 
 
 def test_a_uri_is_enough(s3_bucket: str) -> None:
-    with contextlib.closing(open_history(f"{s3_bucket}/run/trial", trial_id="a")) as history:
+    filesystem, path = resolve(f"{s3_bucket}/run/trial/{HISTORY_DIR}")
+    with contextlib.closing(history_on(filesystem, path)) as history:
         append_rounds(history, [1, 2])
     assert rounds_of(read_history(s3_bucket)) == [1, 2]
     assert rounds_of(read_history(f"{s3_bucket}/run/trial")) == [1, 2]

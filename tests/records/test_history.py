@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
-from rllib_weighted.records import HISTORY_DIR, SCHEMA, MergeHistory, open_history, read_history
+from rllib_weighted.records import HISTORY_DIR, SCHEMA, MergeHistory, read_history
 from tests.records.helpers import (
     BadDisk,
     append_rounds,
@@ -123,9 +123,9 @@ def test_append_flushes_when_the_time_since_the_last_flush_is_over(tmp_path: Pat
 
 
 def test_zero_flush_seconds_write_every_round(tmp_path: Path) -> None:
-    history = open_history(tmp_path / HISTORY_DIR, trial_id="a", flush_seconds=0)
+    history = MergeHistory(fs.LocalFileSystem(), str(tmp_path), trial_id="a", flush_seconds=0)
     append_rounds(history, range(3))
-    assert len(names_in(tmp_path / HISTORY_DIR)) == 3
+    assert len(names_in(tmp_path)) == 3
 
 
 @pytest.mark.parametrize("seconds", [-1.0, math.nan])
@@ -253,7 +253,7 @@ def test_while_the_store_is_away_it_is_tried_only_at_the_flush_interval(tmp_path
 
 @pytest.mark.parametrize("location", [".", HISTORY_DIR, HISTORY_DIR + "/"])
 @pytest.mark.parametrize("kind", ["absolute", "relative", "uri", "path"])
-def test_open_history_takes_the_trial_folder_or_its_history_folder(
+def test_a_history_is_read_from_the_trial_folder_or_its_history_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, location: str, kind: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -264,13 +264,12 @@ def test_open_history_takes_the_trial_folder_or_its_history_folder(
         "uri": f"file://{absolute}",
         "path": Path(absolute),
     }[kind]
-    history = open_history(where, trial_id="a")
+    history = local_history(tmp_path / HISTORY_DIR)
     append_rounds(history, [1])
     history.close()
-    assert names_in(tmp_path) == [HISTORY_DIR]
     assert rounds_of(read_history(where)) == [1]
 
 
 def test_an_unknown_kind_of_store_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"'nostore://x' should be a local path or a URI"):
-        open_history("nostore://x", trial_id="a")
+        read_history("nostore://x")

@@ -4,13 +4,21 @@ import importlib.metadata
 import json
 import platform
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
-from rllib_weighted.records import SCHEMA, read_history
+from rllib_weighted.records import (
+    HISTORY_DIR,
+    SCHEMA,
+    MergeHistory,
+    read_history,
+    read_settings,
+    resolved_settings,
+)
 from rllib_weighted.records.origin import ORIGIN_KEY, origin, read_origin
 from rllib_weighted.records.reading import HistoryFolder
 from tests.records.helpers import append_rounds, local_history, write_trial
@@ -68,3 +76,65 @@ def test_files_that_say_nothing_or_nonsense(tmp_path: Path) -> None:
     with_metadata(tmp_path / "rounds-00000001-00000001-e.parquet", {"x": "y"})
     assert read_origin(folder_of(tmp_path)) == {}
     assert read_origin(HistoryFolder(fs.LocalFileSystem(), "/x", [])) == {}
+
+
+SETTINGS = {
+    "env": "CartPole-v1",
+    "seed": 3,
+    "lr": [[0, 0.1], [100, 0.01]],
+    "num_learners": 2,
+    "evaluation_interval": 5,
+    "evaluation_duration": 10,
+    "log_level": "WARN",
+    "_secret": object(),
+    "observation_fn": object(),
+    "merge_strategy": "<what the user wrote>",
+    "min_weight": None,
+}
+RESOLVED = {
+    "merge_strategy": "reward_weighted",
+    "merge_options": {"offset": "min"},
+    "min_weight": 0.125,
+    "num_workers": 8,
+}
+
+
+def recorded(folder: Path, settings: dict[str, Any] | None) -> dict[str, Any]:
+    history = MergeHistory(fs.LocalFileSystem(), str(folder), trial_id="a", settings=settings)
+    append_rounds(history, range(1, 5))
+    history.close()
+    return read_settings(folder_of(folder))
+
+
+def test_settings_come_back_resolved_and_without_what_cannot_change_learning(
+    tmp_path: Path,
+) -> None:
+    found = recorded(tmp_path, resolved_settings(SETTINGS, **RESOLVED))
+    kept = ("env", "seed", "lr", "num_learners", "evaluation_interval")
+    assert found == {
+        **{name: SETTINGS[name] for name in kept},
+        **RESOLVED,
+        "observation_fn": "<object object>",  # without the address, which differs in every process
+    }
+
+
+def test_a_history_without_settings_has_none(tmp_path: Path) -> None:
+    assert recorded(tmp_path, None) == {}
+
+
+def test_the_newest_file_counts_and_a_shortened_one_keeps_them(tmp_path: Path) -> None:
+    recorded(tmp_path, {"lr": 0.1})
+    history = MergeHistory(
+        fs.LocalFileSystem(), str(tmp_path), trial_id="a", settings={"lr": 0.2}, flush_seconds=1e9
+    )
+    history.truncate(2)
+    assert read_settings(folder_of(tmp_path)) == {"lr": 0.2}
+    append_rounds(history, [3])
+    history.close()
+    assert read_settings(folder_of(tmp_path)) == {"lr": 0.2}
+    assert read_origin(folder_of(tmp_path)) == origin()
+
+
+def test_readers_see_the_schema_alone_with_settings_too(tmp_path: Path) -> None:
+    recorded(tmp_path / HISTORY_DIR, {"lr": 0.1})
+    assert read_history(tmp_path).schema.equals(SCHEMA, check_metadata=True)

@@ -92,9 +92,13 @@ def write_trial(
     progress: bool = True,
     shares: Sequence[float] = (0.25, 0.75),
     stock: bool = False,
+    recorded: Mapping[str, Any] | None = None,
     **changes: Any,
 ) -> Path:
-    """Write a trial; `held_out` gives returns of evaluations by round, `stock` is RLlib's PPO."""
+    """Write a trial; `held_out` gives returns of evaluations by round, `stock` is RLlib's PPO.
+
+    `recorded` are the settings in its merge history, as `resolved_settings` returns them.
+    """
     folder.mkdir(parents=True)
     config = params(**changes)
     if stock:
@@ -111,13 +115,22 @@ def write_trial(
         lines.append(json.dumps(nested({**row, HELD_OUT: value} if held_out else row)))
     (folder / "result.json").write_text("".join(f"{line}\n" for line in lines))
     if history and not stock:
-        write_history(folder, returns, shares)
+        write_history(folder, returns, shares, recorded)
     return folder
 
 
-def write_history(folder: Path, returns: Sequence[float], shares: Sequence[float]) -> None:
+def write_history(
+    folder: Path,
+    returns: Sequence[float],
+    shares: Sequence[float],
+    settings: Mapping[str, Any] | None = None,
+) -> None:
     store = MergeHistory(
-        fs.LocalFileSystem(), str(folder / HISTORY_DIR), trial_id=folder.name, flush_seconds=1e9
+        fs.LocalFileSystem(),
+        str(folder / HISTORY_DIR),
+        trial_id=folder.name,
+        settings=settings,
+        flush_seconds=1e9,
     )
     for index, value in enumerate(returns):
         records = [worker_record(i, share, value) for i, share in enumerate(shares)]

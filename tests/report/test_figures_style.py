@@ -4,12 +4,12 @@ import itertools
 
 import pytest
 
-from rllib_weighted.report.figures import BASELINE_COLOR, COLORS, file_stem, looks, plain
+from rllib_weighted.report.figures import BASELINE_COLOR, COLORS, arm_styles, file_stem, plain
 
 
 def test_arms_differ_in_more_than_colour() -> None:
     arms = [f"arm {i}" for i in range(30)]
-    found = looks(["average", *arms], ["average"])
+    found = arm_styles(["average", *arms], ["average"])
     assert found["average"].color == BASELINE_COLOR
     assert all(found[arm].color != BASELINE_COLOR for arm in arms)
     assert len(set(found.values())) == 31

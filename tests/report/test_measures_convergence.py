@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rllib_weighted.report import ReportError, convergence, convergence_runs, thresholds
-from rllib_weighted.report.measures import first_held, stopped_early
+from rllib_weighted.report.measures import first_sustained, stopped_early
 from tests.report.helpers import SECONDS, STEPS, curve, make_results
 
 
@@ -27,8 +27,8 @@ from tests.report.helpers import SECONDS, STEPS, curve, make_results
         ([4.999, 5.0], 1, False, 1),  # at least the threshold
     ],
 )
-def test_first_held(values: list[float], hold: int, early: bool, expected: int | None) -> None:
-    assert first_held(np.array(values, float), 5.0, hold, stopped_early=early) == expected
+def test_first_sustained(values: list[float], hold: int, early: bool, expected: int | None) -> None:
+    assert first_sustained(np.array(values, float), 5.0, hold, stopped_early=early) == expected
 
 
 def test_a_shared_longest_length_is_a_budget() -> None:

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from rllib_weighted.report import final_returns, sensitivity
-from rllib_weighted.report.measures import mean_interval
+from rllib_weighted.report.statistics import mean_interval
 from tests.report.helpers import make_results
 
 

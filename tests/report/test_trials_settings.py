@@ -10,14 +10,19 @@ from pyarrow import fs
 
 from rllib_weighted.merging import RewardWeighted
 from rllib_weighted.merging.registry import _strategies, strategy_names
+from rllib_weighted.records import resolved_settings
+from rllib_weighted.records.origin import encode_settings
 from rllib_weighted.report.trials import (
     PARAMS,
     WITHOUT_MIN_WEIGHT,
+    Settings,
     Trial,
+    find_trials,
     parse_settings,
     read_settings,
+    recorded_settings,
 )
-from tests.report.helpers import params
+from tests.report.helpers import params, write_trial
 
 
 def test_strategies_without_a_minimum_weight_are_those_of_the_registry() -> None:
@@ -125,3 +130,66 @@ def test_a_torn_config_leaves_the_settings_unknown(text: str, tmp_path: Path) ->
 def test_no_config() -> None:
     _, problem = read_settings(Trial(fs.LocalFileSystem(), "/x", frozenset(), None))
     assert problem == "/x has no params.json: its settings are unknown"
+
+
+RESOLVED = resolved_settings(
+    params(num_learners=2, evaluation_interval=5, seed=7),
+    merge_strategy="reward_weighted",
+    merge_options={"offset": "min"},
+    min_weight=0.125,
+    num_workers=8,
+)
+
+
+def settings_in(folder: Path) -> tuple[Settings, str | None]:
+    (trial,), _ = find_trials(folder)
+    return read_settings(trial)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        None,
+        "{torn",
+        json.dumps(params(merge_strategy="<object at 0x7f00>", min_weight="<object>", seed="<x>")),
+    ],
+)
+def test_settings_come_from_the_merge_history(written: str | None, tmp_path: Path) -> None:
+    write_trial(tmp_path / "t1", recorded=RESOLVED)
+    config = tmp_path / "t1" / PARAMS
+    config.unlink() if written is None else config.write_text(written)
+    found, problem = settings_in(tmp_path)
+    assert problem is None
+    assert (found.env, found.seed, found.evaluation_interval) == ("CartPole-v1", 7, 5)
+    assert (found.strategy, found.options) == ("reward_weighted", '{"offset": "min"}')
+    assert (found.min_weight, found.schedule, found.num_workers) == (0.125, "", 8)
+    assert found.other["num_learners"] == "2"
+    assert found.other["merge_unit"] == "env"
+
+
+def test_a_history_of_before_leaves_the_settings_to_the_config(tmp_path: Path) -> None:
+    write_trial(tmp_path / "t1", merge_strategy="sum", seed=9)
+    found, problem = settings_in(tmp_path)
+    assert (found.strategy, found.seed, problem) == ("sum", 9, None)
+
+
+@pytest.mark.parametrize(
+    ("min_weight", "number", "schedule"),
+    [
+        (0.5, 0.5, ""),
+        ([[0, 1.0], [9, 0.1]], math.nan, "[[0, 1.0], [9, 0.1]]"),
+        (None, math.nan, ""),
+    ],
+)
+def test_recorded_minimum_weights(min_weight: Any, number: float, schedule: str) -> None:
+    found = recorded_settings({**RESOLVED, "merge_strategy": "mine", "min_weight": min_weight})
+    assert found.min_weight == pytest.approx(number, nan_ok=True)
+    assert found.schedule == schedule
+
+
+def test_recorded_and_guessed_settings_are_the_same_arm() -> None:
+    config = params(merge_strategy="reward_weighted", min_weight=None, lr=[[0, 0.1], [9, 0.01]])
+    resolved = resolved_settings(
+        config, merge_strategy="reward_weighted", merge_options={}, min_weight=0.5, num_workers=2
+    )
+    assert recorded_settings(json.loads(encode_settings(resolved))) == parse_settings(config)

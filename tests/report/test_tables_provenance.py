@@ -10,8 +10,8 @@ from rllib_weighted.report.tables import (
     Tables,
     arms_view,
     origins_view,
+    provenance,
     runs_view,
-    sections,
     settings_view,
     versions_view,
 )
@@ -52,7 +52,7 @@ def test_recorded_versions_are_grouped(tables: Tables) -> None:
     (row,) = view.rows
     assert row[0] == "average, reward_weighted, m=0.5, reward_weighted, m=1"
     assert row[view.header.index("ray")] == importlib.metadata.version("ray")
-    assert len(sections(tables, "CartPole-v1")) == 3
+    assert len(provenance(tables, "CartPole-v1")) == 3
 
 
 def test_runs(tables: Tables) -> None:
