@@ -133,7 +133,7 @@ class Worker:
 
 
 def gae(rewards: Tensor, values: Tensor, terminated: bool, gamma: float, lambda_: float) -> Tensor:
-    """Generalized advantage estimation of one chunk (Schulman et al. 2016, eq. 12 and 16).
+    """Generalized advantage estimation of one chunk (Schulman et al. 2016, eq. 16).
 
         delta_t = r_t + gamma V(s_{t+1}) - V(s_t)
         A_t     = delta_t + gamma lambda A_{t+1}

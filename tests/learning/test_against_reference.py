@@ -104,6 +104,7 @@ def make_group(settings: reference.Settings, *, fast_learner: bool) -> Any:
     )
     group = build_group(config, **SPACES)
     learner_of(group).use(torch.float64)
+    assert (learner_of(group).closed_form_networks is not None) == fast_learner
     return group
 
 
