@@ -95,8 +95,8 @@ class Worker:
         self.env = gym.make(env)
         self.obs, _ = self.env.reset(seed=seed)
         self.running_return = 0.0
-        self.signal = math.nan  # Mean return of the episodes that ended in the last such round.
-        self.returns: list[float] = []  # Of the episodes that ended in this round.
+        self.returns: list[float] = []  # Undiscounted, of the episodes that ended in this round.
+        self.signal = math.nan  # Their mean; if none ended, the last one known.
 
     @torch.no_grad()
     def sample(self, net: Net, num_steps: int) -> list[dict]:
@@ -263,7 +263,7 @@ def update(
     """
     batches = [{**batch, "advantages": standardized(batch["advantages"])} for batch in batches]
     signals = returns
-    if settings.strategy == "loss_weighted":  # With scope "round", these hold for all steps.
+    if settings.strategy == "loss_weighted" and settings.scope == "round":
         signals = [
             ppo_loss(net, batch, settings)[settings.loss].item()
             for net, batch in zip(nets, batches, strict=True)

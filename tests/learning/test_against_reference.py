@@ -40,7 +40,7 @@ SPACES = {
     "obs_space": gym.spaces.Box(-np.inf, np.inf, (4,), np.float32),
     "action_space": gym.spaces.Discrete(2),
 }
-# The limits are tight enough that each of them cuts something off.
+# The limits are tight enough for each of them to bite; the negative controls would pass otherwise.
 SETTINGS = reference.Settings(
     num_workers=3,
     num_rounds=3,
@@ -167,7 +167,7 @@ class Both:
         self.workers = [reference.Worker("CartPole-v1", seed) for seed in range(len(NUM_STEPS))]
 
     def net_of(self, worker: int) -> reference.Net:
-        return self.nets[worker % len(self.nets)]
+        return self.nets[worker if self.settings.per_worker_parameters else 0]
 
     def take_round(self, number: int) -> None:
         # What is sampled is in float32, as in RLlib; all that follows from it is in float64.
@@ -285,7 +285,7 @@ def flat(group: Any) -> Tensor:
     return torch.stack([torch.cat([p.flatten() for p in s.values()]) for s in parameters_of(group)])
 
 
-# Negative controls: a specification with one number changed, in what it has in common with others.
+# Negative controls. Name -> the settings of both, and what is different in the specification.
 CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "min_weight": ({}, {"min_weight": 0.334}),
     "offset": ({}, {"offset": 0.1}),
@@ -315,6 +315,12 @@ def test_a_changed_specification_does_not_match(change: str) -> None:
         both.take_round(number)
     with pytest.raises(AssertionError, match="not close"):
         both.compare(tolerance=1e-7)
+
+
+def test_a_missing_reward_is_among_the_signals() -> None:
+    both = Both(SETTINGS, "closed form, columns")
+    both.take_round(1)
+    assert [math.isnan(worker.signal) for worker in both.workers] == [False, True, False]
 
 
 def test_one_weight_of_one_step_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
