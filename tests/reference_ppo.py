@@ -9,7 +9,7 @@ tested against it (tests/learning/test_against_reference.py).
     python tests/reference_ppo.py
 
 learns CartPole-v1. With the settings below the mean return of the last 100 episodes was 500, the
-highest there is, after 122,880 steps and 88 to 108 s of CPU time, with each of the seeds 1, 2 and 3.
+highest there is, after 122,880 steps and 88 to 108 s of CPU time, for each of seeds 1, 2 and 3.
 
 Sources: weighting by reward or loss, and own parameters per worker, are ideas of arXiv 2304.12778;
 the formula of the weights is ours, after that paper. PPO is Schulman et al. 2017, arXiv 1707.06347;
