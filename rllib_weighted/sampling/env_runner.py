@@ -483,7 +483,7 @@ def _row_by_row(module: RLModule, own: dict[str, Tensor], name: str) -> ForwardP
         outputs = []
         for index, parameters in enumerate(rows):
             row = tree.map_structure(functools.partial(_row, index=index, num=len(rows)), batch)
-            with places.hold(parameters):
+            with places.swapped(parameters):
                 outputs.append(forward(row, **kwargs))
         return tree.map_structure(lambda *parts: torch.cat(parts), *outputs)
 

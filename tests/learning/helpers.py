@@ -32,6 +32,7 @@ from rllib_weighted.learning.learner_group import (
 from rllib_weighted.learning.losses import WorkerLosses
 from rllib_weighted.learning.minibatches import minibatches, num_minibatches
 from rllib_weighted.merging import resolve_strategy
+from tests import reference_ppo
 
 OBS = gym.spaces.Box(-1.0, 1.0, (3,), np.float32)
 DISCRETE = gym.spaces.Discrete(2)
@@ -342,13 +343,9 @@ def oracle_gradients(
 
 
 def hand_weights(strategy: str, signals: Sequence[float], min_weight: float | None) -> list[float]:
-    """The weights of the four strategies with default options, in plain arithmetic."""
-    n = len(signals)
-    if strategy in ("average", "sum"):
-        return [1.0 / n if strategy == "average" else 1.0] * n
-    shifted = [s + max(0.0, -min(signals)) for s in signals]
-    minimum = 1.0 / n if min_weight is None else min_weight
-    return [s / sum(shifted) + minimum for s in shifted]
+    """The weights of the four strategies with default options, as the specification has them."""
+    settings = reference_ppo.Settings(strategy=strategy, min_weight=min_weight)
+    return reference_ppo.weights(list(signals), settings).tolist()
 
 
 def oracle_parameters(
