@@ -87,18 +87,17 @@ def merge(
 
 
 def _signals_of(strategy: Weighting, signals: Signals | Mapping[str, Signals]) -> list[Tensor]:
-    """The signals that the strategy reads, [N] each; one of any kind if it reads none."""
+    """The signals that the strategy reads, [N] each; if it reads none, any one, for its N."""
     names = strategy.signals
-    if not isinstance(signals, Mapping):
-        if len(names) < 2:
-            return [as_signals(signals)]
-        signals = {}
-    if not signals or any(name not in signals for name in names):
+    if not isinstance(signals, Mapping) and len(names) < 2:
+        return [as_signals(signals)]
+    given = signals if isinstance(signals, Mapping) else {}
+    if not given or any(name not in given for name in names):
         raise ValueError(
             f"signals of {type(strategy).__name__} should be a mapping with the keys "
-            f"{list(names)}, found the keys {list(signals)}: give one number per worker under each"
+            f"{list(names)}, found {list(given) or signals!r}: give N numbers under each of them"
         )
-    values = [as_signals(signals[name]) for name in names or list(signals)[:1]]
+    values = [as_signals(given[name]) for name in names or list(given)[:1]]
     if len({len(signal) for signal in values}) > 1:
         raise ValueError(
             "signals should all have the same shape [N], found "

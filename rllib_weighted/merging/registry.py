@@ -35,7 +35,7 @@ def register_strategy(name: str) -> Callable[[_Strategy], _Strategy]:
 
     Raises:
         ValueError: if the name is malformed or taken, or what is decorated is not a `Weighting`
-            with `shares` and a `signal`.
+            that has `shares` and names its `signals`.
     """
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z][\w.-]*", name, re.ASCII):
         raise ValueError(
@@ -79,7 +79,7 @@ def _check_class(name: str, strategy_class: object) -> None:
 
 
 def _signals_problem(strategy_class: type[Weighting], declared: object) -> str | None:
-    """Why what a class or an object has as its `signals` does not name signals."""
+    """What is wrong with the `signals` that a class or an object of it declares."""
     if declared is Weighting.signals:
         declared = getattr(strategy_class, "signal", None)
         is_known = declared in ("reward", "loss", "none")
@@ -249,7 +249,7 @@ def _adapter(annotation: Any) -> TypeAdapter[Any]:  # Any: whatever users write 
         return TypeAdapter(Any)
 
 
-_NO_NUMBER = object()
+_NO_NUMBER = object()  # Fits only what takes anything.
 
 
 def type_problem(annotation: TypeAdapter[Any], value: object) -> str | None:
@@ -260,7 +260,7 @@ def type_problem(annotation: TypeAdapter[Any], value: object) -> str | None:
     number = value
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
         number = int(value) if isinstance(value, numbers.Integral) else float(value)
-        if number != number:
+        if number != number:  # NaN.
             number = _NO_NUMBER
     try:
         taken = annotation.validate_python(number)

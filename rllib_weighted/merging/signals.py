@@ -55,8 +55,8 @@ SIGNALS: dict[str, Signal] = {
         Signal("round_value_loss", "loss", "round", f"value loss {_ON_BATCH}", "value"),
     )
 }
-"""All signals by name. A new one is a row here, and whoever measures it: the learner's
-`RoundWeights` looks up "round" signals in the round's request and losses among the minibatch's."""
+"""All signals by name. A new one is a row here, and its values: the learner's `RoundWeights` takes
+those of "round" from the round's request, and losses from the minibatch."""
 
 
 def loss_signal(loss: str, scope: str) -> str:

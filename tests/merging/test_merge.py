@@ -198,10 +198,14 @@ class TestSeveralSignals:
     @pytest.mark.parametrize(
         ("strategy", "signals", "message"),
         [
-            (Ratio(), [1.0, 2.0], r"of Ratio should be a mapping .*\['return', 'loss'\], found"),
-            (Ratio(), {"return": [1.0]}, r"keys \['return', 'loss'\], .* keys \['return'\]"),
-            (LossWeighted(), {"return": [1.0]}, r"keys \['loss'\], .* keys \['return'\]: give"),
-            (Average(), {}, r"of Average should be a mapping .* found the keys \[\]"),
+            (
+                Ratio(),
+                [1.0, 2.0],
+                r"of Ratio .* mapping .*\['return', 'loss'\], found \[1.0, 2.0\]",
+            ),
+            (Ratio(), {"return": [1.0]}, r"keys \['return', 'loss'\], found \['return'\]"),
+            (LossWeighted(), {"return": [1.0]}, r"keys \['loss'\], found \['return'\]: give"),
+            (Average(), {}, r"of Average should be a mapping .* found \{\}"),
             (
                 Ratio(),
                 {"return": [1.0], "loss": [1.0, 2.0]},
