@@ -74,7 +74,7 @@ def clip_rows(parts: Sequence[Tensor], *, clip: float | None, by: ClipBy) -> Ten
     Raises:
         ValueError: If `by` is none of the three.
     """
-    norms = [torch.linalg.vector_norm(part.reshape(len(part), -1), dim=1) for part in parts]
+    norms = [torch.linalg.vector_norm(flat_rows(part), dim=1) for part in parts]
     total = _over_parts(norms)
     if not clip or math.isinf(clip):
         return total
@@ -103,6 +103,11 @@ def _over_parts(norms: list[Tensor]) -> Tensor:
 def _bounded(norms: Tensor) -> Tensor:
     """Huge where a norm is infinite, 0 where it is NaN."""
     return norms.nan_to_num(neginf=-_HUGE, posinf=_HUGE)
+
+
+def flat_rows(rows: Tensor) -> Tensor:
+    """[n, ...] -> [n, size]; n may be 0."""
+    return rows.flatten(1) if rows.ndim > 1 else rows.unsqueeze(1)
 
 
 def like_rows(factors: Tensor, rows: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from ray.rllib.core.rl_module.apis.value_function_api import ValueFunctionAPI
 from torch import Tensor, nn
 
 from rllib_weighted.core.modules import ParameterPlaces, why_not_per_worker
-from rllib_weighted.learning.adam import Rows, StackedAdam, adam_state, like_rows
+from rllib_weighted.learning.adam import Rows, StackedAdam, adam_state, flat_rows, like_rows
 from rllib_weighted.learning.batch import WORKER_COLUMN, take_rows
 from rllib_weighted.learning.collectives import Collectives
 
@@ -230,15 +230,10 @@ def finite_rows(own: Mapping[str, Tensor]) -> Tensor:
         [n] bool.
     """
     largest = [
-        torch.linalg.vector_norm(_flat(rows), ord=torch.inf, dim=1)  # NaN if an entry is.
+        torch.linalg.vector_norm(flat_rows(rows), ord=torch.inf, dim=1)  # NaN if an entry is.
         for rows in own.values()
     ]
     return torch.isfinite(torch.stack(largest)).all(dim=0)
-
-
-def _flat(rows: Tensor) -> Tensor:
-    """[n, ...] -> [n, size]."""
-    return rows.reshape(len(rows), -1)
 
 
 def parameter_mean(stacked: Mapping[str, Tensor]) -> Stacked:
@@ -267,7 +262,7 @@ def drift(stacked: Mapping[str, Tensor]) -> Tensor:
     """
     squares, mean_square = [], []
     for tensor in stacked.values():
-        rows = _flat(tensor.detach()).to(torch.float64)
+        rows = flat_rows(tensor.detach()).to(torch.float64)
         mean = rows.mean(dim=0)
         squares.append((rows - mean).square_().sum(dim=1))
         mean_square.append(mean.square_().sum())

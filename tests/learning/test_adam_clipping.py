@@ -82,3 +82,10 @@ def test_without_a_clip_nothing_is_clipped():
 def test_an_unknown_way_to_clip_is_refused():
     with pytest.raises(ValueError, match="'value', 'norm' or 'global_norm', found 'l1'"):
         clipped(make_rows(), clip=1.0, by="l1")
+
+
+@pytest.mark.parametrize("by", ["value", "norm", "global_norm"])
+@pytest.mark.parametrize("clip", [None, 0.5])
+def test_a_learner_without_workers_has_nothing_to_clip(clip, by):
+    norms = clip_rows([torch.zeros(0, 3, 2), torch.zeros(0, 3), torch.zeros(0)], clip=clip, by=by)
+    assert norms.shape == (0,)
