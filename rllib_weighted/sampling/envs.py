@@ -1,4 +1,4 @@
-"""One env runner's sub-environments: the seed of every reset, and what becomes of bad numbers.
+"""One env runner's sub-environments: the seed of every reset; quarantine of non-finite numbers.
 
 `SeededEnv` wraps each sub-environment; `EnvSeeds` builds them and keeps their counters.
 """

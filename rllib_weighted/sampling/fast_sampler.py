@@ -403,6 +403,9 @@ def _spans(resets: np.ndarray, ends: np.ndarray) -> list[tuple[int, int, int]]:
 # Stepping the sub-environments
 
 
+# gymnasium's wrappers of a vector environment pass on any attribute: `env` is annotated `Any`.
+
+
 class Step(NamedTuple):
     """Result of one vector step: `obs` [envs, …], the rest [envs]; infos where they are kept."""
 

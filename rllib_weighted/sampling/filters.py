@@ -7,6 +7,8 @@ and goes on falling. `repair_deltas` writes the mean and the squared differences
 observations into the state that an env runner sends, computed from its statistics before and
 after the round (the inverse of Chan's parallel update), so that RLlib's own merge is right.
 
+A connector state nests dicts, lists and numbers as each connector likes: it is annotated `Any`.
+
 Tested with Ray 2.60; can go when upstream's `RunningStat.push` keeps delta means of its own.
 """
 
