@@ -152,10 +152,10 @@ def _compare(
     sizes = {"num_runs": len(arm), "num_baseline": len(baseline), "num_pairs": num_pairs}
     paired = num_pairs > 0
     if measure.unit:
-        times = (encoded(part, measure.column) for part in (arm, baseline))
-        return {**sizes, **_compare_times(*times, paired, confidence)}
-    values = (part[measure.column].to_numpy(dtype=np.float64) for part in (arm, baseline))
-    return {**sizes, **_compare_values(*values, paired, confidence)}
+        first, second = (encoded(part, measure.column) for part in (arm, baseline))
+        return {**sizes, **_compare_times(first, second, paired, confidence)}
+    first, second = (part[measure.column].to_numpy(dtype=np.float64) for part in (arm, baseline))
+    return {**sizes, **_compare_values(first, second, paired, confidence)}
 
 
 def _compare_times(
