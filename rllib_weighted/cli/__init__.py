@@ -11,10 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rllib_weighted.cli.errors import InputError, TrainingError
     from rllib_weighted.cli.evaluate import EvaluationResult, evaluate_checkpoint
-    from rllib_weighted.cli.examples import Example, find_example, list_examples
-    from rllib_weighted.cli.inputs import TrainFile, load_experiments, load_file
-    from rllib_weighted.cli.main import train_file_main
-    from rllib_weighted.cli.options import TrainOptions
+    from rllib_weighted.cli.inputs import TrainFile, TrainOptions, load_experiments, load_file
+    from rllib_weighted.cli.main import Example, find_example, list_examples, train_file_main
     from rllib_weighted.cli.report import report_results
     from rllib_weighted.cli.train import TrainResult, run_algorithm, run_file
 

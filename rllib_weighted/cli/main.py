@@ -6,10 +6,12 @@ Ray.
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import platform
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -17,7 +19,64 @@ import typer
 from typer.core import TyperGroup
 
 from rllib_weighted.cli.errors import Aborted, InputError, TrainingError
-from rllib_weighted.cli.options import TrainOptions, Verbose, takes_train_options
+from rllib_weighted.cli.inputs import TrainOptions, Verbose, takes_train_options
+from rllib_weighted.suggest import nearest
+
+# The tuned examples that come with the package
+
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+# Inside an installed package, or beside it in a checkout.
+_FOLDERS = (_PACKAGE / "tuned_examples", _PACKAGE.parent / "tuned_examples")
+
+
+@dataclass(frozen=True)
+class Example:
+    """A tuned example.
+
+    Args:
+        name: Its name, e.g. `"cartpole"`.
+        path: Its file.
+    """
+
+    name: str
+    path: Path
+
+    @property
+    def summary(self) -> str:
+        """The first line of its docstring."""
+        return (ast.get_docstring(ast.parse(self.source())) or "").partition("\n")[0]
+
+    def source(self) -> str:
+        """Returns the text of its file."""
+        return self.path.read_text(encoding="utf-8")
+
+
+def list_examples() -> list[Example]:
+    """Returns all tuned examples, by name.
+
+    Raises:
+        InputError: This installation has none.
+    """
+    for folder in _FOLDERS:
+        paths = sorted(folder.glob("[!_]*.py"))
+        if paths:
+            return [Example(path.stem, path) for path in paths]
+    raise InputError(f"no tuned examples found; they should lie in {_FOLDERS[0]}: reinstall")
+
+
+def find_example(name: str) -> Example:
+    """Returns the example of a name (`cartpole` or `cartpole.py`).
+
+    Raises:
+        InputError: There is none of that name.
+    """
+    examples = {example.name: example for example in list_examples()}
+    stem = name.removesuffix(".py")
+    if stem not in examples:
+        known = ", ".join(examples)
+        raise InputError(f"no example {name!r}{nearest(stem, examples)} (there are: {known})")
+    return examples[stem]
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -192,8 +251,6 @@ def report(
 @example_app.command("list")
 def example_list() -> None:
     """List the tuned examples."""
-    from rllib_weighted.cli.examples import list_examples
-
     examples = list_examples()
     width = max(len(example.name) for example in examples)
     for example in examples:
@@ -206,8 +263,6 @@ def example_get(
     out: Annotated[Path | None, typer.Option(help="File to write; else it is printed.")] = None,
 ) -> None:
     """Print the file of a tuned example."""
-    from rllib_weighted.cli.examples import find_example
-
     source = find_example(name).source()
     if out is None:
         typer.echo(source, nl=False)
@@ -222,8 +277,6 @@ def example_get(
 )
 def example_run(ctx: typer.Context, name: str) -> None:
     """Train a tuned example; takes the options of `rllib train file`."""
-    from rllib_weighted.cli.examples import find_example
-
     train_file_main(str(find_example(name).path), ctx.args)
 
 

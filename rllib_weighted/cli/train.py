@@ -19,8 +19,7 @@ from rich.console import Console
 from rllib_weighted.cli import inputs, storage
 from rllib_weighted.cli.cluster import environment_variable, quiet_ray, start_ray
 from rllib_weighted.cli.errors import Aborted, InputError, TrainingError, root_cause
-from rllib_weighted.cli.inputs import TrainFile
-from rllib_weighted.cli.options import TrainOptions
+from rllib_weighted.cli.inputs import TrainFile, TrainOptions
 from rllib_weighted.cli.progress import ROUND, STEPS, TIME, Display, format_duration, format_number
 from rllib_weighted.cli.storage import ExperimentRecord, child, locate
 

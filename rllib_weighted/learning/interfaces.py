@@ -15,13 +15,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rllib_weighted.core.modules import Networks
-    from rllib_weighted.learning.adam import ClipBy
     from rllib_weighted.learning.advantages import AdvantageNormalization
     from rllib_weighted.learning.batch import RoundBatch
     from rllib_weighted.learning.collectives import Collectives
     from rllib_weighted.learning.losses import WorkerLosses
     from rllib_weighted.learning.minibatches import Minibatch
-    from rllib_weighted.learning.parameters import PerWorkerParameters
+    from rllib_weighted.learning.parameters import ClipBy, PerWorkerParameters
 
 
 class ModuleSettings(Protocol):

@@ -27,7 +27,7 @@ from rllib_weighted.learning.batch import (
     tag_rows,
     why_not_columns,
 )
-from rllib_weighted.learning.closed_form.eligibility import why_not_closed_form
+from rllib_weighted.learning.closed_form.steps import why_not_closed_form
 from rllib_weighted.learning.collectives import Collectives
 from rllib_weighted.learning.connectors import EpisodeAdvantages
 from rllib_weighted.learning.interfaces import ModuleSettings

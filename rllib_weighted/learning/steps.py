@@ -13,7 +13,6 @@ from ray.rllib.core.columns import Columns
 from torch import Tensor
 
 from rllib_weighted.core.modules import StackedForward, swapped_parameters, why_not_stacked
-from rllib_weighted.learning.adam import clip_rows
 from rllib_weighted.learning.batch import RoundBatch
 from rllib_weighted.learning.interfaces import TrainedModule
 from rllib_weighted.learning.losses import WorkerLosses
@@ -22,6 +21,7 @@ from rllib_weighted.learning.parameters import (
     PerWorkerParameters,
     Stacked,
     actor_gradients,
+    clip_rows,
     finite_rows,
     weighted_rows,
 )

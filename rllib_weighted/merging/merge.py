@@ -19,13 +19,7 @@ from torch import Tensor
 
 from rllib_weighted.merging.registry import resolve_strategy
 from rllib_weighted.merging.shares import NegativeSignalError
-from rllib_weighted.merging.signals import (
-    Present,
-    Signals,
-    as_signals,
-    dropped_mask,
-    fill_missing,
-)
+from rllib_weighted.merging.signals import Present, Signals, as_signals, dropped_mask, fill_missing
 from rllib_weighted.merging.strategies import BUILT_IN, LossWeighted, RewardWeighted, Weighting
 
 

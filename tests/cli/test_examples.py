@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rllib_weighted.cli import examples
+from rllib_weighted.cli import main as examples
 from rllib_weighted.cli.errors import InputError
 
 

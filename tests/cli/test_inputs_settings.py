@@ -7,11 +7,7 @@ from ray import tune
 from ray.rllib.algorithms.ppo import PPOConfig
 
 from rllib_weighted.cli.errors import InputError
-from rllib_weighted.cli.inputs import (
-    algorithm_config,
-    apply_settings,
-    use_single_process,
-)
+from rllib_weighted.cli.inputs import algorithm_config, apply_settings, use_single_process
 
 
 def ppo() -> PPOConfig:

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from rllib_weighted.cli import train as experiment
 from rllib_weighted.cli.errors import InputError, TrainingError
-from rllib_weighted.cli.options import TrainOptions
+from rllib_weighted.cli.inputs import TrainOptions
 from rllib_weighted.cli.train import TrainResult, resume_by_name, run_algorithm, run_file
 
 pytestmark = pytest.mark.usefixtures("ray_session")

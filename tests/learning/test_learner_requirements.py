@@ -19,7 +19,7 @@ from torch import nn
 from rllib_weighted.core.eligibility import Requirement
 from rllib_weighted.core.modules import NETWORKS, PER_WORKER, STACKED
 from rllib_weighted.learning.batch import COLUMNS
-from rllib_weighted.learning.closed_form.eligibility import CLOSED_FORM
+from rllib_weighted.learning.closed_form.steps import CLOSED_FORM
 from rllib_weighted.learning.interfaces import TrainedModule
 from rllib_weighted.learning.learner import WeightedPPOLearner
 from rllib_weighted.learning.losses import STOCK_LOSS
