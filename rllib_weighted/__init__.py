@@ -5,8 +5,11 @@ Names are loaded when they are first used: what reads records waits for neither 
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+import importlib.abc
+import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import wrapt
 
@@ -77,6 +80,24 @@ class _Deferred:
 def _register_with_tune(registry: Any) -> None:
     tune_registry().register(registry.TRAINABLE_CLASS, "WeightedPPO", _Deferred())
 
+
+class _MovedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds the modules of 0.1 that pickles name, in checkpoints and in the state of sweeps."""
+
+    _NEW: ClassVar = {
+        f"{__name__}.cli.logs": f"{__name__}.cli.session",
+        f"{__name__}.merging.weightings": f"{__name__}.merging.strategies",
+        f"{__name__}.trial": f"{__name__}.tuning",
+    }
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        return ModuleSpec(fullname, self) if fullname in self._NEW else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        vars(module).update(vars(importlib.import_module(self._NEW[module.__name__])))
+
+
+sys.meta_path.append(_MovedModules())
 
 # As soon as Tune is imported, or at once if it has been: nothing else here loads Ray.
 wrapt.register_post_import_hook(_register_with_tune, "ray.tune.registry")

@@ -90,7 +90,12 @@ class WeightedPPO(TrialPPO):
         self._root_seed: int = draw_root_seed() if seed is None else seed
         trial_id = self._tune_trial_id or posixpath.basename(self.logdir.rstrip("/"))
         filesystem, folder = self._trial_folder()
-        self._history = MergeHistory(filesystem, f"{folder}/{HISTORY_DIR}", trial_id=trial_id)
+        self._history = MergeHistory(
+            filesystem,
+            f"{folder}/{HISTORY_DIR}",
+            trial_id=trial_id,
+            settings=self.config.resolved_settings(),
+        )
         self._rescue = Rescue(self, filesystem, folder)
         self._rescue.restore()
 
@@ -336,6 +341,7 @@ class WeightedPPO(TrialPPO):
         self._num_resets = dict(own["num_resets"])
         self._restore_id = uuid.uuid4().hex
         if self._history is not None:
+            self._history.describe(self.config.resolved_settings())
             self._history.truncate(self._round)
 
     @override(Algorithm)

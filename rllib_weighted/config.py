@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +20,7 @@ from rllib_weighted.learning.learner import WeightedPPOLearner
 from rllib_weighted.learning.learner_group import WeightedLearnerGroup
 from rllib_weighted.learning.parameters import ActorExport
 from rllib_weighted.merging import Weighting, resolve_strategy
+from rllib_weighted.records.origin import resolved_settings
 from rllib_weighted.sampling.env_runner import WeightedEnvRunner
 from rllib_weighted.validation import CHECKED_NUMBERS, config_problems, has_sound_counts
 
@@ -284,6 +286,30 @@ class WeightedPPOConfig(PPOConfig):
         if self.per_worker_parameters is None:
             return self.resolve_merge_strategy().per_worker_parameters
         return self.per_worker_parameters
+
+    def resolved_settings(self) -> dict[str, Any]:
+        """Returns the settings that can change what is learned, as the merge history stores them.
+
+        See `rllib_weighted.records.origin.resolved_settings` for the keys.
+        """
+        strategy = self.resolve_merge_strategy()
+        name = self.merge_strategy
+        num_workers = self.worker_layout.num_workers
+        min_weight = 1 / num_workers if self.min_weight is None else self.min_weight
+        options: tuple[dataclasses.Field[Any], ...] = ()
+        if dataclasses.is_dataclass(strategy):
+            options = dataclasses.fields(strategy)
+        return resolved_settings(
+            self.to_dict(),
+            merge_strategy=name if isinstance(name, str) else type(strategy).__name__,
+            merge_options={
+                option.name: getattr(strategy, option.name)
+                for option in options
+                if getattr(strategy, option.name) != option.default
+            },
+            min_weight=min_weight if strategy.uses_min_weight else None,
+            num_workers=num_workers,
+        )
 
     def min_weight_at(self, env_steps: int) -> float | None:
         """Returns the minimum weight after that many environment steps; None is 1/N."""

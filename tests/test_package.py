@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import pickle
 import subprocess
 import sys
 
@@ -48,3 +50,22 @@ def test_every_public_name_loads() -> None:
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'WeigtedPPO'"):
         _ = rllib_weighted.WeigtedPPO
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("rllib_weighted.cli.logs:ProgressTable", "rllib_weighted.cli.session"),
+        ("rllib_weighted.merging.weightings:RewardWeighted", "rllib_weighted.merging.strategies"),
+        ("rllib_weighted.trial:TrialPPO", "rllib_weighted.tuning"),
+    ],
+)
+def test_pickles_of_earlier_versions_find_what_they_name(old: str, new: str) -> None:
+    module, _, name = old.partition(":")
+    found = pickle.loads(f"c{module}\n{name}\n.".encode())
+    assert (found.__module__, found.__name__) == (new, name)
+
+
+def test_other_modules_that_are_not_there_are_still_missing() -> None:
+    with pytest.raises(ModuleNotFoundError, match=r"rllib_weighted\.not_there"):
+        importlib.import_module("rllib_weighted.not_there")

@@ -9,7 +9,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rllib_weighted.cli.errors import InputError, TrainingError
     from rllib_weighted.cli.evaluate import EvaluationResult, evaluate_checkpoint
     from rllib_weighted.cli.inputs import TrainFile, TrainOptions, load_experiments, load_file
     from rllib_weighted.cli.main import Example, find_example, list_examples, train_file_main
@@ -36,15 +35,32 @@ __all__ = [
 ]
 
 _NAMES = {
-    "errors": ("InputError", "TrainingError"),
     "evaluate": ("EvaluationResult", "evaluate_checkpoint"),
-    "examples": ("Example", "find_example", "list_examples"),
-    "inputs": ("TrainFile", "load_experiments", "load_file"),
-    "main": ("train_file_main",),
-    "options": ("TrainOptions",),
+    "inputs": ("TrainFile", "TrainOptions", "load_experiments", "load_file"),
+    "main": ("Example", "find_example", "list_examples", "train_file_main"),
     "report": ("report_results",),
     "train": ("TrainResult", "run_algorithm", "run_file"),
 }
+
+
+class InputError(ValueError):
+    """Bad input of the user: a file, an option or a setting. The command exits with 2."""
+
+    exit_code = 2
+
+
+class TrainingError(RuntimeError):
+    """A training that started and failed. The command exits with 1."""
+
+    exit_code = 1
+
+
+class Aborted(KeyboardInterrupt):
+    """A training that a second Ctrl-C stopped at once. The command exits with 130 or 143."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 def __getattr__(name: str) -> Any:  # Of the types above.

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rllib_weighted.cli.errors import InputError
+from rllib_weighted.cli import InputError
 
 
 def start_ray(

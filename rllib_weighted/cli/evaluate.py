@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from pyarrow import fs
 
-from rllib_weighted.cli import storage
+from rllib_weighted.cli import InputError, storage
 from rllib_weighted.cli.cluster import quiet_ray
-from rllib_weighted.cli.errors import InputError
 from rllib_weighted.cli.inputs import load_experiments
 from rllib_weighted.core.envs import env_creator, env_problem
 from rllib_weighted.records.schema import is_uri

@@ -13,6 +13,7 @@ import inspect
 import json
 import math
 import sys
+import traceback
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from rllib_weighted._private import tune_registry
-from rllib_weighted.cli.errors import InputError, own_traceback
+from rllib_weighted.cli import InputError
 from rllib_weighted.suggest import nearest
 
 if TYPE_CHECKING:
@@ -555,3 +556,16 @@ def takes_train_options(command: Callable[..., None]) -> Callable[..., None]:
     own = [parameter for name, parameter in signature.parameters.items() if name != "options"]
     vars(wrapper)["__signature__"] = signature.replace(parameters=[*own, *added])
     return wrapper
+
+
+def own_traceback(error: BaseException, path: Path) -> str:
+    """Returns the traceback of an error that a user's file raised, as Python would print it.
+
+    Args:
+        error: What the file raised.
+        path: The file. Frames before its first one (ours, which executed it) are left out.
+    """
+    frame = error.__traceback__
+    while frame is not None and frame.tb_frame.f_code.co_filename != str(path):
+        frame = frame.tb_next
+    return "".join(traceback.format_exception(type(error), error, frame)).rstrip()

@@ -18,7 +18,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from rllib_weighted.cli.errors import Aborted, InputError, TrainingError
+from rllib_weighted.cli import Aborted, InputError, TrainingError
 from rllib_weighted.cli.inputs import TrainOptions, Verbose, takes_train_options
 from rllib_weighted.suggest import nearest
 

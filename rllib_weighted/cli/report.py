@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rllib_weighted.cli.errors import InputError
+from rllib_weighted.cli import InputError
 from rllib_weighted.report import Report, ReportError, load_results, write_report
 from rllib_weighted.report.page import check_folder
 from rllib_weighted.report.tables import headline

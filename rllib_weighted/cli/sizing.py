@@ -14,7 +14,7 @@ from ray.tune.impl import placeholder
 from ray.tune.search.variant_generator import generate_variants
 
 from rllib_weighted import tuning
-from rllib_weighted.cli.errors import InputError
+from rllib_weighted.cli import InputError
 from rllib_weighted.core.envs import env_problem
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pyarrow
 from pyarrow import fs
 
-from rllib_weighted.cli.errors import InputError
+from rllib_weighted.cli import InputError
 from rllib_weighted.records.schema import is_uri, resolve
 from rllib_weighted.suggest import nearest
 

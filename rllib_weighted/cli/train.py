@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import re
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from rllib_weighted.cli import inputs, storage
+from rllib_weighted.cli import Aborted, InputError, TrainingError, inputs, storage
 from rllib_weighted.cli.cluster import environment_variable, quiet_ray, start_ray
-from rllib_weighted.cli.errors import Aborted, InputError, TrainingError, root_cause
 from rllib_weighted.cli.inputs import TrainFile, TrainOptions
 from rllib_weighted.cli.progress import ROUND, STEPS, TIME, Display, format_duration, format_number
 from rllib_weighted.cli.storage import ExperimentRecord, child, locate
@@ -450,3 +450,14 @@ def _outcome(active: TrainSession) -> str:
         f"{format_duration(trial.value(TIME))}"
     )
     return "; ".join([*trial.reached(), spent])
+
+
+def root_cause(text: str, max_lines: int = 12) -> str:
+    """Returns the last lines of the first error in a printed chain of errors, without colours.
+
+    The errors that were raised from it, or while it was handled, come later and explain less.
+    """
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    chained = r"(?m)^(?:During handling of the above|The above exception was the direct cause).*$"
+    lines = [line for line in re.split(chained, plain)[0].splitlines() if line.strip()]
+    return "\n".join(lines[-max_lines:])

@@ -159,19 +159,20 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()).rstrip(".")
 
 
-def env_creator(env: Any) -> Callable[[EnvContext], gym.Env]:
+def env_creator(env: Any) -> Callable[[EnvContext], gym.Env[Any, Any]]:
     """Resolves `config.env` (a registered name, a class or a creator) as RLlib does."""
     from ray.tune.registry import ENV_CREATOR
 
     if _in_tune_registry(env):
-        creator: Callable[[EnvContext], gym.Env] = tune_registry().get(ENV_CREATOR, env)
+        creator: Callable[[EnvContext], gym.Env[Any, Any]] = tune_registry().get(ENV_CREATOR, env)
         return creator
     if callable(env):
-        return env
+        own: Callable[[EnvContext], gym.Env[Any, Any]] = env
+        return own
     return functools.partial(_make_registered, env)
 
 
-def _make_registered(env_id: str, context: EnvContext) -> gym.Env:
+def _make_registered(env_id: str, context: EnvContext) -> gym.Env[Any, Any]:
     import gymnasium as gym
 
     return gym.make(env_id, **context)

@@ -74,7 +74,7 @@ class MergeHistory:
         self._trial_id = trial_id
         self._metadata = {**SCHEMA.metadata, ORIGIN_KEY: json.dumps(origin())}
         if settings is not None:
-            self._metadata[SETTINGS_KEY] = encode_settings(settings)
+            self.describe(settings)
         self._flush_seconds = flush_seconds
         self._clock = clock
         self._last_flush = clock()
@@ -83,6 +83,13 @@ class MergeHistory:
         self._folder_made = False
         self._failing = False
         self._closed = False
+
+    def describe(self, settings: Mapping[str, Any]) -> None:
+        """Has the files written from now on carry these settings; see `resolved_settings`.
+
+        A restored trial calls it: it goes on with the settings of its checkpoint.
+        """
+        self._metadata[SETTINGS_KEY] = encode_settings(settings)
 
     def append(self, round: int, env_steps: int, records: Sequence[WorkerRecord]) -> None:
         """Add the rows of one round, and flush if it is time to.

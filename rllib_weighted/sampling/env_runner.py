@@ -47,6 +47,7 @@ from rllib_weighted.core.rollouts import (
 )
 from rllib_weighted.core.seeding import Stream, draw_root_seed, seeded_globals, stream_seed
 from rllib_weighted.core.workers import ENV_INDEX_KEY, WORKER_KEY
+from rllib_weighted.sampling.collect import is_finite, repair_deltas
 from rllib_weighted.sampling.envs import EnvSeeds
 from rllib_weighted.sampling.fast_sampler import (
     FastSampler,
@@ -54,7 +55,6 @@ from rllib_weighted.sampling.fast_sampler import (
     make_fast_sampler,
     why_not_column_sampling,
 )
-from rllib_weighted.sampling.filters import is_finite, repair_deltas
 
 if TYPE_CHECKING:
     from rllib_weighted.config import WeightedPPOConfig

@@ -10,9 +10,8 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.connectors.env_to_module import MeanStdFilter
 
+from rllib_weighted.cli import InputError, storage
 from rllib_weighted.cli import evaluate as evaluate_module
-from rllib_weighted.cli import storage
-from rllib_weighted.cli.errors import InputError
 from rllib_weighted.cli.evaluate import evaluate_checkpoint, find_checkpoint
 from rllib_weighted.cli.storage import ExperimentRecord
 

@@ -11,7 +11,7 @@ import pytest
 import ray.cloudpickle as cloudpickle
 from ray.rllib.algorithms.ppo import PPOConfig
 
-from rllib_weighted.cli.errors import InputError
+from rllib_weighted.cli import InputError
 from rllib_weighted.cli.inputs import load_experiments, load_file
 
 GOOD = """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rllib_weighted.cli.errors import InputError
+from rllib_weighted.cli import InputError
 from rllib_weighted.cli.inputs import (
     merge_stop,
     parse_json,

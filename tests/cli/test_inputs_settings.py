@@ -6,7 +6,7 @@ import pytest
 from ray import tune
 from ray.rllib.algorithms.ppo import PPOConfig
 
-from rllib_weighted.cli.errors import InputError
+from rllib_weighted.cli import InputError
 from rllib_weighted.cli.inputs import algorithm_config, apply_settings, use_single_process
 
 

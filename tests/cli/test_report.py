@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rllib_weighted.cli.errors import InputError
+from rllib_weighted.cli import InputError
 from rllib_weighted.cli.report import DEFAULT_OUT, parse_thresholds
 from rllib_weighted.report.measures import HOLD
 from tests.cli.test_main import failed, rllib

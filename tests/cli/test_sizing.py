@@ -7,7 +7,7 @@ from ray import tune
 from ray.tune import PlacementGroupFactory, TuneConfig
 
 from rllib_weighted import WeightedPPOConfig, merge_grid
-from rllib_weighted.cli.errors import InputError
+from rllib_weighted.cli import InputError
 from rllib_weighted.cli.sizing import ExperimentSize, experiment_size
 
 pytestmark = pytest.mark.usefixtures("ray_session")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rllib_weighted.cli.errors import InputError
+from rllib_weighted.cli import InputError
 from rllib_weighted.cli.storage import (
     RECORD_FILE,
     ExperimentRecord,

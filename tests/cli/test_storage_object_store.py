@@ -8,7 +8,7 @@ import time
 import pytest
 from pyarrow import fs
 
-from rllib_weighted.cli.errors import InputError
+from rllib_weighted.cli import InputError
 from rllib_weighted.cli.storage import check_store, child, locate, make_storage
 from tests.s3 import S3Server
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from rllib_weighted.cli import InputError, TrainingError
 from rllib_weighted.cli import train as experiment
-from rllib_weighted.cli.errors import InputError, TrainingError
 from rllib_weighted.cli.inputs import TrainOptions
 from rllib_weighted.cli.train import TrainResult, resume_by_name, run_algorithm, run_file
 

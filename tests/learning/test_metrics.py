@@ -6,7 +6,7 @@ from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 from rllib_weighted.learning.advantages import moments
 from rllib_weighted.learning.losses import WorkerLosses
-from rllib_weighted.learning.update import log_explained_variance, log_losses, log_steps
+from rllib_weighted.learning.metrics import log_explained_variance, log_losses, log_steps
 
 
 def peek(metrics):

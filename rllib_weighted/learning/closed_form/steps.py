@@ -18,10 +18,10 @@ from rllib_weighted.learning.closed_form.kernel import Kernel
 from rllib_weighted.learning.closed_form.loss import PPOLoss, RowColumns
 from rllib_weighted.learning.interfaces import RoundLearner, TrainedModule
 from rllib_weighted.learning.losses import WorkerLosses
+from rllib_weighted.learning.metrics import log_gradient_norm
 from rllib_weighted.learning.minibatches import Minibatch
 from rllib_weighted.learning.parameters import FlatAdam
 from rllib_weighted.learning.steps import Round, Steps, padding, positions
-from rllib_weighted.learning.update import log_gradient_norm
 
 # Which learners can take their steps without autograd: no user's override may be left out
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rllib_weighted.cli.errors import root_cause
+from rllib_weighted.cli.train import root_cause
 
 
 def test_root_cause_is_the_first_of_a_chain() -> None:

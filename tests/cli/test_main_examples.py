@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from rllib_weighted.cli import InputError
 from rllib_weighted.cli import main as examples
-from rllib_weighted.cli.errors import InputError
 
 
 @pytest.fixture

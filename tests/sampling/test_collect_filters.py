@@ -10,7 +10,7 @@ import pytest
 from ray.rllib.connectors.env_to_module import MeanStdFilter
 from ray.rllib.utils.filter import RunningStat
 
-from rllib_weighted.sampling.filters import is_finite, repair_deltas
+from rllib_weighted.sampling.collect import is_finite, repair_deltas
 
 _SPACE = gym.spaces.Box(-np.inf, np.inf, (2,), np.float64)
 
