@@ -42,7 +42,8 @@ class WeightedPPOConfig(PPOConfig):
         ... )
     """
 
-    # Also of the class: configs in checkpoints written before it was a setting do not have it.
+    # Also of the class: configs in checkpoints written before these were settings lack them.
+    env_backend = "gymnasium"
     per_worker_parameters: bool | None = None
 
     def __init__(self, algo_class: type | None = None) -> None:
@@ -57,6 +58,7 @@ class WeightedPPOConfig(PPOConfig):
         self.advantage_normalization = "worker"
         self.actor_export: ActorExport = "best"
         self.env_seeding = "stream"
+        self.env_backend = "gymnasium"
         self.fast_learner = True
         self.fast_sampling = True
         # A round's order carries all state to the env runners; RLlib's own broadcast may lag.
@@ -120,7 +122,12 @@ class WeightedPPOConfig(PPOConfig):
 
     @override(PPOConfig)
     def env_runners(
-        self, *, env_seeding: Any = NotProvided, fast_sampling: Any = NotProvided, **kwargs: Any
+        self,
+        *,
+        env_seeding: Any = NotProvided,
+        env_backend: Any = NotProvided,
+        fast_sampling: Any = NotProvided,
+        **kwargs: Any,
     ) -> Self:
         """Sets the env runners' configuration.
 
@@ -128,6 +135,10 @@ class WeightedPPOConfig(PPOConfig):
             env_seeding: "stream" (default): every episode of a worker is new, and the same again
                 in a second run. "fixed": every reset of a sub-environment uses its own seed
                 again, so that workers differ for the whole run.
+            env_backend: What steps the environments: "gymnasium" (default), or "envpool", whose own
+                environments are several times as fast; `.environment("envpool:<id>")` says the
+                same. EnvPool cannot seed an episode: `env_seeding="fixed"` is refused, and a
+                restored run goes on with new episodes, not with those it would have seen.
             fast_sampling: Whether rollouts are sampled on arrays, and handed on as such, where
                 nothing in the config can see the difference (default True). False: always in
                 RLlib's own loop, as episodes.
@@ -136,7 +147,11 @@ class WeightedPPOConfig(PPOConfig):
         Returns:
             This updated config.
         """
-        given = {"env_seeding": env_seeding, "fast_sampling": fast_sampling}
+        given = {
+            "env_seeding": env_seeding,
+            "env_backend": env_backend,
+            "fast_sampling": fast_sampling,
+        }
         if not isinstance(kwargs.get("num_envs_per_env_runner", 0), int):
             # RLlib compares it with 0 at once, which a Tune space does not stand; `validate` will.
             given["num_envs_per_env_runner"] = kwargs.pop("num_envs_per_env_runner")

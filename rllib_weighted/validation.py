@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
 from rllib_weighted._private import batch_size_per_learner, grad_scaler_class
-from rllib_weighted.core.envs import env_problem
+from rllib_weighted.core.envs import env_problem, envpool_id
 from rllib_weighted.learning.learner import WeightedPPOLearner
 from rllib_weighted.merging import strategy_problems
 from rllib_weighted.sampling.env_runner import WeightedEnvRunner
@@ -23,6 +23,7 @@ _CHOICES = {
     "merge_unit": ("env_runner", "env"),
     "advantage_normalization": ("worker", "batch", "none"),
     "env_seeding": ("stream", "fixed"),
+    "env_backend": ("gymnasium", "envpool"),
     "actor_export": ("best", "mean"),
     "batch_mode": ("truncate_episodes", "complete_episodes"),
 }
@@ -75,7 +76,8 @@ def config_problems(config: WeightedPPOConfig) -> list[str]:
     problems += _per_worker_parameters(config)
     if not any(_counts(config)) and config.merge_unit in _CHOICES["merge_unit"]:
         problems += _workers(config)
-    problem = env_problem(config.env)
+    problems += _envpool(config)
+    problem = env_problem(config.env, config.env_backend)
     return [*problems, problem] if problem else problems
 
 
@@ -273,6 +275,23 @@ def _per_worker_parameters(config: WeightedPPOConfig) -> Iterator[str]:
         yield (
             f"{cause} works without a gradient scaler, found "
             f"{grad_scaler_class(config)!r}: leave `_torch_grad_scaler_class` out"
+        )
+
+
+def _envpool(config: WeightedPPOConfig) -> Iterator[str]:
+    """What does not go together with EnvPool."""
+    if envpool_id(config.env, config.env_backend) is None:
+        return
+    if config.env_seeding == "fixed":
+        yield (
+            '`env_seeding` should be "stream" with EnvPool, which cannot seed an episode, found '
+            '"fixed": leave it out, or use `env_backend`="gymnasium"'
+        )
+    mode = getattr(config.gym_env_vectorize_mode, "value", config.gym_env_vectorize_mode)
+    if mode != "sync":
+        yield (
+            f'`gym_env_vectorize_mode` should be "sync" with EnvPool, found "{mode}": leave it '
+            "out, EnvPool steps all sub-environments by itself"
         )
 
 

@@ -189,11 +189,12 @@ def _require_env(config: AlgorithmConfig, checkpoint: str) -> None:
     Raises:
         InputError: It still cannot be built.
     """
-    problem = env_problem(config.env)
+    backend = getattr(config, "env_backend", "gymnasium")  # Stock PPO's checkpoint has none.
+    problem = env_problem(config.env, backend)
     record = storage.read_record(storage.parent(storage.parent(checkpoint))) if problem else None
     if record is not None and record.file and Path(record.file).is_file():
         load_experiments(record.file)
-        problem = env_problem(config.env)
+        problem = env_problem(config.env, backend)
     if problem:
         raise InputError(f"{problem}, and name that file with --file")
 

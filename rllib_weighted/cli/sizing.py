@@ -48,7 +48,11 @@ def config_problems(config: AlgorithmConfig) -> list[str]:
     """Returns everything that is wrong with a config, or with a point of its search space."""
     problems: dict[str, None] = {}  # A dict keeps the order and drops duplicates.
     for name, variant in variants(config):
-        problem = None if variant.is_offline else env_problem(variant.env)
+        problem = (
+            None
+            if variant.is_offline
+            else env_problem(variant.env, getattr(variant, "env_backend", "gymnasium"))
+        )
         try:
             if problem is None:
                 variant.validate()

@@ -61,19 +61,38 @@ _FAMILIES = (
 )
 
 
-def env_problem(env: Any) -> str | None:
+ENVPOOL_PREFIX = "envpool:"
+
+
+def envpool_id(env: Any, backend: str) -> Any:
+    """Returns EnvPool's id of an environment that EnvPool steps; None if gymnasium does.
+
+    Args:
+        env: What an `AlgorithmConfig` holds as `env`.
+        backend: The setting `env_backend`.
+    """
+    if isinstance(env, str) and env.startswith(ENVPOOL_PREFIX):
+        return env.removeprefix(ENVPOOL_PREFIX)
+    return env if backend == "envpool" else None
+
+
+def env_problem(env: Any, backend: str = "gymnasium") -> str | None:
     """Returns why an environment cannot be built and the remedy, or None if nothing is wrong.
 
-    Nothing is built: only gymnasium's and Tune's registries are read, and the environment's
-    module is imported.
+    Nothing is built: only the registries of gymnasium, Tune and EnvPool are read, and the
+    environment's module is imported.
 
     Args:
         env: What an `AlgorithmConfig` holds as `env`: a registered name, or a class or creator.
+        backend: The setting `env_backend`.
     """
     import gymnasium as gym
 
     if env is None:
         return "no environment is set: use `config.environment(...)` or `--env`"
+    pool_id = envpool_id(env, backend)
+    if pool_id is not None:
+        return _envpool_problem(pool_id)
     if isinstance(env, type) or _in_tune_registry(env):
         return None
     if not isinstance(env, str):
@@ -95,6 +114,31 @@ def env_problem(env: Any) -> str | None:
             "`config.environment()`"
         )
     return _dependency_problem(env, spec)
+
+
+def _envpool_problem(env: Any) -> str | None:
+    """Returns why EnvPool cannot build an environment, and the remedy."""
+    import gymnasium as gym
+
+    if not isinstance(env, str):
+        return (
+            '`env_backend`="envpool" steps EnvPool\'s own environments, by their ids, found '
+            f'{env!r}: name one of those, or leave `env_backend` at "gymnasium"'
+        )
+    if importlib.util.find_spec("envpool") is None:
+        return (
+            f"environment {env!r} should be stepped by EnvPool, which is not installed: "
+            'pip install "rllib-weighted[envpool]"'
+        )
+    import envpool
+
+    known = envpool.list_all_envs()
+    if env in known:
+        return None
+    hint = nearest(env, known) or ": `envpool.list_all_envs()` lists those that there are"
+    if env in gym.registry:
+        hint += ', or use gymnasium\'s: leave `env_backend` and "envpool:" out'
+    return f"EnvPool has no environment {env!r}{hint}"
 
 
 def _in_tune_registry(env: Any) -> bool:

@@ -36,7 +36,7 @@ from rllib_weighted import _private
 from rllib_weighted.core.eligibility import Requirement, first_reason, required
 from rllib_weighted.core.modules import dense_layers, overriding_class
 from rllib_weighted.core.rollouts import CHUNK, RolloutColumns, ranges
-from rllib_weighted.sampling.envs import SeededEnv
+from rllib_weighted.sampling.envs import EnvPoolVectorEnv, SeededEnv
 
 if TYPE_CHECKING:
     from rllib_weighted.config import WeightedPPOConfig
@@ -132,8 +132,10 @@ FAST_SAMPLING: tuple[Requirement[FastEnvRunner], ...] = (
     required("Training", lambda runner: not runner.config.in_evaluation, "it evaluates"),
     _is_on("fast_sampling"),
     required(
-        '`gym_env_vectorize_mode="sync"`',
-        lambda runner: isinstance(runner.env.unwrapped, gym.vector.SyncVectorEnv),
+        '`gym_env_vectorize_mode="sync"`, or EnvPool',
+        lambda runner: isinstance(
+            runner.env.unwrapped, (gym.vector.SyncVectorEnv, EnvPoolVectorEnv)
+        ),
         "the vector environment is not a synchronous one",
     ),
     required(
