@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from rllib_weighted.core.eligibility import Requirement
+from rllib_weighted.core.modules import NETWORKS, PER_WORKER, STACKED
+from rllib_weighted.learning.batch import COLUMNS
+from rllib_weighted.learning.closed_form.steps import CLOSED_FORM
+from rllib_weighted.learning.losses import STOCK_LOSS
+from rllib_weighted.sampling.fast_sampler import COLUMN_SAMPLING, FAST_SAMPLING
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "specification.md").read_text(encoding="utf-8")
@@ -55,3 +64,27 @@ def test_a_changed_block_is_noticed() -> None:
 @pytest.mark.parametrize("link", re.findall(r"\]\((\.\.?/[^)]+)\)", PAGE))
 def test_links_lead_to_files(link: str) -> None:
     assert (ROOT / "docs" / link).is_file()
+
+
+# CONTRIBUTING
+
+PATHS: dict[str, Iterable[Requirement[Any]]] = {
+    "arrays while sampling": FAST_SAMPLING,
+    "columns from the env runner": COLUMN_SAMPLING,
+    "columns to the learner": COLUMNS,
+    "all workers' losses at once": STOCK_LOSS,
+    "layers of a module": NETWORKS,
+    "closed-form steps": CLOSED_FORM,
+    "parameters per worker": PER_WORKER,
+    "these in one forward pass": STACKED,
+}
+
+
+def eligibility_table() -> str:
+    """What every fast path needs, a row per requirement, as CONTRIBUTING has it."""
+    rows = [f"| {path} | {row.needs} |" for path, table in PATHS.items() for row in table]
+    return "\n".join(["| Path | needs |", "|---|---|", *rows])
+
+
+def test_contributing_lists_what_every_fast_path_needs() -> None:
+    assert eligibility_table() in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
