@@ -151,7 +151,7 @@ class EnvFigures:
         return found
 
     def drawing(
-        self, figure: Figure, section: str, title: str, note: str = "", part: str = ""
+        self, figure: Figure, section: str, title: str, note: str, part: str = ""
     ) -> Drawing:
         """Returns a finished figure with the file name that belongs to it."""
         png, svg = pictures(figure)

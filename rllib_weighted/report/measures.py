@@ -204,10 +204,11 @@ def _derived(results: Results, env: str, baseline: str | None) -> Threshold:
     runs, whose = results.counting(env), "all runs"
     if is_baseline(runs, baseline).any():
         runs, whose = runs[is_baseline(runs, baseline)], f"the runs of {baseline}"
-    rows = results.progress[results.progress["run"].isin(runs["run"])]
-    firsts = rows.groupby("run")["value"].first().dropna()  # `first` skips NaN.
+    values = results.progress["value"].to_numpy()
+    rows = row_ranges(results.progress, runs["run"].to_numpy())
+    firsts = [part[0] for start, end in rows if (part := _finite(values[start:end])).size]
     finals = _finite(runs["final"].to_numpy())
-    if firsts.empty or not finals.size:
+    if not firsts or not finals.size:
         return Threshold(math.nan, f"none: {whose} never finished an episode")
     start, final = float(np.median(firsts)), float(statistics.iqm(finals))
     if not final > start:

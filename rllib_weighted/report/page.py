@@ -189,12 +189,11 @@ def _environment(env: str, tables: Tables, drawings: Sequence[Drawing]) -> dict[
     said = [sentence for sentence in tables.sentences if sentence.env == env]
     said.sort(key=lambda sentence: not sentence.claim)
 
-    def about(*measures: str) -> list[Any]:
-        return [sentence for sentence in said if sentence.measure in measures][:MOST_SENTENCES]
+    def about(*names: str) -> list[Any]:
+        return [sentence for sentence in said if sentence.measure in names][:MOST_SENTENCES]
 
     limit = tables.thresholds[env]
     value = f"{format_number(limit.value)}, " if limit.exists else ""
-    shares = of_env(tables.shares, env)
     return {
         "env": env,
         "threshold": f"{value}{limit.origin}{_nobody_reached(tables, env)}",
@@ -210,7 +209,7 @@ def _environment(env: str, tables: Tables, drawings: Sequence[Drawing]) -> dict[
         "drawings": {
             name: [drawing for drawing in drawings if drawing.section == name] for name in _SECTIONS
         },
-        "num_shares": shares["arm"].nunique(),
+        "num_shares": of_env(tables.shares, env)["arm"].nunique(),
     }
 
 

@@ -285,8 +285,7 @@ def progress_from_history(history: WorkerRounds, metric: str) -> Progress:
     returns = np.where(episodes > 0, np.nan_to_num(history.columns["episode_return"]), 0.0)
     total = np.concatenate([[0.0], np.cumsum(history.sum(returns * episodes))])
     count = np.concatenate([[0.0], np.cumsum(history.sum(episodes))])
-    since = np.searchsorted(count, count[1:] - NUM_EPISODES, side="right") - 1
-    since = np.maximum(since, 0)
+    since = np.maximum(np.searchsorted(count, count[1:] - NUM_EPISODES, side="right") - 1, 0)
     return Progress(
         rounds=history.rounds.astype(np.int64),
         env_steps=history.env_steps,
