@@ -244,14 +244,10 @@ def worker_metrics(records: Sequence[WorkerRecord]) -> dict[str, dict[str, float
     """
     if len(records) > MAX_WORKERS_IN_METRICS:
         return {}
+    names = (SIGNAL, SHARE, WEIGHT, LOSS, EPISODE_RETURN, NUM_EPISODES)
     return {
         str(record.worker): {
-            SIGNAL: _or_nan(record.signal),
-            SHARE: float(record.share),
-            WEIGHT: float(record.weight),
-            LOSS: _or_nan(record.loss),
-            EPISODE_RETURN: _or_nan(record.episode_return),
-            NUM_EPISODES: float(record.num_episodes),
+            **{name: _or_nan(getattr(record, name)) for name in names},
             **({} if record.drift is None else {DRIFT: record.drift}),
         }
         for record in records
@@ -283,8 +279,5 @@ def metrics_table() -> str:
     rows = [("Metric", "Formula", "Unit", "Meaning"), ("---",) * 4]
     for metric in METRICS:
         rows.append((f"`{metric.name}`", f"`{metric.formula}`", metric.unit, metric.description))
-    return "".join("| " + " | ".join(_escape(cell) for cell in row) + " |\n" for row in rows)
-
-
-def _escape(cell: str) -> str:
-    return cell.replace("|", "\\|")
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    return "".join(f"| {' | '.join(row)} |\n" for row in cells)

@@ -193,11 +193,7 @@ def _find(locations: Locations, filesystem: fs.FileSystem | None) -> Iterator[Hi
         locations = [locations]
     found: dict[str, list[fs.FileSystem]] = {}
     for location in locations:
-        if filesystem is None:
-            where, path = resolve(location)
-        else:
-            where, path = filesystem, os.fspath(location)
-        path = path.rstrip("/") or path
+        where, path = resolve(location, filesystem)
         if where.get_file_info(path).is_file:
             text = f"left out {path!r}: it should be a folder, and is a file"
             warnings.warn(text, UserWarning, stacklevel=4)

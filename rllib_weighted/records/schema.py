@@ -85,23 +85,28 @@ def is_uri(location: str) -> bool:
     return _URI.match(location) is not None
 
 
-def resolve(location: str | os.PathLike[str]) -> tuple[fs.FileSystem, str]:
-    """Return the filesystem of a location and its path there.
+def resolve(
+    location: str | os.PathLike[str], filesystem: fs.FileSystem | None = None
+) -> tuple[fs.FileSystem, str]:
+    """Return the filesystem of a location and its path there, without a trailing slash.
 
     Args:
-        location: A local path, absolute or not, or a URI such as ``s3://bucket/results``.
+        location: A local path, absolute or not, or a URI such as ``s3://bucket/results``; a path
+            in `filesystem` if that is given.
+        filesystem: Where the location lies; None to tell from the location.
 
     Raises:
         ValueError: The location is a URI that pyarrow cannot make a filesystem of.
     """
-    text = os.fspath(location)
-    if not is_uri(text):
-        return fs.LocalFileSystem(), os.path.abspath(text).replace(os.sep, posixpath.sep)
-    try:
-        filesystem, path = fs.FileSystem.from_uri(text)
-    except pa.ArrowInvalid as error:
-        raise ValueError(
-            f"location {text!r} should be a local path or a URI that pyarrow.fs knows "
-            f"(file://, s3://, gs://, ...): {error}. For another store, pass its filesystem."
-        ) from error
-    return filesystem, path
+    path = os.fspath(location)
+    if filesystem is None and not is_uri(path):
+        return fs.LocalFileSystem(), os.path.abspath(path).replace(os.sep, posixpath.sep)
+    if filesystem is None:
+        try:
+            filesystem, path = fs.FileSystem.from_uri(path)
+        except pa.ArrowInvalid as error:
+            raise ValueError(
+                f"location {path!r} should be a local path or a URI that pyarrow.fs knows "
+                f"(file://, s3://, gs://, ...): {error}. For another store, pass its filesystem."
+            ) from error
+    return filesystem, path.rstrip("/") or path

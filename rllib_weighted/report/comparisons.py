@@ -9,17 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from rllib_weighted.report import statistics
 from rllib_weighted.report.measures import HOLD, Threshold, convergence_runs, encoded, is_final
 from rllib_weighted.report.results import Results, baseline_of, choose_baseline, format_number
-from rllib_weighted.report.statistics import (
-    CONFIDENCE,
-    common_horizon,
-    holm,
-    jackknife_interval,
-    permutation_p,
-    restricted_mean,
-    win_interval,
-)
+from rllib_weighted.report.statistics import CONFIDENCE
 
 
 class Measure(NamedTuple):
@@ -106,7 +99,7 @@ def comparisons(
         for row in _in_environment(results, env, times[times["env"] == env], name, confidence)
     ]
     table = pd.DataFrame(rows, columns=COLUMNS)
-    table["p_holm"] = table.groupby("measure")["p"].transform(lambda p: holm(p.to_numpy()))
+    table["p_holm"] = table.groupby("measure")["p"].transform(statistics.holm)
     excludes_zero = (table["low"] > 0) | (table["high"] < 0)
     table["claim"] = excludes_zero & (table["p"] <= 1 - confidence)
     return table
@@ -146,37 +139,35 @@ def _compare(
     if arm.empty or baseline.empty:
         return None
     seeds = np.intersect1d(arm["seed"].dropna(), baseline["seed"].dropna())
-    num_pairs = int(seeds.size) if seeds.size >= 2 else 0
-    if num_pairs:
+    paired = seeds.size >= 2
+    if paired:
         arm, baseline = (part.set_index("seed").loc[seeds] for part in (arm, baseline))
+    num_pairs = int(seeds.size) if paired else 0
     sizes = {"num_runs": len(arm), "num_baseline": len(baseline), "num_pairs": num_pairs}
-    paired = num_pairs > 0
-    if measure.unit:
-        first, second = (encoded(part, measure.column) for part in (arm, baseline))
-        return {**sizes, **_compare_times(first, second, paired, confidence)}
-    first, second = (part[measure.column].to_numpy(dtype=np.float64) for part in (arm, baseline))
-    return {**sizes, **_compare_values(first, second, paired, confidence)}
+    compare = _compare_times if measure.unit else _compare_values
+    return {**sizes, **compare(arm, baseline, measure.column, paired, confidence)}
 
 
 def _compare_times(
-    arm: np.ndarray, baseline: np.ndarray, paired: bool, confidence: float
+    arm: pd.DataFrame, baseline: pd.DataFrame, column: str, paired: bool, confidence: float
 ) -> dict[str, float]:
-    """Compares encoded times by the percentage that the arm is faster."""
-    horizon = common_horizon(arm, baseline)
+    """Compares times until the threshold by the percentage that the arm is faster."""
+    first, second = encoded(arm, column), encoded(baseline, column)
+    horizon = statistics.common_horizon(first, second)
 
     def log_ratio(first: np.ndarray, second: np.ndarray, axis: int = -1) -> Any:
-        means = [restricted_mean(part, horizon, axis) for part in (first, second)]
+        means = [statistics.restricted_mean(part, horizon, axis) for part in (first, second)]
         return np.log(means[0]) - np.log(means[1])
 
-    found = _test(log_ratio, arm, baseline, _earlier, paired, confidence)
-    if not any(((part > 0) & (part <= horizon)).any() for part in (arm, baseline)):
+    found = _test(log_ratio, first, second, _earlier, paired, confidence)
+    if not any(((part > 0) & (part <= horizon)).any() for part in (first, second)):
         return {**dict.fromkeys(found, math.nan), "horizon": horizon}
     effect, low, high = (_percent_faster(found[name]) for name in ("effect", "high", "low"))
     return {**found, "effect": effect, "low": low, "high": high, "horizon": horizon}
 
 
 def _compare_values(
-    arm: np.ndarray, baseline: np.ndarray, paired: bool, confidence: float
+    arm: pd.DataFrame, baseline: pd.DataFrame, column: str, paired: bool, confidence: float
 ) -> dict[str, float]:
     """Compares values by the difference of their means."""
 
@@ -186,7 +177,8 @@ def _compare_values(
     def higher(first: np.ndarray, second: np.ndarray) -> np.ndarray:
         return np.where(first == second, 0.5, (first > second).astype(float))
 
-    return _test(difference, arm, baseline, higher, paired, confidence)
+    first, second = (part[column].to_numpy(dtype=np.float64) for part in (arm, baseline))
+    return _test(difference, first, second, higher, paired, confidence)
 
 
 def _test(
@@ -203,18 +195,12 @@ def _test(
     pairs, or Welch's.
     """
     samples = [[arm, baseline]] if paired else [[arm], [baseline]]
-    low, high = jackknife_interval(statistic, samples, confidence=confidence)
-    pairs = wins(arm, baseline) if paired else np.empty(0)
-    probability, probability_low, probability_high = win_interval(pairs, confidence)
-    return {
-        "effect": float(statistic(arm, baseline)),
-        "low": low,
-        "high": high,
-        "p": permutation_p(statistic, arm, baseline, paired=paired),
-        "probability": probability,
-        "probability_low": probability_low,
-        "probability_high": probability_high,
-    }
+    low, high = statistics.jackknife_interval(statistic, samples, confidence)
+    p = statistics.permutation_p(statistic, arm, baseline, paired=paired)
+    found = {"effect": float(statistic(arm, baseline)), "low": low, "high": high, "p": p}
+    won = statistics.win_interval(wins(arm, baseline) if paired else np.empty(0), confidence)
+    names = ("probability", "probability_low", "probability_high")
+    return found | dict(zip(names, won, strict=True))
 
 
 def _percent_faster(log_ratio: float) -> float:
@@ -289,7 +275,10 @@ def sentences(
             )
         elif row["claim"]:
             text = _claim(row, measure, limit, confidence)
-            text += _correction(row, int(counts[measure.name]), confidence)
+            if (count := counts[measure.name]) > 1:
+                verdict = "it stands" if row["p_holm"] <= 1 - confidence else "it no longer stands"
+                corrected = format_p(row["p_holm"])
+                text += f" Corrected for {count} comparisons {corrected}: {verdict}."
         else:
             text = _no_claim(row, measure, limit, confidence)
         if row["differs_in"]:
@@ -307,13 +296,6 @@ def _claim(row: pd.Series, measure: Measure, limit: str, confidence: float) -> s
     side = "above" if row["effect"] > 0 else "below"
     difference = f"{format_number(abs(row['effect']))} {side} that of {baseline}"
     return f"{measure.noun.capitalize()} of {arm} is {difference}, {evidence}"
-
-
-def _correction(row: pd.Series, num_comparisons: int, confidence: float) -> str:
-    if num_comparisons < 2:
-        return ""
-    verdict = "it stands" if row["p_holm"] <= 1 - confidence else "it no longer stands"
-    return f" Corrected for {num_comparisons} comparisons {format_p(row['p_holm'])}: {verdict}."
 
 
 def _no_claim(row: pd.Series, measure: Measure, limit: str, confidence: float) -> str:

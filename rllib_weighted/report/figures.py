@@ -6,7 +6,7 @@ import io
 import re
 import unicodedata
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
@@ -151,7 +151,7 @@ class EnvFigures:
         return found
 
     def drawing(
-        self, figure: Figure, section: str, title: str, note: str = "", part: str = ""
+        self, figure: Figure, section: str, title: str, note: str, part: str = ""
     ) -> Drawing:
         """Returns a finished figure with the file name that belongs to it."""
         png, svg = pictures(figure)
@@ -167,24 +167,21 @@ def draw_environments(tables: Tables) -> Iterator[Drawing]:
         drawn = [*baseline, *(arm for arm in arms if arm not in baseline)][:MOST_ARMS_DRAWN]
         styles = arm_styles([arm for arm in arms if arm in drawn], baseline)
         figures = EnvFigures(number, env, tables, styles, baseline)
-        for draw in (
-            draw_curves,
-            draw_reached,
-            draw_faster,
-            draw_finals,
-            draw_sensitivity,
-            draw_effective,
-            draw_shares,
-        ):
-            yield from draw(figures)
+        yield from draw_curves(figures)
+        yield from draw_reached(figures)
+        yield from draw_faster(figures)
+        yield from draw_finals(figures)
+        yield from draw_sensitivity(figures)
+        yield from draw_effective(figures)
+        yield from draw_shares(figures)
 
 
 @contextmanager
-def canvas(width: float = WIDTH, height: float = HEIGHT) -> Iterator[tuple[Figure, Axes]]:
+def canvas(height: float = HEIGHT) -> Iterator[tuple[Figure, Axes]]:
     """Gives an empty figure with one panel, in our style."""
     with mpl.rc_context(cast(Any, _RC)), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
         yield figure, figure.add_subplot()
 
 
@@ -287,15 +284,10 @@ def draw_curves(figures: EnvFigures) -> Iterator[Drawing]:
     def finish(axes: Axes) -> None:
         if limit.exists:
             axes.axhline(limit.value, color="#777777", linewidth=0.8, linestyle=":")
-            axes.annotate(
-                f"threshold {format_number(limit.value)}",
-                (0.01, limit.value),
-                xycoords=("axes fraction", "data"),
-                va="bottom",
-                fontsize=7.5,
-                color="#444444",
-                bbox={"facecolor": "#ffffff", "alpha": 0.7, "linewidth": 0, "pad": 1},
-            )
+            box = {"facecolor": "#ffffff", "alpha": 0.7, "linewidth": 0, "pad": 1}
+            text: dict[str, Any] = {"fontsize": 7.5, "color": "#444444", "bbox": box}
+            label, place = f"threshold {format_number(limit.value)}", (0.01, limit.value)
+            axes.annotate(label, place, xycoords=("axes fraction", "data"), va="bottom", **text)
         _step_axis(axes, metric_label(figures.tables.metric))
 
     note = (
@@ -359,7 +351,7 @@ def draw_shares(figures: EnvFigures) -> Iterator[Drawing]:
         part = table[table["arm"] == arm]
         cells = part.pivot(index="worker", columns="round", values="share")
         width = cells.columns[0]
-        with canvas(WIDTH, 2.6) as (figure, axes):
+        with canvas(2.6) as (figure, axes):
             image = axes.imshow(
                 cells.to_numpy(),
                 aspect="auto",
@@ -378,109 +370,103 @@ def draw_shares(figures: EnvFigures) -> Iterator[Drawing]:
             seed = part["seed"].iat[0]
             which = "Run without a seed" if pd.isna(seed) else f"Run with seed {seed}"
             means = f"means over {width} rounds; " if width > 1 else ""
-            yield figures.drawing(
-                figure,
-                "shares",
-                f"Shares, {plain(arm, 60)}",
+            note = (
                 f"{which}, the arm's lowest; {means}white: dropped. Workers of different seeds "
-                "have nothing in common, so runs are not averaged.",
-                arm,
+                "have nothing in common, so runs are not averaged."
             )
+            yield figures.drawing(figure, "shares", f"Shares, {plain(arm, 60)}", note, arm)
 
 
 class Points(NamedTuple):
     """One kind of point in a figure with a row per arm.
 
     Attributes:
-        column: The value; its interval's ends are in `…_low` and `…_high`.
         name: Its name in the legend.
         filled: Whether it is filled.
+        values: By arm, the value and the ends of its interval, three columns.
     """
 
-    column: str
     name: str
-    filled: bool = True
+    filled: bool
+    values: pd.DataFrame
 
 
 def draw_faster(figures: EnvFigures) -> Iterator[Drawing]:
     """Draws how many percent faster each arm is than the baseline, with intervals."""
     table = figures.rows(figures.tables.comparisons)
-    wide = pd.DataFrame({"arm": list(figures.styles)})
     points = []
-    for measure, name in (
-        ("env steps to threshold", "env steps"),
-        ("wall time to threshold", "wall time"),
-    ):
-        times = table[(table["measure"] == measure) & table["effect"].notna()]
-        if not times.empty:
-            points.append(Points(name, name, name == "env steps"))
-            columns = {"effect": name, "low": f"{name}_low", "high": f"{name}_high"}
-            times = times[["arm", *columns]].rename(columns=columns)
-            wide = wide.merge(times, on="arm", how="left")
-    if not points:
-        return
-    wide = wide.dropna(how="all", subset=[kind.column for kind in points])
-    with _rows(figures, wide, points, "faster than baseline (%)") as (figure, axes):
+    for name, filled in (("env steps", True), ("wall time", False)):
+        times = table[(table["measure"] == f"{name} to threshold") & table["effect"].notna()]
+        points.append(Points(name, filled, times.set_index("arm")[["effect", "low", "high"]]))
+
+    def finish(axes: Axes) -> None:
+        axes.set_xlabel("faster than baseline (%)")
         axes.axvline(0, color="#000000", linewidth=0.8)
         low, high = axes.get_xlim()
         axes.set_xlim(max(low, -150), min(high, 105))  # A slow arm's interval has no end.
-        yield figures.drawing(
-            figure,
-            "faster",
-            "Time to the threshold against the baseline",
-            f"Percent faster than {', '.join(figures.baseline)}, and {figures.tables.level} "
-            "interval; right of 0 is faster. Intervals are cut off at -150 %."
-            f"{_rows_left_out(wide)}",
-        )
+
+    note = (
+        f"Percent faster than {', '.join(figures.baseline)}, and {figures.tables.level} "
+        "interval; right of 0 is faster. Intervals are cut off at -150 %."
+    )
+    texts = ("faster", "Time to the threshold against the baseline", note)
+    yield from _draw_rows(figures, points, finish, texts)
 
 
 def draw_finals(figures: EnvFigures) -> Iterator[Drawing]:
     """Draws the final returns, on training and on held-out seeds."""
-    table = figures.rows(figures.tables.final_returns)
-    table = table[table["final"].notna() & table["arm"].isin(figures.styles)]
-    if table.empty:
+    table = figures.rows(figures.tables.final_returns).set_index("arm")
+    points = []
+    for name, column in (("training seeds", "final"), ("held-out seeds", "held_out")):
+        known = table[table[column].notna() & table["final"].notna()]
+        values = known[[column, f"{column}_low", f"{column}_high"]]
+        points.append(Points(name, column == "final", values))
+
+    def finish(axes: Axes) -> None:
+        axes.set_xlabel("final return (reward)")
+
+    texts = ("finals", "Final return", "Interquartile mean over runs, and bootstrap interval.")
+    yield from _draw_rows(figures, points, finish, texts)
+
+
+def _draw_rows(
+    figures: EnvFigures,
+    points: Sequence[Points],
+    finish: Callable[[Axes], None],
+    texts: tuple[str, str, str],
+) -> Iterator[Drawing]:
+    """Draws a figure with a row per arm: its points and their intervals.
+
+    Args:
+        figures: The environment.
+        points: What is drawn; kinds and arms that have none are left out.
+        finish: Labels the horizontal axis.
+        texts: Section, title and note.
+    """
+    section, title, note = texts
+    points = [kind for kind in points if any(arm in kind.values.index for arm in figures.styles)]
+    arms = [arm for arm in figures.styles if any(arm in kind.values.index for kind in points)]
+    if not arms:
         return
-    points = [Points("final", "training seeds")]
-    if table["held_out"].notna().any():
-        points.append(Points("held_out", "held-out seeds", False))
-    with _rows(figures, table, points, "final return (reward)") as (figure, _):
-        yield figures.drawing(
-            figure,
-            "finals",
-            "Final return",
-            f"Interquartile mean over runs, and bootstrap interval.{_rows_left_out(table)}",
-        )
-
-
-def _rows_left_out(arms: Sized) -> str:
-    return f" The first {MOST_ROWS} of {len(arms)} arms." if len(arms) > MOST_ROWS else ""
-
-
-@contextmanager
-def _rows(
-    figures: EnvFigures, table: pd.DataFrame, points: Sequence[Points], label: str
-) -> Iterator[tuple[Figure, Axes]]:
-    """Gives a figure with a row per arm, its points and their intervals drawn."""
-    shown = table.head(MOST_ROWS)
-    height = 1.0 + ROW * len(shown) * (1 + 0.5 * (len(points) - 1))
-    with canvas(WIDTH, max(1.7, height)) as (figure, axes):
+    if len(arms) > MOST_ROWS:
+        note += f" The first {MOST_ROWS} of {len(arms)} arms."
+    arms = arms[:MOST_ROWS]
+    height = 1.0 + ROW * len(arms) * (1 + 0.5 * (len(points) - 1))
+    with canvas(max(1.7, height)) as (figure, axes):
         for number, kind in enumerate(points):
             offset = 0.32 * (number - (len(points) - 1) / 2)
-            columns = [kind.column, f"{kind.column}_low", f"{kind.column}_high"]
-            for row, (arm, *values) in enumerate(shown[["arm", *columns]].itertuples(index=False)):
-                _point(axes, figures.styles[arm], values, kind.filled, row + offset)
-        axes.set_yticks(np.arange(len(shown)), [plain(arm, 34) for arm in shown["arm"]])
-        axes.set_ylim(len(shown) - 0.4, -0.6)
-        axes.set_xlabel(label)
+            for row, values in enumerate(kind.values.reindex(arms).itertuples(index=False)):
+                _point(axes, figures.styles[arms[row]], values, kind.filled, row + offset)
+        axes.set_yticks(np.arange(len(arms)), [plain(arm, 34) for arm in arms])
+        axes.set_ylim(len(arms) - 0.4, -0.6)
         if len(points) > 1:
-            faces = ("#444444" if kind.filled else "#ffffff" for kind in points)
-            handles = [
-                Line2D([], [], marker="o", linestyle="", color="#444444", markerfacecolor=face)
-                for face in faces
-            ]
+            look: dict[str, Any] = {"marker": "o", "linestyle": "", "color": "#444444"}
+            faces = ["#444444" if kind.filled else "#ffffff" for kind in points]
+            handles = [Line2D([], [], **look, markerfacecolor=face) for face in faces]
             names = [kind.name for kind in points]
             figure.legend(handles, names, loc="outside lower center", ncols=len(points))
-        yield figure, axes
+        finish(axes)
+        yield figures.drawing(figure, section, title, note)
 
 
 def _point(axes: Axes, style: ArmStyle, values: Sequence[float], filled: bool, y: float) -> None:
@@ -501,6 +487,10 @@ def draw_sensitivity(figures: EnvFigures) -> Iterator[Drawing]:
         label = f"mean steps to {limit.value:g} (steps)"
         steps = ("mean_env_steps", "low_env_steps", "high_env_steps")
         kinds.append((steps, label, "Environment steps to the threshold"))
+    note = (
+        "Interquartile mean or restricted mean, with bootstrap intervals; a level line: a "
+        "strategy without a minimum weight."
+    )
     for columns, label, title in kinds:
         known = table[table[columns[0]].notna()]
         if known["min_weight"].nunique() < 2:
@@ -516,14 +506,8 @@ def draw_sensitivity(figures: EnvFigures) -> Iterator[Drawing]:
                 axes.yaxis.set_major_formatter(EngFormatter(sep=""))
             axes.set_ylabel(label)
             _legend_below(figure, styles, list(styles))
-            yield figures.drawing(
-                figure,
-                "sensitivity",
-                f"{title} over the minimum weight",
-                "Interquartile mean or restricted mean, with bootstrap intervals; a level line: a "
-                "strategy without a minimum weight.",
-                columns[0],
-            )
+            title = f"{title} over the minimum weight"
+            yield figures.drawing(figure, "sensitivity", title, note, columns[0])
 
 
 def _weight_axis(axes: Axes, weights: pd.Series) -> None:

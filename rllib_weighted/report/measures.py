@@ -5,23 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from rllib_weighted.report import statistics
 from rllib_weighted.report.results import Results, choose_baseline, format_number, is_baseline
-from rllib_weighted.report.statistics import (
-    CONFIDENCE,
-    SEED,
-    bootstrap_interval,
-    common_horizon,
-    encode,
-    iqm,
-    mean_interval,
-    median_time,
-    restricted_mean,
-)
+from rllib_weighted.report.statistics import CONFIDENCE, SEED
 from rllib_weighted.report.trials import ReportError, unknown
 
 NUM_POINTS = 100
@@ -29,6 +21,9 @@ HOLD = 5
 DERIVED_FRACTION = 0.9
 LEAST_LENGTH = 0.9
 """Part of its arm's longest run that a run which did not come to its own end must have."""
+
+Limits = float | Mapping[str, float] | None
+"""Thresholds as they are asked for: see `thresholds`."""
 
 _CLOCKS = ("env_steps", "time_s")
 _TIME_NUMBERS = ("mean", "low", "high", "median", "horizon")
@@ -67,10 +62,9 @@ def learning_curves(
         grid = np.unique(points.round().astype(np.int64))
         for arm, runs in results.by_arm(env):
             values = values_at(results.progress, runs["run"].to_numpy(), grid)
-            curve = _curve(values, confidence, seed)
-            curve.insert(0, "env_steps", grid)
-            facts = pd.DataFrame({"env": env, "arm": arm}, index=curve.index)
-            parts.append(facts.join(curve)[curve["num_runs"] > 0])
+            facts = {"env": env, "arm": arm, "env_steps": grid}
+            curve = pd.DataFrame({**facts, **_curve(values, confidence, seed)})
+            parts.append(curve[curve["num_runs"] > 0])
     return pd.concat(parts, ignore_index=True)
 
 
@@ -96,22 +90,21 @@ def values_at(progress: pd.DataFrame, runs: np.ndarray, grid: np.ndarray) -> np.
     return found
 
 
-def _curve(values: np.ndarray, confidence: float, seed: int) -> pd.DataFrame:
-    """Returns the curve over values `[runs, grid]`, a row per point."""
+def _curve(values: np.ndarray, confidence: float, seed: int) -> dict[str, Any]:
+    """Returns the columns of the curve over values `[runs, grid]`, a value per point."""
     known = np.isfinite(values)
     num_runs = known.sum(axis=0)
     middle, low, high = np.full((3, values.shape[1]), np.nan)
     complete = num_runs == len(values)
     if complete.any():
         points = np.ascontiguousarray(values[:, complete].T)
-        middle[complete] = iqm(points)
-        low[complete], high[complete] = bootstrap_interval(
-            iqm, [points], confidence=confidence, seed=seed
-        )
+        middle[complete] = statistics.iqm(points)
+        band = statistics.bootstrap_interval(statistics.iqm, points, confidence, seed)
+        low[complete], high[complete] = band
     for point in np.flatnonzero(~complete & (num_runs > 0)):
-        middle[point] = iqm(values[known[:, point], point])
+        middle[point] = statistics.iqm(values[known[:, point], point])
     curve = {"iqm": middle, "low": low, "high": high, "num_runs": num_runs}
-    return pd.DataFrame({**curve, "total_runs": len(values)})
+    return {**curve, "total_runs": len(values)}
 
 
 def weight_curves(results: Results) -> pd.DataFrame:
@@ -176,10 +169,7 @@ class Threshold:
 
 
 def thresholds(
-    results: Results,
-    threshold: float | Mapping[str, float] | None = None,
-    *,
-    baseline: str | None = None,
+    results: Results, threshold: Limits = None, *, baseline: str | None = None
 ) -> dict[str, Threshold]:
     """Returns the threshold of each environment.
 
@@ -220,7 +210,7 @@ def _derived(results: Results, env: str, baseline: str | None) -> Threshold:
     finals = _finite(runs["final"].to_numpy())
     if not firsts or not finals.size:
         return Threshold(math.nan, f"none: {whose} never finished an episode")
-    start, final = float(np.median(firsts)), float(iqm(finals))
+    start, final = float(np.median(firsts)), float(statistics.iqm(finals))
     if not final > start:
         return Threshold(
             math.nan,
@@ -263,11 +253,7 @@ def first_sustained(
 
 
 def convergence_runs(
-    results: Results,
-    *,
-    threshold: float | Mapping[str, float] | None = None,
-    hold: int = HOLD,
-    baseline: str | None = None,
+    results: Results, *, threshold: Limits = None, hold: int = HOLD, baseline: str | None = None
 ) -> pd.DataFrame:
     """Returns when each run first sustained its environment's threshold.
 
@@ -319,13 +305,13 @@ def stopped_early(runs: pd.DataFrame) -> np.ndarray:
 
 def encoded(runs: pd.DataFrame, clock: str) -> np.ndarray:
     """Returns the times of some rows of `convergence_runs`, encoded as by `encode`."""
-    return encode(runs[clock].to_numpy(dtype=np.float64), runs["reached"].to_numpy(dtype=bool))
+    return statistics.encode(runs[clock], runs["reached"])
 
 
 def convergence(
     results: Results,
     *,
-    threshold: float | Mapping[str, float] | None = None,
+    threshold: Limits = None,
     hold: int = HOLD,
     baseline: str | None = None,
     confidence: float = CONFIDENCE,
@@ -357,26 +343,23 @@ def convergence(
     """
     choose_baseline(results.arms, baseline)
     runs = convergence_runs(results, threshold=threshold, hold=hold, baseline=baseline)
-    rows: list[dict[str, Any]] = []
+    names = [f"{name}_{clock}" for clock in _CLOCKS for name in _TIME_NUMBERS]
+    rows = []
     for env in runs["env"].unique():
         here = runs[runs["env"] == env]
         arms = {arm: here[here["arm"] == arm] for arm, _ in results.by_arm(env)}
-        clocks = {clock: _mean_times(arms, clock, confidence, seed) for clock in _CLOCKS}
+        steps, seconds = (_mean_times(arms, clock, confidence, seed) for clock in _CLOCKS)
         for arm, part in arms.items():
-            row: dict[str, Any] = {"env": env, "arm": arm, "threshold": part["threshold"].iat[0]}
-            row |= {"num_runs": len(part), "num_reached": int(part["reached"].sum())}
-            for clock, found in clocks.items():
-                row |= {f"{name}_{clock}": value for name, value in found[arm].items()}
-            rows.append(row)
-    numbers = [f"{name}_{clock}" for clock in _CLOCKS for name in _TIME_NUMBERS]
-    columns = ["env", "arm", "threshold", "num_runs", "num_reached", *numbers]
+            facts = (env, arm, part["threshold"].iat[0], len(part), int(part["reached"].sum()))
+            rows.append((*facts, *steps[arm], *seconds[arm]))
+    columns = ["env", "arm", "threshold", "num_runs", "num_reached", *names]
     return pd.DataFrame(rows, columns=columns)
 
 
 def _mean_times(
     arms: Mapping[str, pd.DataFrame], clock: str, confidence: float, seed: int
-) -> dict[str, dict[str, float]]:
-    """Returns mean, interval, median and horizon of each arm by one clock."""
+) -> dict[str, tuple[float, ...]]:
+    """Returns the `_TIME_NUMBERS` of each arm by one clock."""
     times = {arm: encoded(part, clock) for arm, part in arms.items()}
     known = {arm: part for arm, part in times.items() if np.isfinite(part).all()}
     longest = {arm: float(np.abs(part).max()) for arm, part in known.items()}
@@ -385,20 +368,15 @@ def _mean_times(
         for arm, part in known.items()
         if (part > 0).all() or longest[arm] >= 0.5 * max(longest.values())
     ]
-    horizon = common_horizon(*enough) if enough else math.nan
-    nothing = dict.fromkeys(_TIME_NUMBERS, math.nan) | {"horizon": horizon}
-    found = dict.fromkeys(arms, nothing)
+    horizon = statistics.common_horizon(*enough) if enough else math.nan
+    found = dict.fromkeys(arms, (math.nan, math.nan, math.nan, math.nan, horizon))
     for arm, part in known.items():
-        found[arm] = {**nothing, "median": median_time(part)}
+        mean = low = high = math.nan
         if (part > 0).all() or longest[arm] >= horizon:
-            low, high = bootstrap_interval(
-                lambda data, axis: restricted_mean(data, horizon, axis),
-                [part],
-                confidence=confidence,
-                seed=seed,
-            )
-            mean = float(restricted_mean(part, horizon))
-            found[arm] |= {"mean": mean, "low": low, "high": high}
+            restricted = partial(statistics.restricted_mean, horizon=horizon)
+            low, high = statistics.bootstrap_interval(restricted, part, confidence, seed)
+            mean = float(restricted(part))
+        found[arm] = (mean, low, high, statistics.median_time(part), horizon)
     return found
 
 
@@ -440,11 +418,11 @@ def final_returns(
             row["num_unfinished"] = len(every) - len(runs)
             for name in ("final", "held_out"):
                 values = _finite(runs[name].to_numpy())
-                low, high = bootstrap_interval(iqm, [values], confidence=confidence, seed=seed)
-                middle = float(iqm(values)) if values.size else math.nan
+                low, high = statistics.bootstrap_interval(statistics.iqm, values, confidence, seed)
+                middle = float(statistics.iqm(values)) if values.size else math.nan
                 row |= {name: middle, f"{name}_low": low, f"{name}_high": high}
             gaps = (runs["final"] - runs["held_out"]).dropna()
-            low, high = mean_interval(gaps.to_numpy(), confidence)
+            low, high = statistics.mean_interval(gaps.to_numpy(), confidence)
             row |= {"num_held_out": gaps.size, "gap": gaps.mean(), "gap_low": low, "gap_high": high}
             rows.append(row)
     return pd.DataFrame(rows)
@@ -453,7 +431,7 @@ def final_returns(
 def sensitivity(
     results: Results,
     *,
-    threshold: float | Mapping[str, float] | None = None,
+    threshold: Limits = None,
     hold: int = HOLD,
     baseline: str | None = None,
     confidence: float = CONFIDENCE,
@@ -475,16 +453,10 @@ def sensitivity(
         of `final_returns` and `convergence`. Only of environments in which a line has at least
         two minimum weights.
     """
-    finals = final_returns(results, confidence=confidence, seed=seed)
-    times = convergence(
-        results,
-        threshold=threshold,
-        hold=hold,
-        baseline=baseline,
-        confidence=confidence,
-        seed=seed,
-    )
-    return join_sensitivity(results.arms, finals, times)
+    question: dict[str, Any] = {"threshold": threshold, "hold": hold, "baseline": baseline}
+    sure: dict[str, Any] = {"confidence": confidence, "seed": seed}
+    finals = final_returns(results, **sure)
+    return join_sensitivity(results.arms, finals, convergence(results, **question, **sure))
 
 
 def join_sensitivity(arms: pd.DataFrame, finals: pd.DataFrame, times: pd.DataFrame) -> pd.DataFrame:

@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,23 +15,14 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from rllib_weighted.report import measures, statistics
+from rllib_weighted.report import tables as views
 from rllib_weighted.report.comparisons import fewest_pairs
 from rllib_weighted.report.figures import MOST_ARMS_DRAWN, Drawing, draw_environments
-from rllib_weighted.report.measures import HOLD, LEAST_LENGTH, NUM_POINTS
+from rllib_weighted.report.measures import HOLD, Limits
 from rllib_weighted.report.results import FINAL_FRACTION, Results, format_number
-from rllib_weighted.report.statistics import CONFIDENCE, FEWEST_RESAMPLES, NUM_RESAMPLES, SEED
-from rllib_weighted.report.tables import (
-    Tables,
-    compute,
-    convergence_view,
-    drops_view,
-    finals_view,
-    headline,
-    of_env,
-    provenance,
-    runs_view,
-    versions_view,
-)
+from rllib_weighted.report.statistics import CONFIDENCE, SEED
+from rllib_weighted.report.tables import Tables, compute, of_env
 from rllib_weighted.report.trials import ReportError, counted
 
 GENERATOR = "rllib report"
@@ -41,7 +32,6 @@ MOST_ROWS = 300
 _PAGE = "report.html"
 _FIGURES = "figures"
 _TABLES = "tables"
-_TEMPLATE = "report.html.jinja"
 _SECTIONS = ("curves", "reached", "faster", "finals", "sensitivity", "effective", "shares")
 
 
@@ -63,7 +53,7 @@ def write_report(
     out: str | os.PathLike[str],
     *,
     baseline: str | None = None,
-    threshold: float | Mapping[str, float] | None = None,
+    threshold: Limits = None,
     hold: int = HOLD,
     confidence: float = CONFIDENCE,
     seed: int = SEED,
@@ -173,7 +163,7 @@ def render(tables: Tables, drawings: Sequence[Drawing]) -> str:
     environment.filters["base64"] = lambda data: base64.b64encode(data).decode("ascii")
     envs = list(tables.thresholds)
     counting = int(tables.runs["counts"].sum())
-    return environment.get_template(_TEMPLATE).render(
+    return environment.get_template("report.html.jinja").render(
         vars(tables),
         generator=GENERATOR,
         title=f"Report on {envs[0] if len(envs) == 1 else f'{len(envs)} environments'}",
@@ -183,15 +173,13 @@ def render(tables: Tables, drawings: Sequence[Drawing]) -> str:
             {"number": number, **_environment(env, tables, [d for d in drawings if d.env == env])}
             for number, env in enumerate(envs, start=1)
         ],
-        versions=versions_view(),
-        all_runs=runs_view(tables),
+        versions=views.versions_view(),
+        all_runs=views.runs_view(tables),
         most_rows=MOST_ROWS,
         level=tables.level,
-        num_points=NUM_POINTS,
-        num_resamples=NUM_RESAMPLES,
-        fewest_resamples=FEWEST_RESAMPLES,
+        measures=measures,
+        statistics=statistics,
         final_fraction=FINAL_FRACTION,
-        least_length=LEAST_LENGTH,
         fewest_pairs=fewest_pairs(tables.confidence),
     )
 
@@ -201,28 +189,27 @@ def _environment(env: str, tables: Tables, drawings: Sequence[Drawing]) -> dict[
     said = [sentence for sentence in tables.sentences if sentence.env == env]
     said.sort(key=lambda sentence: not sentence.claim)
 
-    def about(*measures: str) -> list[Any]:
-        return [sentence for sentence in said if sentence.measure in measures][:MOST_SENTENCES]
+    def about(*names: str) -> list[Any]:
+        return [sentence for sentence in said if sentence.measure in names][:MOST_SENTENCES]
 
     limit = tables.thresholds[env]
     value = f"{format_number(limit.value)}, " if limit.exists else ""
-    shares = of_env(tables.shares, env)
     return {
         "env": env,
         "threshold": f"{value}{limit.origin}{_nobody_reached(tables, env)}",
-        "headline": headline(tables, env),
+        "headline": views.headline(tables, env),
         "not_drawn": max(0, len(of_env(tables.arms, env)) - MOST_ARMS_DRAWN),
         "speed": about("env steps to threshold"),
         "wall_time": about("wall time to threshold"),
         "returns": about("final return", "held-out return", "training minus held-out"),
-        "convergence": convergence_view(tables, env),
-        "finals": finals_view(tables, env),
-        "drops": drops_view(tables, env),
-        "provenance": provenance(tables, env),
+        "convergence": views.convergence_view(tables, env),
+        "finals": views.finals_view(tables, env),
+        "drops": views.drops_view(tables, env),
+        "provenance": views.provenance(tables, env),
         "drawings": {
             name: [drawing for drawing in drawings if drawing.section == name] for name in _SECTIONS
         },
-        "num_shares": shares["arm"].nunique(),
+        "num_shares": of_env(tables.shares, env)["arm"].nunique(),
     }
 
 

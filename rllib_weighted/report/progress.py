@@ -37,7 +37,7 @@ _HISTORY_COLUMNS = [
 
 @dataclass
 class Progress:
-    """What was logged of a trial, a value per round.
+    """What was logged of a trial, a value per round; without any round, nothing was.
 
     Attributes:
         rounds: Numbers of the rounds, rising.
@@ -50,17 +50,17 @@ class Progress:
         source: File that this is from.
     """
 
-    rounds: np.ndarray
-    env_steps: np.ndarray
-    time_s: np.ndarray
-    values: dict[str, np.ndarray]
+    rounds: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    env_steps: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    time_s: np.ndarray = field(default_factory=lambda: np.empty(0))
+    values: dict[str, np.ndarray] = field(default_factory=dict)
     columns: Sequence[str] = ()
     finished: bool = False
     facts: dict[str, str] = field(default_factory=dict)
     source: str = ""
 
 
-def read_progress(trial: Trial, metrics: Sequence[str]) -> tuple[Progress | None, list[str]]:
+def read_progress(trial: Trial, metrics: Sequence[str]) -> tuple[Progress, list[str]]:
     """Reads a trial's progress from Tune's files.
 
     `RESULT` is many times as large as `PROGRESS`: it is read only if the other is missing or has
@@ -71,12 +71,12 @@ def read_progress(trial: Trial, metrics: Sequence[str]) -> tuple[Progress | None
         metrics: Metrics to read, with their levels joined by "/".
 
     Returns:
-        The progress, or None if there is none, and a sentence on whatever is left out.
+        The progress, without rounds if there is none, and a sentence on whatever is left out.
     """
     problems: list[str] = []
-    progress = None
+    progress = Progress()
     for name, read in ((PROGRESS, _read_csv), (RESULT, _read_json)):
-        if name not in trial.files or (progress is not None and progress.values):
+        if name not in trial.files or progress.values:
             continue
         try:
             with trial.filesystem.open_input_stream(trial.file(name)) as stream:
@@ -85,12 +85,12 @@ def read_progress(trial: Trial, metrics: Sequence[str]) -> tuple[Progress | None
             problems.append(f"left out {trial.file(name)}: {error}")
             continue
         problems += [f"left out {what} of {trial.file(name)}" for what in left_out]
-        if found is not None and (progress is None or found.values):
+        if found.values or not progress.rounds.size:
             progress = found
     return progress, problems
 
 
-def _read_csv(content: bytes, metrics: Sequence[str]) -> tuple[Progress | None, list[str]]:
+def _read_csv(content: bytes, metrics: Sequence[str]) -> tuple[Progress, list[str]]:
     whole = content.rfind(b"\n") + 1
     left_out = ["a torn last line"] if whole < len(content) else []
     head = content[: content.find(b"\n") + 1].decode("utf-8", errors="replace")
@@ -98,11 +98,8 @@ def _read_csv(content: bytes, metrics: Sequence[str]) -> tuple[Progress | None, 
     if ROUND not in columns or ENV_STEPS not in columns:
         raise ValueError(f"it has no column {ROUND} or {ENV_STEPS}, so it is not RLlib's")
     wanted = dict.fromkeys((ROUND, ENV_STEPS, TIME, *metrics), pa.float64())
-    types = {
-        name: kind
-        for name, kind in (wanted | dict.fromkeys(_TEXTS, pa.string())).items()
-        if name in columns
-    }
+    every = wanted | dict.fromkeys(_TEXTS, pa.string())
+    types = {name: kind for name, kind in every.items() if name in columns}
     invalid: list[Any] = []
 
     def skip(row: Any) -> str:
@@ -123,14 +120,14 @@ def _read_csv(content: bytes, metrics: Sequence[str]) -> tuple[Progress | None, 
     return _progress(data, metrics, facts, columns, PROGRESS), left_out
 
 
-def _read_json(content: bytes, metrics: Sequence[str]) -> tuple[Progress | None, list[str]]:
+def _read_json(content: bytes, metrics: Sequence[str]) -> tuple[Progress, list[str]]:
     lines = [line for line in content.split(b"\n") if line.strip()]
     results = [result for line in lines if (result := parse_result(line)) is not None]
     torn = len(lines) - len(results)
     left_out = [f"{torn} torn or foreign lines"] if torn else []
     results = [result for result in results if ROUND in result and ENV_STEPS in result]
     if not results:
-        return None, left_out
+        return Progress(), left_out
     names = dict.fromkeys((ROUND, ENV_STEPS, TIME, *metrics))
     data = pd.DataFrame({name: [lookup(result, name) for result in results] for name in names})
     last = pd.json_normalize({**results[-1], "config": None}, sep="/")
@@ -147,11 +144,11 @@ def _progress(
     facts: dict[str, str],
     columns: Sequence[str],
     source: str,
-) -> Progress | None:
+) -> Progress:
     """Returns the progress; of a round that was logged twice (around a restore), the last row."""
     data = data.dropna(subset=[ROUND, ENV_STEPS])
     if data.empty:
-        return None
+        return Progress()
     if not (data[ROUND].diff()[1:] > 0).all():
         data = data.drop_duplicates(ROUND, keep="last").sort_values(ROUND)
     values = {name: data[name].to_numpy() for name in data}
@@ -288,8 +285,7 @@ def progress_from_history(history: WorkerRounds, metric: str) -> Progress:
     returns = np.where(episodes > 0, np.nan_to_num(history.columns["episode_return"]), 0.0)
     total = np.concatenate([[0.0], np.cumsum(history.sum(returns * episodes))])
     count = np.concatenate([[0.0], np.cumsum(history.sum(episodes))])
-    since = np.searchsorted(count, count[1:] - NUM_EPISODES, side="right") - 1
-    since = np.maximum(since, 0)
+    since = np.maximum(np.searchsorted(count, count[1:] - NUM_EPISODES, side="right") - 1, 0)
     return Progress(
         rounds=history.rounds.astype(np.int64),
         env_steps=history.env_steps,

@@ -143,9 +143,9 @@ def load_results(
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
         runs = list(pool.map(lambda trial: read_run(trial, [*wanted, HELD_OUT]), trials))
         problems += [problem for run in runs for problem in run.problems]
-        runs = _without_copies([run for run in runs if run.progress is not None], problems)
+        runs = _without_copies([run for run in runs if run.progress.rounds.size], problems)
         chosen = _choose_metric(runs, metric, problems)
-        runs = [run for run in runs if run.progress is not None and chosen in run.progress.values]
+        runs = [run for run in runs if chosen in run.progress.values]
         labels, arms = assign_arms([run.settings for run in runs])
         table = _runs_table(runs, labels, chosen)
         problems += _cautions(table)
@@ -170,7 +170,7 @@ class Run:
 
     trial: Trial
     settings: Settings
-    progress: Progress | None
+    progress: Progress
     problems: list[str]
     trial_id: str = ""
     held_out: float = math.nan
@@ -181,8 +181,7 @@ class Run:
         history = self.trial.history
         files = history.files if history is not None else []
         bounds = [parse_file_name(posixpath.basename(path)) for path in files]
-        logged = [] if self.progress is None else [int(self.progress.rounds[-1])]
-        return max([bound[1] for bound in bounds if bound] + logged, default=1)
+        return max([bound[1] for bound in bounds if bound] + [int(self.progress.rounds[-1])])
 
 
 def read_run(trial: Trial, metrics: Sequence[str]) -> Run:
@@ -196,23 +195,24 @@ def read_run(trial: Trial, metrics: Sequence[str]) -> Run:
     settings, problem = read_settings(trial)
     progress, problems = read_progress(trial, metrics)
     run = Run(trial, settings, progress, ([problem] if problem else []) + problems)
-    if progress is None or not progress.values.keys() & set(metrics[:-1]):
+    if not progress.values.keys() & set(metrics[:-1]):
         history, trial_id, more = read_worker_rounds(trial)
         run.problems += more
         if history is not None and METRIC in metrics:
             run.progress, run.trial_id = progress_from_history(history, METRIC), trial_id
             run.problems.append(f"{trial.path}: returns are taken from its merge history")
-        elif progress is None:
+        elif not progress.rounds.size:
             run.problems.append(f"{trial.path} has no results yet")
-    if run.progress is not None:
+    if run.progress.rounds.size:
         logged = run.progress.facts.get("trial_id", "")
         run.trial_id = run.trial_id or ("" if logged == _NO_ID else logged)
-        run.held_out = _held_out(run, run.progress)
+        run.held_out = _held_out(run)
     return run
 
 
-def _held_out(run: Run, progress: Progress) -> float:
+def _held_out(run: Run) -> float:
     """Returns the mean return on held-out seeds at the end of a run; NaN without one."""
+    progress = run.progress
     late, interval = is_late(progress), run.settings.evaluation_interval
     found: Sequence[float] | np.ndarray = []
     logged = progress.values.pop(HELD_OUT, None)
@@ -245,9 +245,8 @@ def _without_copies(runs: Iterable[Run], problems: list[str]) -> list[Run]:
         if first == run.trial.path:
             kept.append(run)
         else:
-            problems.append(
-                f"left out {run.trial.path}: {first} is the same trial ({run.trial_id})"
-            )
+            same = f"{first} is the same trial ({run.trial_id})"
+            problems.append(f"left out {run.trial.path}: {same}")
     return kept
 
 
@@ -260,10 +259,10 @@ def _choose_metric(runs: Sequence[Run], metric: str | None, problems: list[str])
     if not runs:
         details = "".join(f"\n- {problem}" for problem in problems[:5])
         raise ReportError(f"none of the trials has results yet{details}")
-    having = Counter(name for run in runs if run.progress for name in run.progress.values)
+    having = Counter(name for run in runs for name in run.progress.values)
     chosen = metric or (METRIC if having[METRIC] >= having[STOCK_METRIC] else STOCK_METRIC)
     if not having[chosen]:
-        known = {name for run in runs if run.progress for name in run.progress.columns}
+        known = {name for run in runs for name in run.progress.columns}
         ranked = sorted(known, key=lambda name: (not name.startswith(("merge/", "env_r")), name))
         raise unknown("metric", chosen, [name for name in ranked if "return" in name] + ranked)
     if lacking := len(runs) - having[chosen]:
@@ -289,7 +288,6 @@ def _runs_table(runs: Sequence[Run], labels: Sequence[str], metric: str) -> pd.D
 
 def _run_row(run: Run, label: str, metric: str) -> dict[str, Any]:
     progress = run.progress
-    assert progress is not None
     progress.values[metric] = carried(progress.values[metric])
     late = progress.values[metric][is_late(progress)]
     late = late[np.isfinite(late)]
@@ -328,7 +326,7 @@ def _cautions(table: pd.DataFrame) -> list[str]:
 
 
 def _progress_table(runs: Sequence[Run], metric: str) -> pd.DataFrame:
-    parts = [run.progress for run in runs if run.progress is not None]
+    parts = [run.progress for run in runs]
     sizes = [part.rounds.size for part in parts]
     columns = {
         "run": np.repeat(np.arange(len(parts), dtype=np.int32), sizes),
@@ -395,27 +393,22 @@ def assign_arms(settings: Sequence[Settings]) -> tuple[list[str], pd.DataFrame]:
         - varied: what tells it from the other arms besides strategy and minimum weight, as a dict
         - settings: all of its settings, as a dict of texts
     """
-    by_env: dict[str, list[int]] = defaultdict(list)
-    for index, item in enumerate(settings):
-        by_env[item.env].append(index)
-    labels = [""] * len(settings)
+    labels: dict[int, str] = {}
     rows: list[dict[str, Any]] = []
-    for env, indices in by_env.items():
-        varied = _varied([settings[index] for index in indices])
-        groups: dict[tuple[Any, ...], list[int]] = defaultdict(list)
-        for index in indices:
-            groups[_key(settings[index], varied)].append(index)
-        members = [settings[group[0]] for group in groups.values()]
-        for group, item, label in zip(
-            groups.values(), members, _labels(members, varied), strict=True
-        ):
-            for index in group:
-                labels[index] = label
-            rows.append({"env": env, "arm": label, **_arm_row(item, varied)})
-    arms = pd.DataFrame(rows).sort_values(
+    for env in dict.fromkeys(item.env for item in settings):
+        here = {index: item for index, item in enumerate(settings) if item.env == env}
+        varied = _varied(list(here.values()))
+        arms: dict[tuple[Any, ...], Settings] = {}
+        for item in here.values():
+            arms.setdefault(_key(item, varied), item)
+        label_of = dict(zip(arms, _labels(list(arms.values()), varied), strict=True))
+        labels |= {index: label_of[_key(item, varied)] for index, item in here.items()}
+        for key, item in arms.items():
+            rows.append({"env": env, "arm": label_of[key], **_arm_row(item, varied)})
+    table = pd.DataFrame(rows).sort_values(
         ["env", "strategy", "min_weight", "arm"], na_position="first", ignore_index=True
     )
-    return labels, arms
+    return [labels[index] for index in range(len(settings))], table
 
 
 def _varied(settings: Sequence[Settings]) -> list[str]:
@@ -428,9 +421,9 @@ def _varied(settings: Sequence[Settings]) -> list[str]:
 
 
 def _key(item: Settings, varied: Sequence[str]) -> tuple[Any, ...]:
-    min_weight = None if math.isnan(item.min_weight) else item.min_weight
+    """Returns what the runs of an arm agree in."""
     others = tuple(item.other.get(name) for name in varied)
-    return item.strategy, item.options, min_weight, item.schedule, others
+    return item.strategy, item.options, str(item.min_weight), item.schedule, others
 
 
 def _arm_row(item: Settings, varied: Sequence[str]) -> dict[str, Any]:
@@ -448,28 +441,22 @@ def _arm_row(item: Settings, varied: Sequence[str]) -> dict[str, Any]:
 
 def _labels(members: Sequence[Settings], varied: Sequence[str]) -> list[str]:
     """Returns a label per arm that names what tells it from those of the same strategy."""
-    same: dict[str, list[Settings]] = defaultdict(list)
-    for item in members:
-        same[item.strategy].append(item)
     taken: Counter[str] = Counter()
     found = []
     for item in members:
-        label = _label(item, same[item.strategy], varied)
+        same = [other for other in members if other.strategy == item.strategy]
+        parts = [item.strategy]
+        if len({(str(other.min_weight), other.schedule) for other in same}) > 1:
+            parts.append(f"m={shorten(item.schedule, 40) or format_number(item.min_weight)}")
+        if len({other.options for other in same}) > 1:
+            parts.append(shorten(item.options, 40) or "default options")
+        for name in varied:
+            if len({other.other.get(name) for other in same}) > 1:
+                parts.append(f"{name}={shorten(item.other.get(name, ABSENT), 40)}")
+        label = ", ".join(parts)
         taken[label] += 1  # Long values are cut, and may be cut alike.
         found.append(label if taken[label] == 1 else f"{label} ({taken[label]})")
     return found
-
-
-def _label(item: Settings, same: Sequence[Settings], varied: Sequence[str]) -> str:
-    parts = [item.strategy]
-    if len({(str(other.min_weight), other.schedule) for other in same}) > 1:
-        parts.append(f"m={shorten(item.schedule, 40) or format_number(item.min_weight)}")
-    if len({other.options for other in same}) > 1:
-        parts.append(shorten(item.options, 40) or "default options")
-    for name in varied:
-        if len({other.other.get(name) for other in same}) > 1:
-            parts.append(f"{name}={shorten(item.other.get(name, ABSENT), 40)}")
-    return ", ".join(parts)
 
 
 def choose_baseline(arms: pd.DataFrame, baseline: str | None) -> str | None:

@@ -48,11 +48,11 @@ def widened(num_values: int, confidence: float = CONFIDENCE) -> float:
 
 def bootstrap_interval(
     statistic: Statistic,
-    data: Sequence[np.ndarray],
-    *,
+    data: np.ndarray,
     confidence: float = CONFIDENCE,
-    num_resamples: int | None = None,
     seed: int = SEED,
+    *,
+    num_resamples: int | None = None,
 ) -> tuple[Any, Any]:
     """Returns the bootstrap interval of a statistic over the last axis of the data.
 
@@ -61,29 +61,27 @@ def bootstrap_interval(
     values in proportion, but at least `FEWEST_RESAMPLES`.
 
     Args:
-        statistic: Takes arrays like `data` and `axis`, and reduces that axis.
-        data: Arrays `[..., n]`, resampled together along the last axis; n >= 2.
+        statistic: Takes an array like `data` and `axis`, and reduces that axis.
+        data: An array `[..., n]`, resampled along the last axis.
         confidence: Coverage.
-        num_resamples: Another number of resamples.
         seed: Seeds the resampling: the same data give the same interval.
+        num_resamples: Another number of resamples.
 
     Returns:
         Lower and upper ends, of the shape of the statistic; NaN where n < 2.
     """
-    num_values = data[0].shape[-1]
-    shape = data[0].shape[:-1]
+    *shape, num_values = data.shape
     if num_values < 2:
         return np.full(shape, np.nan)[()], np.full(shape, np.nan)[()]
     if num_resamples is None:
         num_resamples = max(FEWEST_RESAMPLES, min(NUM_RESAMPLES, 50 * NUM_RESAMPLES // num_values))
     result = stats.bootstrap(
-        tuple(data),
+        (data,),
         statistic,
-        paired=len(data) > 1,
         vectorized=True,
         axis=-1,
         n_resamples=num_resamples,
-        batch=max(1, _CELLS // data[0].size),
+        batch=max(1, _CELLS // data.size),
         confidence_level=widened(num_values, confidence),
         method="percentile",
         rng=np.random.default_rng(seed),
@@ -92,10 +90,7 @@ def bootstrap_interval(
 
 
 def jackknife_interval(
-    statistic: Statistic,
-    samples: Sequence[Sequence[np.ndarray]],
-    *,
-    confidence: float = CONFIDENCE,
+    statistic: Statistic, samples: Sequence[Sequence[np.ndarray]], confidence: float = CONFIDENCE
 ) -> Interval:
     """Returns the jackknife t interval of a statistic of one or two independent samples.
 
@@ -141,7 +136,7 @@ def mean_interval(values: np.ndarray, confidence: float = CONFIDENCE) -> Interva
 
 
 def permutation_p(
-    statistic: Statistic, first: np.ndarray, second: np.ndarray, *, paired: bool, seed: int = SEED
+    statistic: Statistic, first: np.ndarray, second: np.ndarray, *, paired: bool
 ) -> float:
     """Returns the two-sided p value of a permutation test that two arms are exchangeable.
 
@@ -153,7 +148,6 @@ def permutation_p(
         first: Values of one arm.
         second: Values of the other one; in the order of the pairs if `paired`.
         paired: Whether the values are pairs.
-        seed: Seeds the random permutations.
     """
     if min(first.size, second.size) < 2:
         return math.nan
@@ -165,7 +159,7 @@ def permutation_p(
         vectorized=True,
         n_resamples=num_resamples,
         batch=max(1, _CELLS // (first.size + second.size)),
-        rng=np.random.default_rng(seed),
+        rng=np.random.default_rng(SEED),
     )
     return float(result.pvalue)
 

@@ -11,19 +11,9 @@ from typing import Any
 import pandas as pd
 
 from rllib_weighted.records.origin import versions
+from rllib_weighted.report import measures
 from rllib_weighted.report.comparisons import Sentence, comparisons, sentences
-from rllib_weighted.report.measures import (
-    HOLD,
-    Threshold,
-    convergence,
-    convergence_runs,
-    drops,
-    final_returns,
-    join_sensitivity,
-    learning_curves,
-    thresholds,
-    weight_curves,
-)
+from rllib_weighted.report.measures import HOLD, Limits, Threshold
 from rllib_weighted.report.results import (
     ABSENT,
     Results,
@@ -89,7 +79,7 @@ def compute(
     results: Results,
     *,
     baseline: str | None = None,
-    threshold: float | Mapping[str, float] | None = None,
+    threshold: Limits = None,
     hold: int = HOLD,
     confidence: float = CONFIDENCE,
     seed: int = SEED,
@@ -110,9 +100,10 @@ def compute(
     name = choose_baseline(results.arms, baseline)
     question: dict[str, Any] = {"baseline": baseline, "threshold": threshold, "hold": hold}
     sure: dict[str, Any] = {"confidence": confidence, "seed": seed}
-    limits = thresholds(results, threshold, baseline=baseline)
+    limits = measures.thresholds(results, threshold, baseline=baseline)
     compared = comparisons(results, **question, confidence=confidence)
-    finals, times = final_returns(results, **sure), convergence(results, **question, **sure)
+    finals = measures.final_returns(results, **sure)
+    times = measures.convergence(results, **question, **sure)
     return Tables(
         metric=results.metric,
         baseline=name,
@@ -123,15 +114,15 @@ def compute(
         sentences=sentences(compared, limits, confidence),
         runs=results.runs,
         arms=results.arms,
-        learning_curves=learning_curves(results, **sure),
-        convergence_runs=convergence_runs(results, **question),
+        learning_curves=measures.learning_curves(results, **sure),
+        convergence_runs=measures.convergence_runs(results, **question),
         convergence=times,
         final_returns=finals,
         comparisons=compared,
-        sensitivity=join_sensitivity(results.arms, finals, times),
-        weight_curves=weight_curves(results),
+        sensitivity=measures.join_sensitivity(results.arms, finals, times),
+        weight_curves=measures.weight_curves(results),
         shares=results.shares,
-        drops=drops(results),
+        drops=measures.drops(results),
         origins=results.origins,
     )
 
@@ -172,11 +163,6 @@ class View:
     note: str = ""
     num_texts: int = 1
     marked: set[int] = field(default_factory=set)
-
-    @property
-    def header(self) -> list[str]:
-        """Names of the columns."""
-        return list(self.columns)
 
     @property
     def rows(self) -> list[list[str]]:
@@ -375,13 +361,8 @@ def origins_view(tables: Tables, env: str) -> View | None:
     what = [name for name in table.columns if name not in ("env", "arm", "run")]
     groups = table.fillna("").groupby(what, sort=False)["arm"].agg(", ".join).reset_index()
     note = "As the merge history of one run of each arm says: the one of the lowest seed."
-    columns = {name: _cells(groups, str, name) for name in ["arm", *what]}
-    return View(
-        "Recorded with",
-        {"arms": columns.pop("arm"), **columns},
-        note,
-        num_texts=len(what) + 1,
-    )
+    columns = {"arms": list(groups["arm"]), **{name: _cells(groups, str, name) for name in what}}
+    return View("Recorded with", columns, note, num_texts=len(columns))
 
 
 def settings_view(tables: Tables, env: str) -> View:

@@ -76,11 +76,6 @@ class Trial:
     files: frozenset[str]
     history: HistoryFolder | None
 
-    @property
-    def name(self) -> str:
-        """The folder's own name."""
-        return posixpath.basename(self.path)
-
     def file(self, name: str) -> str:
         """Returns the path of one of its files."""
         return f"{self.path}/{name}"
@@ -131,11 +126,8 @@ def find_trials(
 def _open(location: str, filesystem: fs.FileSystem | None) -> tuple[fs.FileSystem, str]:
     """Returns a location's filesystem and its folder there."""
     try:
-        if filesystem is None:
-            filesystem, path = resolve(os.path.expanduser(location))
-        else:
-            path = location
-        path = path.rstrip("/") or path
+        place = location if filesystem is not None else os.path.expanduser(location)
+        filesystem, path = resolve(place, filesystem)
         info = filesystem.get_file_info(path)
     except (OSError, ValueError) as error:
         raise ReportError(f"cannot read {location}: {error}") from error
@@ -170,10 +162,8 @@ def _trials_under(filesystem: fs.FileSystem, path: str) -> tuple[list[Trial], li
         if PARAMS in names or history is not None:
             trials.append(Trial(filesystem, folder, names, history))
         else:
-            problems.append(
-                f"left out {folder}: {', '.join(sorted(names))} without {PARAMS} is not a trial "
-                "of Tune"
-            )
+            what = f"{', '.join(sorted(names))} without {PARAMS}"
+            problems.append(f"left out {folder}: {what} is not a trial of Tune")
     return trials, problems
 
 
@@ -221,7 +211,7 @@ def read_settings(trial: Trial) -> tuple[Settings, str | None]:
             params = json.loads(stream.read())
         if not isinstance(params, dict):
             raise ValueError("it is not a JSON object")
-        return parse_settings(params, trial.name), None
+        return parse_settings(params, posixpath.basename(trial.path)), None
     except (OSError, ValueError, RecursionError) as error:
         return Settings(), f"left out {trial.file(PARAMS)}, so its settings are unknown: {error}"
 
@@ -231,19 +221,19 @@ def recorded_settings(recorded: Mapping[str, Any]) -> Settings:
     min_weight: Any = recorded.get("min_weight")
     options = recorded.get("merge_options")
     is_number = isinstance(min_weight, (int, float)) and not isinstance(min_weight, bool)
-    numbers = {
-        name: value if isinstance(value := recorded.get(name), int) else None
+    num_workers, seed, evaluation_interval = (
+        value if isinstance(value := recorded.get(name), int) else None
         for name in ("num_workers", "seed", "evaluation_interval")
-    }
+    )
     return Settings(
         env=sys.intern(_text(recorded.get("env", UNKNOWN))),
         strategy=sys.intern(str(recorded.get("merge_strategy", UNKNOWN))),
         options=_text(options) if options else "",
         min_weight=float(min_weight) if is_number else math.nan,
         schedule="" if is_number or min_weight is None else _text(min_weight),
-        num_workers=numbers["num_workers"] or 0,
-        seed=numbers["seed"],
-        evaluation_interval=numbers["evaluation_interval"] or 0,
+        num_workers=num_workers or 0,
+        seed=seed,
+        evaluation_interval=evaluation_interval or 0,
         other={
             sys.intern(name): sys.intern(_text(value))
             for name, value in recorded.items()
@@ -273,13 +263,8 @@ def parse_settings(params: Mapping[str, Any], folder: str = "") -> Settings:
         min_weight = None
     elif min_weight is None and num_workers:
         min_weight = 1 / num_workers
-    resolved = {
-        "merge_strategy": strategy,
-        "merge_options": options,
-        "min_weight": min_weight,
-        "num_workers": num_workers,
-    }
-    return recorded_settings({**params, **resolved})
+    resolved = {"merge_strategy": strategy, "merge_options": options, "min_weight": min_weight}
+    return recorded_settings({**params, **resolved, "num_workers": num_workers})
 
 
 def _keywords(arguments: str) -> Any:

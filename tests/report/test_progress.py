@@ -20,7 +20,6 @@ def test_a_whole_file(tmp_path: Path) -> None:
     write_trial(tmp_path / "t1", [1.0, 2.0, 3.0])
     progress, problems = read_progress(trial_in(tmp_path), [METRIC])
     assert problems == []
-    assert progress is not None
     assert progress.rounds.tolist() == [1, 2, 3]
     assert progress.env_steps.tolist() == [STEPS, 2 * STEPS, 3 * STEPS]
     assert progress.time_s.tolist() == [2.0, 4.0, 6.0]
@@ -35,7 +34,6 @@ def test_a_whole_file(tmp_path: Path) -> None:
 def test_a_run_in_progress_is_not_finished(tmp_path: Path) -> None:
     write_trial(tmp_path / "t1", finished=False)
     progress, _ = read_progress(trial_in(tmp_path), [METRIC])
-    assert progress is not None
     assert not progress.finished
 
 
@@ -51,7 +49,6 @@ def test_torn_lines_are_left_out_and_counted(tail: str, message: str, tmp_path: 
     file = tmp_path / "t1" / "progress.csv"
     file.write_bytes(file.read_bytes() + tail.encode())
     progress, problems = read_progress(trial_in(tmp_path), [METRIC])
-    assert progress is not None
     assert progress.rounds.tolist() == [1, 2, 3]
     assert problems == [f"left out {message} of {file}"]
 
@@ -59,7 +56,6 @@ def test_torn_lines_are_left_out_and_counted(tail: str, message: str, tmp_path: 
 def test_nan_and_empty_cells_are_nan(tmp_path: Path) -> None:
     write_trial(tmp_path / "t1", [1.0, float("nan"), 3.0])
     progress, _ = read_progress(trial_in(tmp_path), [METRIC])
-    assert progress is not None
     assert np.isnan(progress.values[METRIC]).tolist() == [False, True, False]
 
 
@@ -69,7 +65,6 @@ def test_rounds_that_a_restored_run_repeats_count_once(tmp_path: Path) -> None:
     again = [{**row, METRIC: 10 * row[METRIC]} for row in rows[1:3]]
     write_csv(tmp_path / "t1" / "progress.csv", [*rows[:3], *again])
     progress, _ = read_progress(trial_in(tmp_path), [METRIC])
-    assert progress is not None
     assert progress.rounds.tolist() == [1, 2, 3]
     assert progress.values[METRIC].tolist() == [1.0, 20.0, 30.0]
 
@@ -79,7 +74,6 @@ def test_a_foreign_table_is_replaced_by_the_results(content: bytes, tmp_path: Pa
     write_trial(tmp_path / "t1", [1.0, 2.0])
     (tmp_path / "t1" / "progress.csv").write_bytes(content)
     progress, (problem,) = read_progress(trial_in(tmp_path), [METRIC])
-    assert progress is not None
     assert progress.source == "result.json"
     assert progress.values[METRIC].tolist() == [1.0, 2.0]
     assert progress.time_s.tolist() == [2.0, 4.0]
@@ -90,7 +84,6 @@ def test_a_foreign_table_is_replaced_by_the_results(content: bytes, tmp_path: Pa
 def test_a_metric_that_the_table_lacks_comes_from_the_results(tmp_path: Path) -> None:
     write_trial(tmp_path / "t1", [1.0, 2.0, 3.0], held_out={2: 7.0})
     progress, _ = read_progress(trial_in(tmp_path), [HELD_OUT])
-    assert progress is not None
     assert progress.source == "result.json"
     assert np.nan_to_num(progress.values[HELD_OUT], nan=-1).tolist() == [-1, 7.0, -1]
 
@@ -100,7 +93,6 @@ def test_torn_results(tmp_path: Path) -> None:
     file = tmp_path / "t1" / "result.json"
     file.write_text(file.read_text() + '[1]\n{"training_iteration": 3, "num_env')
     progress, problems = read_progress(trial_in(tmp_path), [METRIC])
-    assert progress is not None
     assert progress.rounds.tolist() == [1, 2]
     assert problems == [f"left out 2 torn or foreign lines of {file}"]
 
@@ -108,7 +100,9 @@ def test_torn_results(tmp_path: Path) -> None:
 def test_nothing_to_read(tmp_path: Path) -> None:
     write_trial(tmp_path / "t1", progress=False)
     (tmp_path / "t1" / "result.json").write_text("")
-    assert read_progress(trial_in(tmp_path), [METRIC]) == (None, [])
+    progress, problems = read_progress(trial_in(tmp_path), [METRIC])
+    assert progress.rounds.size == 0
+    assert problems == []
 
 
 VALUES = {round: float(round) for round in range(5, 101, 5)}

@@ -20,14 +20,12 @@ def test_carried() -> None:
 def test_late_rounds_are_those_in_the_last_tenth_of_the_steps(tmp_path: Path) -> None:
     write_trial(tmp_path / "t1", [0.0] * 20)
     progress = read_run(find_trials(tmp_path)[0][0], METRICS).progress
-    assert progress is not None
     assert progress.rounds[is_late(progress)].tolist() == [19, 20]
 
 
 def test_a_single_round_is_late(tmp_path: Path) -> None:
     write_trial(tmp_path / "t1", [1.0])
     progress = read_run(find_trials(tmp_path)[0][0], METRICS).progress
-    assert progress is not None
     assert is_late(progress).tolist() == [True]
 
 
@@ -35,7 +33,6 @@ def test_the_last_round_is_known_before_the_history_is_read(tmp_path: Path) -> N
     write_trial(tmp_path / "t1", [1.0] * 7)
     run = read_run(find_trials(tmp_path)[0][0], METRICS)
     assert run.last_round == 7
-    assert run.progress is not None
     run.progress.rounds = np.array([1, 2])
     assert run.last_round == 7  # told by the names of the history's files
 
@@ -45,6 +42,5 @@ def test_unreadable_results_leave_the_rest_alone(tmp_path: Path) -> None:
     trial = find_trials(tmp_path)[0][0]
     (tmp_path / "t1" / "result.json").unlink()  # gone since it was listed
     run = read_run(trial, METRICS)
-    assert run.progress is not None
     assert math.isnan(run.held_out)
     assert run.problems[0].startswith(f"left out the evaluations of {tmp_path}/t1: ")

@@ -50,27 +50,27 @@ def test_bootstrap_agrees_with_all_resamples() -> None:
     every = np.array([iqm(np.array(draw)) for draw in itertools.product(values, repeat=4)])
     level = widened(4, 0.5)
     expected = np.quantile(every, [(1 - level) / 2, (1 + level) / 2])
-    found = bootstrap_interval(iqm, [values], confidence=0.5, num_resamples=20_000)
+    found = bootstrap_interval(iqm, values, confidence=0.5, num_resamples=20_000)
     assert found == pytest.approx(expected, abs=0.3)
 
 
 def test_bootstrap_resamples_whole_runs_and_each_point_alike() -> None:
     rng = np.random.default_rng(3)
     curves = rng.normal(size=(2, 6))  # two points of six runs
-    lows, highs = bootstrap_interval(iqm, [curves])
+    lows, highs = bootstrap_interval(iqm, curves)
     for point in range(2):
-        assert bootstrap_interval(iqm, [curves[point]]) == (lows[point], highs[point])
+        assert bootstrap_interval(iqm, curves[point]) == (lows[point], highs[point])
 
 
 def test_bootstrap_is_the_same_each_time_and_changes_with_the_seed() -> None:
     values = np.random.default_rng(0).normal(size=8)
-    assert bootstrap_interval(iqm, [values]) == bootstrap_interval(iqm, [values])
-    assert bootstrap_interval(iqm, [values], seed=1) != bootstrap_interval(iqm, [values])
+    assert bootstrap_interval(iqm, values) == bootstrap_interval(iqm, values)
+    assert bootstrap_interval(iqm, values, seed=1) != bootstrap_interval(iqm, values)
 
 
 def test_a_single_value_has_no_interval() -> None:
-    assert np.isnan(bootstrap_interval(iqm, [np.array([1.0])])).all()
-    assert np.isnan(bootstrap_interval(iqm, [np.ones((3, 1))])).all()
+    assert np.isnan(bootstrap_interval(iqm, np.array([1.0]))).all()
+    assert np.isnan(bootstrap_interval(iqm, np.ones((3, 1)))).all()
     assert np.isnan(jackknife_interval(mean, [[np.array([1.0])]])).all()
     assert np.isnan(jackknife_interval(mean, [[np.ones(3)], [np.array([1.0])]])).all()
 
@@ -85,7 +85,7 @@ def test_many_values_take_fewer_resamples(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(stats, "bootstrap", spy)
     for size in (5, 50, 100, 5000):
-        bootstrap_interval(iqm, [np.arange(size, dtype=float)])
+        bootstrap_interval(iqm, np.arange(size, dtype=float))
     assert counts == [2000, 2000, 1000, 400]
 
 
@@ -161,7 +161,7 @@ def coverage(num_values: int, *, level: float | None = None) -> float:
     truth = iqm(rng.lognormal(0, 0.5, 2_000_000))
     draws = rng.lognormal(0, 0.5, (400, num_values))
     if level is None:
-        low, high = bootstrap_interval(iqm, [draws])
+        low, high = bootstrap_interval(iqm, draws)
     else:
         result = stats.bootstrap(
             [draws],

@@ -25,7 +25,7 @@ def tables(tmp_path: Path) -> Tables:
 
 def test_arms_name_their_seeds_and_machine(tables: Tables) -> None:
     view = arms_view(tables, "CartPole-v1")
-    rows = {row[0]: dict(zip(view.header, row, strict=True)) for row in view.rows}
+    rows = {row[0]: dict(zip(view.columns, row, strict=True)) for row in view.rows}
     row = rows["reward_weighted, m=0.5"]
     assert row["seeds"] == "1, 2, 3"
     assert row["machine"] == "machine"
@@ -51,13 +51,13 @@ def test_recorded_versions_are_grouped(tables: Tables) -> None:
     assert view is not None
     (row,) = view.rows
     assert row[0] == "average, reward_weighted, m=0.5, reward_weighted, m=1"
-    assert row[view.header.index("ray")] == importlib.metadata.version("ray")
+    assert row[list(view.columns).index("ray")] == importlib.metadata.version("ray")
     assert len(provenance(tables, "CartPole-v1")) == 3
 
 
 def test_runs(tables: Tables) -> None:
     view = runs_view(tables)
-    row = dict(zip(view.header, view.rows[0], strict=True))
+    row = dict(zip(view.columns, view.rows[0], strict=True))
     assert row["seed"] == "1"
     assert row["steps"] == "2,000"
     assert row["counts"] == "yes"

@@ -28,7 +28,7 @@ def test_the_headline_by_hand() -> None:
     }
     view = headline(compute(make_results(arms), threshold=1.0, hold=1), "Env")
     rows = {row[0]: row for row in view.rows}
-    assert view.header[4] == "steps to 1 (steps)"
+    assert list(view.columns)[4] == "steps to 1 (steps)"
     assert rows["sum"][1:4] == ["3", "1 [1, 1]", "3 of 3"]
     assert rows["sum"][4].startswith("1,200 [")
     assert rows["sum"][5].startswith("20.0 % [")

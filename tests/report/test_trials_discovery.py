@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import posixpath
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from tests.report.helpers import write_trial
 
 
 def names(*locations: Path) -> list[str]:
-    return [trial.name for trial in find_trials(list(locations))[0]]
+    return [posixpath.basename(trial.path) for trial in find_trials(list(locations))[0]]
 
 
 def test_trials_at_any_depth_each_once(tmp_path: Path) -> None:
@@ -84,7 +85,7 @@ def test_other_filesystems(tmp_path: Path) -> None:
     mock.create_dir("bucket/t1")
     with mock.open_output_stream("bucket/t1/params.json") as stream:
         stream.write(b"{}")
-    assert [trial.name for trial in find_trials("bucket", mock)[0]] == ["t1"]
+    assert [posixpath.basename(trial.path) for trial in find_trials("bucket", mock)[0]] == ["t1"]
 
 
 def test_files_that_are_being_written_are_left_alone(tmp_path: Path) -> None:
