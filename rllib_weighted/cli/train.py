@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 import re
 import shlex
@@ -25,7 +26,7 @@ from rllib_weighted.cli.storage import ExperimentRecord, child, locate
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
-    from ray.tune import ResultGrid, TuneConfig, Tuner
+    from ray.tune import Result, ResultGrid, TuneConfig, Tuner
 
     from rllib_weighted.cli.session import TrainSession
     from rllib_weighted.cli.sizing import ExperimentSize
@@ -156,19 +157,19 @@ def run_experiment(
         record = _settled_record(asked, options, child(root, name))
         config = _settled_config(asked, record)
         stop = inputs.merge_stop(asked.stop, options.stop)
-        start_ray(
-            address=options.ray_address,
-            num_cpus=options.ray_num_cpus,
-            verbose=options.verbose or options.local_mode,
-            import_folder=asked.path.parent if asked.path else None,
-        )
+        start_ray(options, asked.path.parent if asked.path else None)
+        from ray.tune import TuneConfig
+
         from rllib_weighted.cli.sizing import experiment_size
 
-        tune_config = _tune_config(asked, options)
+        tune_config = asked.tune_config or TuneConfig()
+        samples = _first(options.num_samples, asked.num_samples, tune_config.num_samples)
+        tune_config = dataclasses.replace(tune_config, num_samples=samples)
         size = experiment_size(config, tune_config)
+        algorithm = config.algo_class or type(config)
         display = Display(
             console or Console(highlight=False),
-            title=_title(config),
+            title=f"{algorithm.__name__} on {getattr(config.env, '__name__', config.env)}",
             live=False if options.verbose else None,
         )
         run = _Run(asked, options, display, config, tune_config, stop, root, name)
@@ -235,21 +236,6 @@ def _settled_config(asked: TrainFile, record: ExperimentRecord) -> AlgorithmConf
     return config
 
 
-def _tune_config(asked: TrainFile, options: TrainOptions) -> TuneConfig:
-    """Returns the scheduler and search of the file, with the number of samples asked for."""
-    from ray.tune import TuneConfig
-
-    tune_config = asked.tune_config or TuneConfig()
-    num_samples = _first(options.num_samples, asked.num_samples, tune_config.num_samples)
-    return dataclasses.replace(tune_config, num_samples=num_samples)
-
-
-def _title(config: AlgorithmConfig) -> str:
-    """Returns what is trained: `WeightedPPO on CartPole-v1`."""
-    algorithm, env = config.algo_class or type(config), config.env
-    return f"{algorithm.__name__} on {getattr(env, '__name__', env)}"
-
-
 def _first(*values: Any) -> Any:  # An option's values.
     return next(value for value in values if value is not None)
 
@@ -291,7 +277,7 @@ class _Run:
         active = TrainSession(
             self.display,
             None if self.keeps_stop else self.stop,
-            checkpoint_seconds=CHECKPOINT_SECONDS if self.checkpoints_by_time else None,
+            checkpoint_seconds=CHECKPOINT_SECONDS if self.checkpoints_by_time else math.inf,
             resumed=self.options.resume,
         )
         try:
@@ -366,9 +352,9 @@ class _Run:
     def _finish(self, results: ResultGrid, active: TrainSession) -> TrainResult:
         """Reports how the training ended and what to do next; raises if a trial failed."""
         code = active.interrupt.exit_code if active.interrupt.requested else 0
-        if results.errors and not code:
-            raise TrainingError(self._failure(results))
         trials = [results[index] for index in range(len(results))]
+        if results.errors and not code:
+            raise TrainingError(self._failure(trials))
         say = self.display.note
         checkpoints = [
             locate(self.root, trial.checkpoint.path) for trial in trials if trial.checkpoint
@@ -392,13 +378,12 @@ class _Run:
             say(f"  evaluate    rllib evaluate {shlex.quote(checkpoints[0])}")
         return TrainResult(results, self.experiment, code, checkpoints)
 
-    def _failure(self, results: ResultGrid) -> str:
+    def _failure(self, trials: list[Result]) -> str:
         """Returns which trials failed, the end of the first error, and where it lies in full."""
-        trials = [results[index] for index in range(len(results))]
         failed = [trial for trial in trials if trial.error is not None]
         places = [locate(self.root, trial.path) for trial in failed[:_MAX_LISTED]]
         lines = [
-            f"training failed ({len(failed)} of {len(results)} trials); the first error:",
+            f"training failed ({len(failed)} of {len(trials)} trials); the first error:",
             "",
             root_cause(str(failed[0].error)),
             "",
