@@ -60,7 +60,18 @@ _TRANSLATED = {"lambda", "framework", "callbacks", "input", "model_config", "mul
 _OPTIONAL_KEYS = {"num_samples", "checkpoint_freq", "checkpoint_at_end", "storage_path"}
 _KEYS = {"run", "env", "stop", "config"} | _OPTIONAL_KEYS
 
-Verbose = Annotated[bool, Option("--verbose", "-v", "--log-info", help="Show Ray's logs.")]
+VERBOSE = Option("--verbose", "-v", "--log-info", help="Show Ray's logs.")
+
+
+def _option(*names: str, default: object = None, **more: Any) -> Any:
+    """Returns a field of `TrainOptions` that is also an option of the command line.
+
+    Args:
+        names: Its flags, if they are not just the field's name.
+        default: The field's default.
+        more: What else `typer.Option` takes.
+    """
+    return field(default=default, metadata={"option": Option(*names, **more)})
 
 
 @dataclass(frozen=True)
@@ -83,65 +94,46 @@ class TrainOptions:
         verbose: Shows Ray's logs.
     """
 
-    stop: Annotated[
-        str | None,
-        Option(
-            "--stop",
-            "-s",
-            metavar="JSON",
-            help="Stop criteria over those of the file, e.g. "
-            "'{\"training_iteration\": 10}'; null removes one.",
-        ),
-    ] = None
-    settings: Annotated[
-        Sequence[str],
-        Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="A setting of the config; may be repeated. A dot reaches into a dict.",
-        ),
-    ] = ()
-    num_samples: Annotated[int | None, Option(min=1, help="Trials per point of the search.")] = None
-    storage_path: Annotated[
-        str | None, Option(help="Folder or URI of the results.", show_default="~/ray_results")
-    ] = None
-    name: Annotated[
-        str | None,
-        Option("--name", "--experiment-name", "-n", help="Name of the experiment's folder."),
-    ] = None
-    checkpoint_freq: Annotated[
-        int | None,
-        Option(
-            min=0,
-            help="Rounds between checkpoints, of which all are kept; 0 writes none on the way.",
-            show_default="one a minute, the last three are kept",
-        ),
-    ] = None
-    checkpoint_at_end: Annotated[
-        bool | None, Option(help="Save when a trial ends.", show_default="on")
-    ] = None
-    resume: Annotated[
-        bool,
-        Option(
-            "--resume",
-            help="Continue the experiment --name (or the newest of this file) from its last "
-            "checkpoints, with the settings and samples of its start.",
-        ),
-    ] = False
-    ray_address: Annotated[
-        str | None,
-        Option(
-            help="Ray cluster to join.", show_default="RAY_ADDRESS, else a local Ray of its own"
-        ),
-    ] = None
-    ray_num_cpus: Annotated[
-        int | None, Option(min=1, help="CPUs that a local Ray counts with.")
-    ] = None
-    local_mode: Annotated[
-        bool,
-        Option("--local-mode", help="Sample and learn in one process per trial, to debug."),
-    ] = False
-    verbose: Verbose = False
+    stop: str | None = _option(
+        "--stop",
+        "-s",
+        metavar="JSON",
+        help="Stop criteria over those of the file, e.g. "
+        "'{\"training_iteration\": 10}'; null removes one.",
+    )
+    settings: Sequence[str] = _option(
+        "--set",
+        default=(),
+        metavar="KEY=VALUE",
+        help="A setting of the config; may be repeated. A dot reaches into a dict.",
+    )
+    num_samples: int | None = _option(min=1, help="Trials per point of the search.")
+    storage_path: str | None = _option(
+        help="Folder or URI of the results.", show_default="~/ray_results"
+    )
+    name: str | None = _option(
+        "--name", "--experiment-name", "-n", help="Name of the experiment's folder."
+    )
+    checkpoint_freq: int | None = _option(
+        min=0,
+        help="Rounds between checkpoints, of which all are kept; 0 writes none on the way.",
+        show_default="one a minute, the last three are kept",
+    )
+    checkpoint_at_end: bool | None = _option(help="Save when a trial ends.", show_default="on")
+    resume: bool = _option(
+        "--resume",
+        default=False,
+        help="Continue the experiment --name (or the newest of this file) from its last "
+        "checkpoints, with the settings and samples of its start.",
+    )
+    ray_address: str | None = _option(
+        help="Ray cluster to join.", show_default="RAY_ADDRESS, else a local Ray of its own"
+    )
+    ray_num_cpus: int | None = _option(min=1, help="CPUs that a local Ray counts with.")
+    local_mode: bool = _option(
+        "--local-mode", default=False, help="Sample and learn in one process per trial, to debug."
+    )
+    verbose: bool = field(default=False, metadata={"option": VERBOSE})
 
     def fixed_at_start(self) -> list[str]:
         """Returns the given options that have no effect on an experiment that is resumed."""
@@ -151,13 +143,16 @@ class TrainOptions:
 
 def takes_train_options(command: Callable[..., None]) -> Callable[..., None]:
     """Adds the options of `rllib train` to a command, which gets them as its argument `options`."""
-    hints = get_type_hints(TrainOptions, include_extras=True)
     # Typer takes a repeated option only as a list.
-    hints["settings"] = Annotated[list[str], hints["settings"].__metadata__[0]]
-    keyword = inspect.Parameter.KEYWORD_ONLY
+    hints = {**get_type_hints(TrainOptions), "settings": list[str]}
     added = [
-        inspect.Parameter(field.name, keyword, default=field.default, annotation=hints[field.name])
-        for field in dataclasses.fields(TrainOptions)
+        inspect.Parameter(
+            option.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=option.default,
+            annotation=Annotated[hints[option.name], option.metadata["option"]],
+        )
+        for option in dataclasses.fields(TrainOptions)
     ]
 
     @functools.wraps(command)
@@ -198,6 +193,12 @@ class TrainFile:
     checkpoint_at_end: bool | None = None
     storage_path: str | None = None
     arguments: dict[str, Any] | None = None  # Settings may be of any type.
+
+    def with_options(self, options: TrainOptions) -> TrainFile:
+        """Returns what is asked for when the options' stop criteria and values go over these."""
+        values = {name: getattr(options, name) for name in _OPTIONAL_KEYS}
+        given = {name: value for name, value in values.items() if value not in (None, "")}
+        return dataclasses.replace(self, stop=merge_stop(self.stop, options.stop), **given)
 
 
 def load_file(path: str | Path) -> TrainFile:

@@ -20,7 +20,7 @@ from typer import Argument, Option
 from typer.core import TyperGroup
 
 from rllib_weighted.cli import Aborted, InputError, TrainingError
-from rllib_weighted.cli.inputs import TrainOptions, Verbose, takes_train_options
+from rllib_weighted.cli.inputs import VERBOSE, TrainOptions, takes_train_options
 from rllib_weighted.suggest import nearest
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -143,7 +143,7 @@ def evaluate(
     file: Annotated[
         str | None, Option(help="Training file that registers the environment.")
     ] = None,
-    verbose: Verbose = False,
+    verbose: Annotated[bool, VERBOSE] = False,
 ) -> None:
     """Play whole episodes with a checkpoint's policy and print their returns."""
     from rllib_weighted.cli.evaluate import evaluate_checkpoint

@@ -26,7 +26,7 @@ from rllib_weighted.cli.storage import ExperimentRecord, child, locate
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
-    from ray.tune import Result, ResultGrid, TuneConfig, Tuner
+    from ray.tune import Result, ResultGrid, Tuner
 
     from rllib_weighted.cli.session import TrainSession
     from rllib_weighted.cli.sizing import ExperimentSize
@@ -151,20 +151,20 @@ def run_experiment(
         TrainingError: A trial failed.
         Aborted: A second Ctrl-C.
     """
-    root = storage.storage_root(options.storage_path or asked.storage_path)
     with quiet_ray(options.verbose):
+        asked = asked.with_options(options)
+        root = storage.storage_root(asked.storage_path)
         name = _experiment_name(asked, options, root)
         record = _settled_record(asked, options, child(root, name))
         config = _settled_config(asked, record)
-        stop = inputs.merge_stop(asked.stop, options.stop)
         start_ray(options, asked.path.parent if asked.path else None)
         from ray.tune import TuneConfig
 
         from rllib_weighted.cli.sizing import experiment_size
 
         tune_config = asked.tune_config or TuneConfig()
-        samples = _first(options.num_samples, asked.num_samples, tune_config.num_samples)
-        tune_config = dataclasses.replace(tune_config, num_samples=samples)
+        if asked.num_samples is not None:
+            tune_config = dataclasses.replace(tune_config, num_samples=asked.num_samples)
         size = experiment_size(config, tune_config)
         algorithm = config.algo_class or type(config)
         display = Display(
@@ -172,8 +172,8 @@ def run_experiment(
             title=f"{algorithm.__name__} on {getattr(config.env, '__name__', config.env)}",
             live=False if options.verbose else None,
         )
-        run = _Run(asked, options, display, config, tune_config, stop, root, name)
-        return run.fit(record, size)
+        asked = dataclasses.replace(asked, config=config, tune_config=tune_config)
+        return _Run(asked, options, display, root, name).fit(record, size)
 
 
 def _experiment_name(asked: TrainFile, options: TrainOptions, root: str) -> str:
@@ -236,30 +236,27 @@ def _settled_config(asked: TrainFile, record: ExperimentRecord) -> AlgorithmConf
     return config
 
 
-def _first(*values: Any) -> Any:  # An option's values.
-    return next(value for value in values if value is not None)
-
-
 @dataclass(frozen=True)
 class _Run:
-    """One `Tuner.fit`, with the messages before and after it."""
+    """One `Tuner.fit`, with the messages before and after it.
+
+    Args:
+        asked: What to train, with a checked config and the options' values.
+        options: What the command's options say.
+        display: Where messages and progress are shown.
+        root: The storage.
+        name: The experiment's name.
+    """
 
     asked: TrainFile
     options: TrainOptions
     display: Display
-    config: AlgorithmConfig
-    tune_config: TuneConfig
-    stop: dict[str, float]
     root: str
     name: str
 
     @property
     def experiment(self) -> str:
         return child(self.root, self.name)
-
-    @property
-    def checkpoints_by_time(self) -> bool:
-        return self.options.checkpoint_freq is None and self.asked.checkpoint_freq is None
 
     @property
     def keeps_stop(self) -> bool:
@@ -270,14 +267,15 @@ class _Run:
         """Trains until `stop`, a failure or an interrupt."""
         from rllib_weighted.cli.session import TrainSession, session
 
+        by_time = self.asked.checkpoint_freq is None
         tuner = self._restored_tuner() if self.options.resume else self._new_tuner()
         if not self.options.resume:
             storage.write_record(self.experiment, record)
         self._announce(size)
         active = TrainSession(
             self.display,
-            None if self.keeps_stop else self.stop,
-            checkpoint_seconds=CHECKPOINT_SECONDS if self.checkpoints_by_time else math.inf,
+            None if self.keeps_stop else self.asked.stop,
+            checkpoint_seconds=CHECKPOINT_SECONDS if by_time else math.inf,
             resumed=self.options.resume,
         )
         try:
@@ -302,20 +300,20 @@ class _Run:
 
         from rllib_weighted.cli.session import ProgressTable, SessionCallback
 
-        asked, options = self.asked, self.options
+        asked = self.asked
         checkpoints = CheckpointConfig(
-            num_to_keep=NUM_TO_KEEP if self.checkpoints_by_time else None,
-            checkpoint_frequency=_first(options.checkpoint_freq, asked.checkpoint_freq, 0),
-            checkpoint_at_end=_first(options.checkpoint_at_end, asked.checkpoint_at_end, True),
+            num_to_keep=NUM_TO_KEEP if asked.checkpoint_freq is None else None,
+            checkpoint_frequency=asked.checkpoint_freq or 0,
+            checkpoint_at_end=True if asked.checkpoint_at_end is None else asked.checkpoint_at_end,
         )
         return Tuner(
-            self.config.algo_class,
-            param_space=self.config,
-            tune_config=self.tune_config,
+            asked.config.algo_class,
+            param_space=asked.config,
+            tune_config=asked.tune_config,
             run_config=RunConfig(
                 name=self.name,
                 storage_path=self.root,
-                stop=self.stop,
+                stop=asked.stop,
                 checkpoint_config=checkpoints,
                 callbacks=[SessionCallback(), ProgressTable()],
                 verbose=0,
@@ -325,10 +323,10 @@ class _Run:
     def _restored_tuner(self) -> Tuner:
         from ray.tune import Tuner
 
-        algo_class = self.config.algo_class
+        config = self.asked.config
         try:
             return Tuner.restore(
-                self.experiment, algo_class, param_space=self.config, resume_errored=True
+                self.experiment, config.algo_class, param_space=config, resume_errored=True
             )
         except ValueError as error:
             raise InputError(
@@ -346,7 +344,7 @@ class _Run:
         if self.options.resume and fixed:
             say(f"  note        {fixed}: a resumed experiment keeps those of its start")
         if not self.keeps_stop:
-            goal = " or ".join(f"{key} >= {format_number(v)}" for key, v in self.stop.items())
+            goal = " or ".join(f"{key} >= {format_number(v)}" for key, v in self.asked.stop.items())
             say(f"  until       {goal or 'Ctrl-C (no stop criterion is set)'}")
 
     def _finish(self, results: ResultGrid, active: TrainSession) -> TrainResult:
@@ -402,7 +400,7 @@ class _Run:
             command += ["file", str(path) if relative.startswith("..") else relative]
         command += ["--resume", "--name", self.name]
         given = {
-            "--storage-path": self.options.storage_path or self.asked.storage_path,
+            "--storage-path": self.asked.storage_path,
             "--ray-address": self.options.ray_address,
             "--ray-num-cpus": self.options.ray_num_cpus,
         }
