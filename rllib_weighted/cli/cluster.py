@@ -39,8 +39,10 @@ def start_ray(options: TrainOptions, import_folder: Path | None) -> None:
         if address:
             ray.init(address=address, **logs)
             return
-        folders = filter(None, [import_folder, os.environ.get("PYTHONPATH")])
-        with environment_variable("PYTHONPATH", os.pathsep.join(map(str, folders))):
+        with contextlib.ExitStack() as stack:
+            if import_folder is not None:
+                paths = filter(None, [str(import_folder), os.environ.get("PYTHONPATH")])
+                stack.enter_context(environment_variable("PYTHONPATH", os.pathsep.join(paths)))
             # "local": do not join a cluster that happens to run on this machine.
             ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **logs)
     except (ConnectionError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""Reads what a user asks for: training files, `--set`, `--stop` and JSON.
+"""Reads what a user asks for: the options of `rllib train`, training files, `--set` and `--stop`.
 
 Everything ends in a `TrainFile`: an algorithm's config and stop criteria. Wrong input raises an
 `InputError` that says where it is and what is known.

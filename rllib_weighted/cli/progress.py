@@ -78,7 +78,7 @@ class TrialProgress:
     def update(self, result: Mapping[str, Any]) -> None:
         """Updates the progress with the result of a round."""
         self.last = result
-        known = [value for value in (self.best_return, self.mean_return) if value is not None]
+        known = [value for value in (self.mean_return, self.best_return) if value is not None]
         self.best_return = max(known, default=None)
         counters = {ROUND, STEPS, TIME, *filter(is_counter, self.stop)}
         sample = {key: v for key in counters if (v := self.value(key)) is not None}

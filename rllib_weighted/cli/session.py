@@ -104,7 +104,7 @@ def handling_signals(interrupt: Interrupt) -> Iterator[None]:
     SIGUSR1 this does nothing, and Tune's own handling stays.
     """
     in_main_thread = threading.current_thread() is threading.main_thread()
-    if not (in_main_thread and hasattr(signal, "SIGUSR1")):
+    if not in_main_thread or not hasattr(signal, "SIGUSR1"):
         yield
         return
     handlers = {signum: signal.getsignal(signum) for signum in (*_SIGNALS, signal.SIGUSR1)}

@@ -202,20 +202,16 @@ def check_store(root: str, *, writes: bool = False) -> None:
     bucket = parts.netloc.rpartition("@")[2]
     path = bucket + parts.path.rstrip("/")
     query = dict(parse_qsl(parts.query))
-    options: dict[str, str] = {key: query[key] for key in ("region", "scheme") if key in query}
     # pyarrow resolves endpoint and region only for file systems made from a URI.
     from_environment = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     endpoint = query.get("endpoint_override") or from_environment
-    if endpoint:
-        options["endpoint_override"] = endpoint
-    if parts.username:
-        options["access_key"] = unquote(parts.username)
-        options["secret_key"] = unquote(parts.password or "")
     try:
-        if not endpoint and "region" not in options:
-            options["region"] = fs.resolve_s3_region(bucket)
         filesystem = fs.S3FileSystem(
-            **options,
+            access_key=unquote(parts.username) if parts.username else None,
+            secret_key=unquote(parts.password or "") if parts.username else None,
+            region=query.get("region") or (None if endpoint else fs.resolve_s3_region(bucket)),
+            scheme=query.get("scheme"),
+            endpoint_override=endpoint,
             connect_timeout=_TIMEOUT_S,
             request_timeout=_TIMEOUT_S,
             retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=_MAX_ATTEMPTS),

@@ -6,12 +6,12 @@ through `ray.tune.Tuner`, and the messages before and after it.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import os
 import re
 import shlex
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -267,11 +267,11 @@ class _Run:
         """Trains until `stop`, a failure or an interrupt."""
         from rllib_weighted.cli.session import TrainSession, session
 
-        by_time = self.asked.checkpoint_freq is None
         tuner = self._restored_tuner() if self.options.resume else self._new_tuner()
         if not self.options.resume:
             storage.write_record(self.experiment, record)
         self._announce(size)
+        by_time = self.asked.checkpoint_freq is None
         active = TrainSession(
             self.display,
             None if self.keeps_stop else self.asked.stop,
@@ -409,17 +409,16 @@ class _Run:
         return shlex.join(command)
 
 
-def _frequent_snapshots(num_trials: int | None) -> contextlib.AbstractContextManager[None]:
+def _frequent_snapshots(num_trials: int | None) -> AbstractContextManager[None]:
     """Lets Tune save the experiment's state more often than every ten seconds.
 
     What it has not saved is lost in a kill: a checkpoint, or that a trial has finished. Saving
     takes some 0.7 ms of CPU time per trial, so this is every two seconds up to 100 trials,
     and less often for more, which keeps it below 4 percent of a core, up to Tune's ten.
     """
-    if _SNAPSHOT_VARIABLE in os.environ:
-        return contextlib.nullcontext()
     seconds = min(10.0, max(2.0, (num_trials or 0) / 50))
-    return environment_variable(_SNAPSHOT_VARIABLE, f"{seconds:g}")
+    value = os.environ.get(_SNAPSHOT_VARIABLE, f"{seconds:g}")  # The user's own value counts.
+    return environment_variable(_SNAPSHOT_VARIABLE, value)
 
 
 def _outcome(active: TrainSession) -> str:
