@@ -34,14 +34,6 @@ __all__ = [
     "train_file_main",
 ]
 
-_NAMES = {
-    "evaluate": ("EvaluationResult", "evaluate_checkpoint"),
-    "inputs": ("TrainFile", "TrainOptions", "load_experiments", "load_file"),
-    "main": ("Example", "find_example", "list_examples", "train_file_main"),
-    "report": ("report_results",),
-    "train": ("TrainResult", "run_algorithm", "run_file"),
-}
-
 
 class InputError(ValueError):
     """Bad input of the user: a file, an option or a setting. The command exits with 2."""
@@ -61,6 +53,15 @@ class Aborted(KeyboardInterrupt):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+_NAMES = {
+    "evaluate": ("EvaluationResult", "evaluate_checkpoint"),
+    "inputs": ("TrainFile", "TrainOptions", "load_experiments", "load_file"),
+    "main": ("Example", "find_example", "list_examples", "train_file_main"),
+    "report": ("report_results",),
+    "train": ("TrainResult", "run_algorithm", "run_file"),
+}
 
 
 def __getattr__(name: str) -> Any:  # Of the types above.

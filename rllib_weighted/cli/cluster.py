@@ -11,46 +11,40 @@ from pathlib import Path
 from typing import Any
 
 from rllib_weighted.cli import InputError
+from rllib_weighted.cli.inputs import TrainOptions
 
 
-def start_ray(
-    *,
-    address: str | None = None,
-    num_cpus: int | None = None,
-    verbose: bool = False,
-    import_folder: Path | None = None,
-) -> None:
+def start_ray(options: TrainOptions, import_folder: Path | None) -> None:
     """Starts a local Ray, or joins a running one; does nothing if this process has one already.
 
     Args:
-        address: The cluster to join; None joins that of `RAY_ADDRESS` (set inside a Ray job), or
-            starts a local one.
-        num_cpus: CPUs that a local Ray counts with; None takes those of the machine.
-        verbose: Whether Ray's logs are shown.
+        options: Say which cluster to join: that of `ray_address`, else that of `RAY_ADDRESS` (set
+            inside a Ray job); without either, a local one of `ray_num_cpus` is started.
         import_folder: A folder from which the workers of a local Ray can import.
 
     Raises:
-        InputError: There is no cluster at `address`.
+        InputError: There is no cluster at the address.
     """
     import ray
 
     if ray.is_initialized():
         return
+    verbose, num_cpus = options.verbose or options.local_mode, options.ray_num_cpus
     level = logging.INFO if verbose else logging.ERROR
-    options: dict[str, Any] = {"log_to_driver": verbose, "logging_level": level}
-    address = address or os.environ.get("RAY_ADDRESS")
+    logs: dict[str, Any] = {"log_to_driver": verbose, "logging_level": level}
+    address = options.ray_address or os.environ.get("RAY_ADDRESS")
     if address and num_cpus is not None:
         raise InputError("--ray-num-cpus is for a local Ray, not for a running cluster")
     try:
         if address:
-            ray.init(address=address, **options)
+            ray.init(address=address, **logs)
             return
         with contextlib.ExitStack() as stack:
             if import_folder is not None:
                 paths = filter(None, [str(import_folder), os.environ.get("PYTHONPATH")])
                 stack.enter_context(environment_variable("PYTHONPATH", os.pathsep.join(paths)))
             # "local": do not join a cluster that happens to run on this machine.
-            ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **options)
+            ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **logs)
     except (ConnectionError, RuntimeError) as error:
         raise InputError(f"cannot join the Ray cluster at {address!r}: {error}") from None
 

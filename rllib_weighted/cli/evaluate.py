@@ -235,8 +235,8 @@ def _record_videos(config: AlgorithmConfig, folder: Path) -> None:
 
 def _videos_since(started: int, folder: Path) -> list[Path]:
     """Returns the videos written since a time in nanoseconds, the oldest first."""
-    written = {path: path.stat().st_mtime_ns for path in sorted(folder.glob("*.mp4"))}
-    return sorted((path for path in written if written[path] >= started), key=written.__getitem__)
+    written = sorted((path.stat().st_mtime_ns, path) for path in folder.glob("*.mp4"))
+    return [path for time_ns, path in written if time_ns >= started]
 
 
 def _restored_runner(config: AlgorithmConfig, checkpoint: Path) -> EnvRunner:

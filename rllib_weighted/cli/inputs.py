@@ -1,4 +1,4 @@
-"""Reads what a user asks for: training files, `--set`, `--stop` and JSON.
+"""Reads what a user asks for: the options of `rllib train`, training files, `--set` and `--stop`.
 
 Everything ends in a `TrainFile`: an algorithm's config and stop criteria. Wrong input raises an
 `InputError` that says where it is and what is known.
@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
-import typer
+from typer import Option
 
 from rllib_weighted._private import tune_registry
 from rllib_weighted.cli import InputError
@@ -43,7 +43,6 @@ OLD_SETTINGS = {
     "num_sgd_iter": "num_epochs",
 }
 
-
 # Metrics of RLlib's old API stack that stop criteria name, and their names today.
 OLD_STOP_NAMES = {
     "episode_reward_mean": "env_runners/episode_return_mean",
@@ -55,14 +54,116 @@ OLD_STOP_NAMES = {
     "iterations": "training_iteration",
 }
 
-
 # Settings that are no attributes: RLlib translates these names itself.
 _TRANSLATED = {"lambda", "framework", "callbacks", "input", "model_config", "multiagent"}
 
-
-_MODULE_NAME = "__rllib_train_file__"
 _OPTIONAL_KEYS = {"num_samples", "checkpoint_freq", "checkpoint_at_end", "storage_path"}
-_EXPERIMENT_KEYS = {"run", "env", "stop", "config"} | _OPTIONAL_KEYS
+_KEYS = {"run", "env", "stop", "config"} | _OPTIONAL_KEYS
+
+VERBOSE = Option("--verbose", "-v", "--log-info", help="Show Ray's logs.")
+
+
+def _option(*names: str, default: object = None, **more: Any) -> Any:
+    """Returns a field of `TrainOptions` that is also an option of the command line.
+
+    Args:
+        names: Its flags, if they are not just the field's name.
+        default: The field's default.
+        more: What else `typer.Option` takes.
+    """
+    return field(default=default, metadata={"option": Option(*names, **more)})
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """The options of `rllib train`, each spelled once: for the command line and for Python.
+
+    Args:
+        stop: Stop criteria as JSON, over those of the file; `null` removes one.
+        settings: `KEY=VALUE` texts, over those of the file.
+        num_samples: How often each point of the search space is run.
+        storage_path: Where results go: a folder or a URI.
+        name: The experiment's name; its results lie in `storage_path/name`.
+        checkpoint_freq: Rounds between checkpoints; 0 writes none on the way. None writes one a
+            minute and keeps the last three.
+        checkpoint_at_end: Whether a trial that ends writes a checkpoint.
+        resume: Continue an experiment instead of starting one.
+        ray_address: The Ray cluster to join.
+        ray_num_cpus: CPUs that a local Ray counts with.
+        local_mode: Samples and learns in a single process, for debugging.
+        verbose: Shows Ray's logs.
+    """
+
+    stop: str | None = _option(
+        "--stop",
+        "-s",
+        metavar="JSON",
+        help="Stop criteria over those of the file, e.g. "
+        "'{\"training_iteration\": 10}'; null removes one.",
+    )
+    settings: Sequence[str] = _option(
+        "--set",
+        default=(),
+        metavar="KEY=VALUE",
+        help="A setting of the config; may be repeated. A dot reaches into a dict.",
+    )
+    num_samples: int | None = _option(min=1, help="Trials per point of the search.")
+    storage_path: str | None = _option(
+        help="Folder or URI of the results.", show_default="~/ray_results"
+    )
+    name: str | None = _option(
+        "--name", "--experiment-name", "-n", help="Name of the experiment's folder."
+    )
+    checkpoint_freq: int | None = _option(
+        min=0,
+        help="Rounds between checkpoints, of which all are kept; 0 writes none on the way.",
+        show_default="one a minute, the last three are kept",
+    )
+    checkpoint_at_end: bool | None = _option(help="Save when a trial ends.", show_default="on")
+    resume: bool = _option(
+        "--resume",
+        default=False,
+        help="Continue the experiment --name (or the newest of this file) from its last "
+        "checkpoints, with the settings and samples of its start.",
+    )
+    ray_address: str | None = _option(
+        help="Ray cluster to join.", show_default="RAY_ADDRESS, else a local Ray of its own"
+    )
+    ray_num_cpus: int | None = _option(min=1, help="CPUs that a local Ray counts with.")
+    local_mode: bool = _option(
+        "--local-mode", default=False, help="Sample and learn in one process per trial, to debug."
+    )
+    verbose: bool = field(default=False, metadata={"option": VERBOSE})
+
+    def fixed_at_start(self) -> list[str]:
+        """Returns the given options that have no effect on an experiment that is resumed."""
+        names = ("num_samples", "checkpoint_freq", "checkpoint_at_end")
+        return [f"--{name.replace('_', '-')}" for name in names if getattr(self, name) is not None]
+
+
+def takes_train_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds the options of `rllib train` to a command, which gets them as its argument `options`."""
+    # Typer takes a repeated option only as a list.
+    hints = {**get_type_hints(TrainOptions), "settings": list[str]}
+    added = [
+        inspect.Parameter(
+            option.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=option.default,
+            annotation=Annotated[hints[option.name], option.metadata["option"]],
+        )
+        for option in dataclasses.fields(TrainOptions)
+    ]
+
+    @functools.wraps(command)
+    def wrapper(**values: Any) -> None:  # The command's arguments.
+        options = TrainOptions(**{name: values.pop(name) for name in hints})
+        command(**values, options=options)
+
+    signature = inspect.signature(command, eval_str=True)
+    own = [parameter for name, parameter in signature.parameters.items() if name != "options"]
+    vars(wrapper)["__signature__"] = signature.replace(parameters=[*own, *added])
+    return wrapper
 
 
 @dataclass
@@ -93,6 +194,12 @@ class TrainFile:
     storage_path: str | None = None
     arguments: dict[str, Any] | None = None  # Settings may be of any type.
 
+    def with_options(self, options: TrainOptions) -> TrainFile:
+        """Returns what is asked for when the options' stop criteria and values go over these."""
+        values = {name: getattr(options, name) for name in _OPTIONAL_KEYS}
+        given = {name: value for name, value in values.items() if value not in (None, "")}
+        return dataclasses.replace(self, stop=merge_stop(self.stop, options.stop), **given)
+
 
 def load_file(path: str | Path) -> TrainFile:
     """Returns what a training file with a single experiment asks for; see `load_experiments`."""
@@ -115,7 +222,7 @@ def load_experiments(path: str | Path) -> list[TrainFile]:
         InputError: The file is missing, cannot be read, raises, or does not define what it must.
     """
     path = Path(path).expanduser().resolve()
-    readers = {".py": _load_python, ".yaml": _load_yaml, ".yml": _load_yaml, ".json": _load_json}
+    readers = {".py": _load_python, ".yaml": _load_text, ".yml": _load_text, ".json": _load_text}
     if path.suffix not in readers:
         raise InputError(f"{path}: a training file ends in {', '.join(readers)}")
     if path.is_dir():
@@ -145,9 +252,9 @@ def _execute(path: Path) -> dict[str, Any]:  # A file may define anything.
     """Runs a Python file as a module and returns the names that it defines."""
     import ray.cloudpickle as cloudpickle
 
-    module = types.ModuleType(_MODULE_NAME)
+    module = types.ModuleType("__rllib_train_file__")
     module.__file__ = str(path)
-    sys.modules[_MODULE_NAME] = module
+    sys.modules[module.__name__] = module
     # Worker processes cannot import this module: pickle what it defines by value.
     cloudpickle.register_pickle_by_value(module)
     if str(path.parent) not in sys.path:
@@ -159,8 +266,21 @@ def _execute(path: Path) -> dict[str, Any]:  # A file may define anything.
     except Exception as error:
         is_its_syntax = isinstance(error, SyntaxError) and error.filename == str(path)
         what = "is not Python" if is_its_syntax else "raised"
-        raise InputError(f"{path} {what}:\n\n{own_traceback(error, path)}") from None
+        raise InputError(f"{path} {what}:\n\n{_own_traceback(error, path)}") from None
     return module.__dict__
+
+
+def _own_traceback(error: BaseException, path: Path) -> str:
+    """Returns the traceback of an error that a user's file raised, as Python would print it.
+
+    Args:
+        error: What the file raised.
+        path: The file. Frames before its first one (ours, which executed it) are left out.
+    """
+    frame = error.__traceback__
+    while frame is not None and frame.tb_frame.f_code.co_filename != str(path):
+        frame = frame.tb_next
+    return "".join(traceback.format_exception(type(error), error, frame)).rstrip()
 
 
 def _no_config(path: Path, found: Mapping[str, object]) -> str:
@@ -181,20 +301,15 @@ def _no_config(path: Path, found: Mapping[str, object]) -> str:
     return f"{path} does not define `config`, e.g. `{example}`; it defines: {defined}"
 
 
-def _load_json(path: Path) -> list[TrainFile]:
-    return _read_experiments(path, parse_json_object(path.read_text(), str(path)))
-
-
-def _load_yaml(path: Path) -> list[TrainFile]:
+def _load_text(path: Path) -> list[TrainFile]:
     import yaml
 
+    text = path.read_text()
     try:
-        return _read_experiments(path, yaml.safe_load(path.read_text()))
+        is_json = path.suffix == ".json"
+        content = parse_json_object(text, str(path)) if is_json else yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise InputError(f"{path} is not valid YAML: {error}") from None
-
-
-def _read_experiments(path: Path, content: object) -> list[TrainFile]:
     if not isinstance(content, dict) or not content:
         raise InputError(f"{path} must hold experiments: name: {{run: ..., env: ..., config: ...}}")
     return [_read_experiment(path, str(name), spec) for name, spec in content.items()]
@@ -204,11 +319,9 @@ def _read_experiment(path: Path, name: str, spec: object) -> TrainFile:
     what = f"{path}: experiment {name!r}"
     if not isinstance(spec, dict) or "run" not in spec:
         raise InputError(f"{what} must be a dict that names its algorithm, e.g. run: WeightedPPO")
-    known = ", ".join(sorted(_EXPERIMENT_KEYS))
-    unknown = [
-        f"{key!r}{nearest(key, _EXPERIMENT_KEYS)}" for key in spec if key not in _EXPERIMENT_KEYS
-    ]
+    unknown = [f"{key!r}{nearest(key, _KEYS)}" for key in spec if key not in _KEYS]
     if unknown:
+        known = ", ".join(sorted(_KEYS))
         raise InputError(f"{what} has unknown keys: {', '.join(unknown)} (known: {known})")
     config = algorithm_config(str(spec["run"]))
     settings = spec.get("config") or {}
@@ -439,133 +552,3 @@ def _kind(value: object) -> str:
     names = {"NoneType": "null", "int": "a number", "float": "a number", "str": "a text"}
     kind = type(value).__name__
     return names.get(kind, "a boolean" if kind == "bool" else f"a {kind}")
-
-
-# The options of `rllib train`, each spelled once: for the command line and for Python
-
-
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", "--log-info", help="Show Ray's logs.")]
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """The options of `rllib train`, with the same meaning.
-
-    Args:
-        stop: Stop criteria as JSON, over those of the file; `null` removes one.
-        settings: `KEY=VALUE` texts, over those of the file.
-        num_samples: How often each point of the search space is run.
-        storage_path: Where results go: a folder or a URI.
-        name: The experiment's name; its results lie in `storage_path/name`.
-        checkpoint_freq: Rounds between checkpoints; 0 writes none on the way. None writes one a
-            minute and keeps the last three.
-        checkpoint_at_end: Whether a trial that ends writes a checkpoint.
-        resume: Continue an experiment instead of starting one.
-        ray_address: The Ray cluster to join.
-        ray_num_cpus: CPUs that a local Ray counts with.
-        local_mode: Samples and learns in a single process, for debugging.
-        verbose: Shows Ray's logs.
-    """
-
-    stop: Annotated[
-        str | None,
-        typer.Option(
-            "--stop",
-            "-s",
-            metavar="JSON",
-            help="Stop criteria over those of the file, e.g. "
-            "'{\"training_iteration\": 10}'; null removes one.",
-        ),
-    ] = None
-    settings: Annotated[
-        Sequence[str],
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="A setting of the config; may be repeated. A dot reaches into a dict.",
-        ),
-    ] = ()
-    num_samples: Annotated[
-        int | None, typer.Option(min=1, help="Trials per point of the search.")
-    ] = None
-    storage_path: Annotated[
-        str | None,
-        typer.Option(help="Folder or URI of the results.", show_default="~/ray_results"),
-    ] = None
-    name: Annotated[
-        str | None,
-        typer.Option("--name", "--experiment-name", "-n", help="Name of the experiment's folder."),
-    ] = None
-    checkpoint_freq: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Rounds between checkpoints, of which all are kept; 0 writes none on the way.",
-            show_default="one a minute, the last three are kept",
-        ),
-    ] = None
-    checkpoint_at_end: Annotated[
-        bool | None, typer.Option(help="Save when a trial ends.", show_default="on")
-    ] = None
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume",
-            help="Continue the experiment --name (or the newest of this file) from its last "
-            "checkpoints, with the settings and samples of its start.",
-        ),
-    ] = False
-    ray_address: Annotated[
-        str | None,
-        typer.Option(
-            help="Ray cluster to join.", show_default="RAY_ADDRESS, else a local Ray of its own"
-        ),
-    ] = None
-    ray_num_cpus: Annotated[
-        int | None, typer.Option(min=1, help="CPUs that a local Ray counts with.")
-    ] = None
-    local_mode: Annotated[
-        bool,
-        typer.Option("--local-mode", help="Sample and learn in one process per trial, to debug."),
-    ] = False
-    verbose: Verbose = False
-
-    def fixed_at_start(self) -> list[str]:
-        """Returns the given options that have no effect on an experiment that is resumed."""
-        names = ("num_samples", "checkpoint_freq", "checkpoint_at_end")
-        return [f"--{name.replace('_', '-')}" for name in names if getattr(self, name) is not None]
-
-
-def takes_train_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Adds the options of `rllib train` to a command, which gets them as its argument `options`."""
-    hints = get_type_hints(TrainOptions, include_extras=True)
-    # Typer takes a repeated option only as a list.
-    hints["settings"] = Annotated[list[str], hints["settings"].__metadata__[0]]
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    added = [
-        inspect.Parameter(field.name, keyword, default=field.default, annotation=hints[field.name])
-        for field in dataclasses.fields(TrainOptions)
-    ]
-
-    @functools.wraps(command)
-    def wrapper(**values: Any) -> None:  # The command's arguments.
-        options = TrainOptions(**{name: values.pop(name) for name in hints})
-        command(**values, options=options)
-
-    signature = inspect.signature(command, eval_str=True)
-    own = [parameter for name, parameter in signature.parameters.items() if name != "options"]
-    vars(wrapper)["__signature__"] = signature.replace(parameters=[*own, *added])
-    return wrapper
-
-
-def own_traceback(error: BaseException, path: Path) -> str:
-    """Returns the traceback of an error that a user's file raised, as Python would print it.
-
-    Args:
-        error: What the file raised.
-        path: The file. Frames before its first one (ours, which executed it) are left out.
-    """
-    frame = error.__traceback__
-    while frame is not None and frame.tb_frame.f_code.co_filename != str(path):
-        frame = frame.tb_next
-    return "".join(traceback.format_exception(type(error), error, frame)).rstrip()

@@ -16,67 +16,16 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer import Argument, Option
 from typer.core import TyperGroup
 
 from rllib_weighted.cli import Aborted, InputError, TrainingError
-from rllib_weighted.cli.inputs import TrainOptions, Verbose, takes_train_options
+from rllib_weighted.cli.inputs import VERBOSE, TrainOptions, takes_train_options
 from rllib_weighted.suggest import nearest
 
-# The tuned examples that come with the package
-
-
 _PACKAGE = Path(__file__).resolve().parents[1]
-# Inside an installed package, or beside it in a checkout.
+# Of the tuned examples: inside an installed package, or beside it in a checkout.
 _FOLDERS = (_PACKAGE / "tuned_examples", _PACKAGE.parent / "tuned_examples")
-
-
-@dataclass(frozen=True)
-class Example:
-    """A tuned example.
-
-    Args:
-        name: Its name, e.g. `"cartpole"`.
-        path: Its file.
-    """
-
-    name: str
-    path: Path
-
-    @property
-    def summary(self) -> str:
-        """The first line of its docstring."""
-        return (ast.get_docstring(ast.parse(self.source())) or "").partition("\n")[0]
-
-    def source(self) -> str:
-        """Returns the text of its file."""
-        return self.path.read_text(encoding="utf-8")
-
-
-def list_examples() -> list[Example]:
-    """Returns all tuned examples, by name.
-
-    Raises:
-        InputError: This installation has none.
-    """
-    for folder in _FOLDERS:
-        paths = sorted(folder.glob("[!_]*.py"))
-        if paths:
-            return [Example(path.stem, path) for path in paths]
-    raise InputError(f"no tuned examples found; they should lie in {_FOLDERS[0]}: reinstall")
-
-
-def find_example(name: str) -> Example:
-    """Returns the example of a name (`cartpole` or `cartpole.py`).
-
-    Raises:
-        InputError: There is none of that name.
-    """
-    examples = {example.name: example for example in list_examples()}
-    stem = name.removesuffix(".py")
-    if stem not in examples:
-        known = ", ".join(examples)
-        raise InputError(f"no example {name!r}{nearest(stem, examples)} (there are: {known})")
-    return examples[stem]
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -140,9 +89,9 @@ app.add_typer(example_app, name="example", help="Tuned examples: list, show or r
 def train(
     ctx: typer.Context,
     options: TrainOptions,
-    algo: Annotated[str | None, typer.Option("--algo", "--run", "-a", "-r")] = None,
-    env: Annotated[str | None, typer.Option("--env", "-e")] = None,
-    config: Annotated[str, typer.Option("--config", "-c", metavar="JSON")] = "{}",
+    algo: Annotated[str | None, Option("--algo", "--run", "-a", "-r")] = None,
+    env: Annotated[str | None, Option("--env", "-e")] = None,
+    config: Annotated[str, Option("--config", "-c", metavar="JSON")] = "{}",
 ) -> None:
     """Train an algorithm by name, or a training file: `rllib train file FILE`."""
     if ctx.invoked_subcommand is not None:
@@ -176,7 +125,7 @@ def _refuse_misplaced_options(ctx: typer.Context) -> None:
 @train_app.command("file")
 @takes_train_options
 def train_file(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .py, .yaml or .json file.")],
+    file: Annotated[Path, Argument(metavar="FILE", help="A .py, .yaml or .json file.")],
     options: TrainOptions,
 ) -> None:
     """Train what FILE asks for: Python that defines `config` and `stop`, or YAML or JSON."""
@@ -187,14 +136,14 @@ def train_file(
 
 @app.command()
 def evaluate(
-    checkpoint: Annotated[str, typer.Argument(help="A checkpoint, or a trial's folder.")],
-    episodes: Annotated[int, typer.Option(min=1, help="Episodes to play.")] = 10,
-    seed: Annotated[int | None, typer.Option(help="Seeds environments and actions.")] = None,
-    video: Annotated[str | None, typer.Option(metavar="DIR", help="Write MP4s there.")] = None,
+    checkpoint: Annotated[str, Argument(help="A checkpoint, or a trial's folder.")],
+    episodes: Annotated[int, Option(min=1, help="Episodes to play.")] = 10,
+    seed: Annotated[int | None, Option(help="Seeds environments and actions.")] = None,
+    video: Annotated[str | None, Option(metavar="DIR", help="Write MP4s there.")] = None,
     file: Annotated[
-        str | None, typer.Option(help="Training file that registers the environment.")
+        str | None, Option(help="Training file that registers the environment.")
     ] = None,
-    verbose: Verbose = False,
+    verbose: Annotated[bool, VERBOSE] = False,
 ) -> None:
     """Play whole episodes with a checkpoint's policy and print their returns."""
     from rllib_weighted.cli.evaluate import evaluate_checkpoint
@@ -217,28 +166,28 @@ def evaluate(
 @app.command()
 def report(
     results: Annotated[
-        list[str], typer.Argument(metavar="RESULTS...", help="Folders of experiments or trials.")
+        list[str], Argument(metavar="RESULTS...", help="Folders of experiments or trials.")
     ],
     baseline: Annotated[
         str | None,
-        typer.Option(help="Strategy (or arm) to compare with.", show_default="average"),
+        Option(help="Strategy (or arm) to compare with.", show_default="average"),
     ] = None,
     threshold: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             metavar="X",
             help="What counts as learned; ENV=X for one environment, may be repeated.",
             show_default="90 % of the baseline's improvement",
         ),
     ] = None,
     metric: Annotated[
-        str | None, typer.Option(help="Metric to compare.", show_default="the mean return")
+        str | None, Option(help="Metric to compare.", show_default="the mean return")
     ] = None,
     hold: Annotated[
-        int | None, typer.Option(min=1, help="Rounds that X has to be held.", show_default="5")
+        int | None, Option(min=1, help="Rounds that X has to be held.", show_default="5")
     ] = None,
     out: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Where to write.", show_default="./report")
+        str | None, Option(metavar="DIR", help="Where to write.", show_default="./report")
     ] = None,
 ) -> None:
     """Compare strategies: a page with curves, convergence, final returns and weights."""
@@ -246,6 +195,55 @@ def report(
 
     limits = threshold or ()
     report_results(results, baseline=baseline, thresholds=limits, metric=metric, hold=hold, out=out)
+
+
+@dataclass(frozen=True)
+class Example:
+    """A tuned example.
+
+    Args:
+        name: Its name, e.g. `"cartpole"`.
+        path: Its file.
+    """
+
+    name: str
+    path: Path
+
+    @property
+    def summary(self) -> str:
+        """The first line of its docstring."""
+        return (ast.get_docstring(ast.parse(self.source())) or "").partition("\n")[0]
+
+    def source(self) -> str:
+        """Returns the text of its file."""
+        return self.path.read_text(encoding="utf-8")
+
+
+def list_examples() -> list[Example]:
+    """Returns all tuned examples, by name.
+
+    Raises:
+        InputError: This installation has none.
+    """
+    for folder in _FOLDERS:
+        paths = sorted(folder.glob("[!_]*.py"))
+        if paths:
+            return [Example(path.stem, path) for path in paths]
+    raise InputError(f"no tuned examples found; they should lie in {_FOLDERS[0]}: reinstall")
+
+
+def find_example(name: str) -> Example:
+    """Returns the example of a name (`cartpole` or `cartpole.py`).
+
+    Raises:
+        InputError: There is none of that name.
+    """
+    examples = {example.name: example for example in list_examples()}
+    stem = name.removesuffix(".py")
+    if stem not in examples:
+        known = ", ".join(examples)
+        raise InputError(f"no example {name!r}{nearest(stem, examples)} (there are: {known})")
+    return examples[stem]
 
 
 @example_app.command("list")
@@ -260,7 +258,7 @@ def example_list() -> None:
 @example_app.command("get")
 def example_get(
     name: str,
-    out: Annotated[Path | None, typer.Option(help="File to write; else it is printed.")] = None,
+    out: Annotated[Path | None, Option(help="File to write; else it is printed.")] = None,
 ) -> None:
     """Print the file of a tuned example."""
     source = find_example(name).source()

@@ -10,6 +10,7 @@ import collections
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,9 +78,8 @@ class TrialProgress:
     def update(self, result: Mapping[str, Any]) -> None:
         """Updates the progress with the result of a round."""
         self.last = result
-        if self.mean_return is not None:
-            known = self.mean_return if self.best_return is None else self.best_return
-            self.best_return = max(self.mean_return, known)
+        known = [value for value in (self.mean_return, self.best_return) if value is not None]
+        self.best_return = max(known, default=None)
         counters = {ROUND, STEPS, TIME, *filter(is_counter, self.stop)}
         sample = {key: v for key in counters if (v := self.value(key)) is not None}
         if self._window and sample.get(ROUND, 0) <= self._window[-1].get(ROUND, 0):
@@ -254,9 +254,8 @@ def trials_table(trials: Sequence[TrialProgress], *, width: int, max_rows: int) 
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="dim")
     columns = _fitting(rows, width)
     for name in columns:
-        justify: Any = (
-            "left" if name in ("trial", *settings) else "right"
-        )  # Rich wants a literal type.
+        # Rich wants a literal type.
+        justify: Any = "left" if name in ("trial", *settings) else "right"
         table.add_column(_HEADERS.get(name, name), justify=justify, vertical="bottom")
     for row in rows:
         table.add_row(*(Text(row[name], no_wrap=True) for name in columns))
@@ -270,7 +269,7 @@ def trials_table(trials: Sequence[TrialProgress], *, width: int, max_rows: int) 
 def count_statuses(trials: Iterable[TrialProgress]) -> str:
     """Returns how many trials are in which state: `2 running, 5 done, 29 waiting`."""
     counts = collections.Counter(trial.status for trial in trials)
-    order = [*_STATUSES, *(status for status in counts if status not in _STATUSES)]
+    order = dict.fromkeys([*_STATUSES, *counts])
     return ", ".join(f"{counts[status]} {_word(status)}" for status in order if counts[status])
 
 
@@ -342,15 +341,10 @@ class Display:
         in_place = console.is_terminal if live is None else live
         self._live = Live(console=console, get_renderable=self.renderable) if in_place else None
 
-    def __enter__(self) -> Display:
+    def running(self) -> AbstractContextManager[object]:
+        """Shows the progress inside the block, and its time from the beginning of the block."""
         self._started = time.monotonic()
-        if self._live is not None:
-            self._live.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._live is not None:
-            self._live.stop()
+        return nullcontext() if self._live is None else self._live
 
     def note(self, message: str) -> None:
         """Shows a message above the progress."""

@@ -71,11 +71,11 @@ def parse_thresholds(texts: Sequence[str]) -> float | dict[str, float] | None:
     Raises:
         InputError: A text is neither `X` nor `ENV=X`, or one for all comes with others.
     """
-    named: dict[str, float] = {}
+    limits: dict[str, float] = {}
     for text in texts:
         env, _, number = text.rpartition("=")
         try:
-            value = float(number)
+            limits[env] = float(number)
         except ValueError:
             raise InputError(
                 f"--threshold should be a number, or ENVIRONMENT=NUMBER, found {text!r}"
@@ -85,10 +85,7 @@ def parse_thresholds(texts: Sequence[str]) -> float | dict[str, float] | None:
                 f"--threshold {text} is for all environments: give it alone, or write "
                 "ENVIRONMENT=NUMBER for each"
             )
-        if not env:
-            return value
-        named[env] = value
-    return named or None
+    return limits.get("", limits or None)
 
 
 def _table(title: str, rows: Sequence[Sequence[str]], marked: Collection[int]) -> Table:

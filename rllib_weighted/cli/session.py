@@ -9,16 +9,20 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import math
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import FrameType
+from typing import Any
 
+from pyarrow.fs import FileSystem
 from ray.air.constants import EXPR_PROGRESS_FILE, EXPR_RESULT_FILE, TRAINING_ITERATION
 from ray.tune import Callback
+from ray.tune.experiment import Trial
 from ray.tune.logger import CSVLoggerCallback
 from ray.tune.result import SHOULD_CHECKPOINT
 
@@ -31,12 +35,6 @@ from rllib_weighted.cli.progress import (
     lookup,
 )
 from rllib_weighted.tuning import uses_min_weight
-
-if TYPE_CHECKING:
-    from types import FrameType
-
-    from pyarrow.fs import FileSystem
-    from ray.tune.experiment import Trial
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _STOPPING = "Stopping after this round, to save a checkpoint. Once more Ctrl-C stops at once."
@@ -129,29 +127,29 @@ class TrainSession:
         display: Where progress is shown.
         stop: Flat stop criteria that replace those of the trials; None keeps theirs (which a
             resumed experiment has saved).
-        checkpoint_seconds: Seconds between two checkpoints of a trial; None leaves them to Tune.
-        resumed: Whether the experiment was started in another process.
+        checkpoint_seconds: Seconds between two checkpoints of a trial; infinity leaves them to
+            Tune.
+        resumed: Whether there are trials of an earlier process that have yet to be adopted.
         trials: Progress by the trial's id.
         num_started: How many trials' processes have started.
     """
 
     display: Display
     stop: dict[str, float] | None
-    checkpoint_seconds: float | None = None
+    checkpoint_seconds: float = math.inf
     resumed: bool = False
     trials: dict[str, TrialProgress] = field(default_factory=dict)
     num_started: int = 0
     _saved_at: dict[str, float] = field(default_factory=dict)
-    _adopted: bool = False
 
     def __post_init__(self) -> None:
         self.interrupt = Interrupt(self.display.note)
 
     def adopt(self, trials: list[Trial]) -> None:
         """Prepares the trials of a resumed experiment before they continue."""
-        if not self.resumed or self._adopted or not trials:
+        if not self.resumed or not trials:
             return
-        self._adopted = True
+        self.resumed = False
         for trial in trials:
             if self.stop is not None:
                 trial.stopping_criterion = dict(self.stop)
@@ -169,9 +167,8 @@ class TrainSession:
     def progress(self, trial: Trial) -> TrialProgress:
         """Returns the progress of a trial."""
         if trial.trial_id not in self.trials:
-            name = trial.trial_id.rpartition("_")[2]
-            settings = trial_settings(trial)
-            self.trials[trial.trial_id] = TrialProgress(name, trial.stopping_criterion, settings)
+            name, stop = trial.trial_id.rpartition("_")[2], trial.stopping_criterion
+            self.trials[trial.trial_id] = TrialProgress(name, stop, trial_settings(trial))
         return self.trials[trial.trial_id]
 
     def take(self, trial: Trial, result: Result) -> None:
@@ -187,10 +184,7 @@ class TrainSession:
     def is_due(self, trial: Trial) -> bool:
         """Whether it is time for a checkpoint of a trial; the time counts from the first call."""
         last = self._saved_at.setdefault(trial.trial_id, time.monotonic())
-        seconds = self.checkpoint_seconds
-        if seconds is None or trial.checkpoint_freq:
-            return False
-        return time.monotonic() - last >= seconds
+        return not trial.checkpoint_freq and time.monotonic() - last >= self.checkpoint_seconds
 
     def saved(self, trial: Trial) -> None:
         """Notes that a trial has a checkpoint of its last round."""
@@ -207,7 +201,7 @@ def session(active: TrainSession) -> Iterator[TrainSession]:
     global _current
     previous, _current = _current, active
     try:
-        with active.display, handling_signals(active.interrupt):
+        with active.display.running(), handling_signals(active.interrupt):
             yield active
     finally:
         _current = previous

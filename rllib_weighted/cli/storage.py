@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import pyarrow
 from pyarrow import fs
@@ -25,7 +25,6 @@ DEFAULT_STORAGE = "~/ray_results"
 RECORD_FILE = "rllib_train.json"
 _STATE_FILE = "tuner.pkl"  # Tune writes it when an experiment starts.
 
-_AMAZON = "Amazon S3"
 _REFUSALS = ("ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH", "EXPIRED_TOKEN")
 # pyarrow's default waits 100 seconds for an endpoint that accepts connections but never answers.
 _TIMEOUT_S = 5
@@ -200,23 +199,19 @@ def check_store(root: str, *, writes: bool = False) -> None:
     parts = urlsplit(root)
     if parts.scheme != "s3":
         return
-    credentials, _, bucket = parts.netloc.rpartition("@")
+    bucket = parts.netloc.rpartition("@")[2]
     path = bucket + parts.path.rstrip("/")
-    query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
-    options: dict[str, str] = {key: query[key] for key in ("region", "scheme") if key in query}
+    query = dict(parse_qsl(parts.query))
     # pyarrow resolves endpoint and region only for file systems made from a URI.
     from_environment = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     endpoint = query.get("endpoint_override") or from_environment
-    if endpoint:
-        options["endpoint_override"] = endpoint
-    if credentials:
-        key, _, secret = credentials.partition(":")
-        options |= {"access_key": unquote(key), "secret_key": unquote(secret)}
     try:
-        if not endpoint and "region" not in options:
-            options["region"] = fs.resolve_s3_region(bucket)
         filesystem = fs.S3FileSystem(
-            **options,
+            access_key=unquote(parts.username) if parts.username else None,
+            secret_key=unquote(parts.password or "") if parts.username else None,
+            region=query.get("region") or (None if endpoint else fs.resolve_s3_region(bucket)),
+            scheme=query.get("scheme"),
+            endpoint_override=endpoint,
             connect_timeout=_TIMEOUT_S,
             request_timeout=_TIMEOUT_S,
             retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=_MAX_ATTEMPTS),
@@ -230,7 +225,7 @@ def check_store(root: str, *, writes: bool = False) -> None:
                 stream.write(b"can be removed")
             filesystem.delete_file(probe)
     except OSError as error:
-        raise InputError(_explained(error, bucket, endpoint or _AMAZON)) from None
+        raise InputError(_explained(error, bucket, endpoint or "Amazon S3")) from None
 
 
 def _explained(error: OSError, bucket: str, endpoint: str) -> str:

@@ -6,11 +6,12 @@ through `ray.tune.Tuner`, and the messages before and after it.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import math
 import os
 import re
 import shlex
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from rllib_weighted.cli.storage import ExperimentRecord, child, locate
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
-    from ray.tune import ResultGrid, TuneConfig, Tuner
+    from ray.tune import Result, ResultGrid, Tuner
 
     from rllib_weighted.cli.session import TrainSession
     from rllib_weighted.cli.sizing import ExperimentSize
@@ -150,29 +151,29 @@ def run_experiment(
         TrainingError: A trial failed.
         Aborted: A second Ctrl-C.
     """
-    root = storage.storage_root(options.storage_path or asked.storage_path)
     with quiet_ray(options.verbose):
+        asked = asked.with_options(options)
+        root = storage.storage_root(asked.storage_path)
         name = _experiment_name(asked, options, root)
         record = _settled_record(asked, options, child(root, name))
         config = _settled_config(asked, record)
-        stop = inputs.merge_stop(asked.stop, options.stop)
-        start_ray(
-            address=options.ray_address,
-            num_cpus=options.ray_num_cpus,
-            verbose=options.verbose or options.local_mode,
-            import_folder=asked.path.parent if asked.path else None,
-        )
+        start_ray(options, asked.path.parent if asked.path else None)
+        from ray.tune import TuneConfig
+
         from rllib_weighted.cli.sizing import experiment_size
 
-        tune_config = _tune_config(asked, options)
+        tune_config = asked.tune_config or TuneConfig()
+        if asked.num_samples is not None:
+            tune_config = dataclasses.replace(tune_config, num_samples=asked.num_samples)
         size = experiment_size(config, tune_config)
+        algorithm = config.algo_class or type(config)
         display = Display(
             console or Console(highlight=False),
-            title=_title(config),
+            title=f"{algorithm.__name__} on {getattr(config.env, '__name__', config.env)}",
             live=False if options.verbose else None,
         )
-        run = _Run(asked, options, display, config, tune_config, stop, root, name)
-        return run.fit(record, size)
+        asked = dataclasses.replace(asked, config=config, tune_config=tune_config)
+        return _Run(asked, options, display, root, name).fit(record, size)
 
 
 def _experiment_name(asked: TrainFile, options: TrainOptions, root: str) -> str:
@@ -235,45 +236,27 @@ def _settled_config(asked: TrainFile, record: ExperimentRecord) -> AlgorithmConf
     return config
 
 
-def _tune_config(asked: TrainFile, options: TrainOptions) -> TuneConfig:
-    """Returns the scheduler and search of the file, with the number of samples asked for."""
-    from ray.tune import TuneConfig
-
-    tune_config = asked.tune_config or TuneConfig()
-    num_samples = _first(options.num_samples, asked.num_samples, tune_config.num_samples)
-    return dataclasses.replace(tune_config, num_samples=num_samples)
-
-
-def _title(config: AlgorithmConfig) -> str:
-    """Returns what is trained: `WeightedPPO on CartPole-v1`."""
-    algorithm, env = config.algo_class or type(config), config.env
-    return f"{algorithm.__name__} on {getattr(env, '__name__', env)}"
-
-
-def _first(*values: Any) -> Any:  # An option's values.
-    return next(value for value in values if value is not None)
-
-
 @dataclass(frozen=True)
 class _Run:
-    """One `Tuner.fit`, with the messages before and after it."""
+    """One `Tuner.fit`, with the messages before and after it.
+
+    Args:
+        asked: What to train, with a checked config and the options' values.
+        options: What the command's options say.
+        display: Where messages and progress are shown.
+        root: The storage.
+        name: The experiment's name.
+    """
 
     asked: TrainFile
     options: TrainOptions
     display: Display
-    config: AlgorithmConfig
-    tune_config: TuneConfig
-    stop: dict[str, float]
     root: str
     name: str
 
     @property
     def experiment(self) -> str:
         return child(self.root, self.name)
-
-    @property
-    def checkpoints_by_time(self) -> bool:
-        return self.options.checkpoint_freq is None and self.asked.checkpoint_freq is None
 
     @property
     def keeps_stop(self) -> bool:
@@ -288,10 +271,11 @@ class _Run:
         if not self.options.resume:
             storage.write_record(self.experiment, record)
         self._announce(size)
+        by_time = self.asked.checkpoint_freq is None
         active = TrainSession(
             self.display,
-            None if self.keeps_stop else self.stop,
-            checkpoint_seconds=CHECKPOINT_SECONDS if self.checkpoints_by_time else None,
+            None if self.keeps_stop else self.asked.stop,
+            checkpoint_seconds=CHECKPOINT_SECONDS if by_time else math.inf,
             resumed=self.options.resume,
         )
         try:
@@ -316,20 +300,20 @@ class _Run:
 
         from rllib_weighted.cli.session import ProgressTable, SessionCallback
 
-        asked, options = self.asked, self.options
+        asked = self.asked
         checkpoints = CheckpointConfig(
-            num_to_keep=NUM_TO_KEEP if self.checkpoints_by_time else None,
-            checkpoint_frequency=_first(options.checkpoint_freq, asked.checkpoint_freq, 0),
-            checkpoint_at_end=_first(options.checkpoint_at_end, asked.checkpoint_at_end, True),
+            num_to_keep=NUM_TO_KEEP if asked.checkpoint_freq is None else None,
+            checkpoint_frequency=asked.checkpoint_freq or 0,
+            checkpoint_at_end=True if asked.checkpoint_at_end is None else asked.checkpoint_at_end,
         )
         return Tuner(
-            self.config.algo_class,
-            param_space=self.config,
-            tune_config=self.tune_config,
+            asked.config.algo_class,
+            param_space=asked.config,
+            tune_config=asked.tune_config,
             run_config=RunConfig(
                 name=self.name,
                 storage_path=self.root,
-                stop=self.stop,
+                stop=asked.stop,
                 checkpoint_config=checkpoints,
                 callbacks=[SessionCallback(), ProgressTable()],
                 verbose=0,
@@ -339,10 +323,10 @@ class _Run:
     def _restored_tuner(self) -> Tuner:
         from ray.tune import Tuner
 
-        algo_class = self.config.algo_class
+        config = self.asked.config
         try:
             return Tuner.restore(
-                self.experiment, algo_class, param_space=self.config, resume_errored=True
+                self.experiment, config.algo_class, param_space=config, resume_errored=True
             )
         except ValueError as error:
             raise InputError(
@@ -360,15 +344,15 @@ class _Run:
         if self.options.resume and fixed:
             say(f"  note        {fixed}: a resumed experiment keeps those of its start")
         if not self.keeps_stop:
-            goal = " or ".join(f"{key} >= {format_number(v)}" for key, v in self.stop.items())
+            goal = " or ".join(f"{key} >= {format_number(v)}" for key, v in self.asked.stop.items())
             say(f"  until       {goal or 'Ctrl-C (no stop criterion is set)'}")
 
     def _finish(self, results: ResultGrid, active: TrainSession) -> TrainResult:
         """Reports how the training ended and what to do next; raises if a trial failed."""
         code = active.interrupt.exit_code if active.interrupt.requested else 0
-        if results.errors and not code:
-            raise TrainingError(self._failure(results))
         trials = [results[index] for index in range(len(results))]
+        if results.errors and not code:
+            raise TrainingError(self._failure(trials))
         say = self.display.note
         checkpoints = [
             locate(self.root, trial.checkpoint.path) for trial in trials if trial.checkpoint
@@ -392,13 +376,12 @@ class _Run:
             say(f"  evaluate    rllib evaluate {shlex.quote(checkpoints[0])}")
         return TrainResult(results, self.experiment, code, checkpoints)
 
-    def _failure(self, results: ResultGrid) -> str:
+    def _failure(self, trials: list[Result]) -> str:
         """Returns which trials failed, the end of the first error, and where it lies in full."""
-        trials = [results[index] for index in range(len(results))]
         failed = [trial for trial in trials if trial.error is not None]
         places = [locate(self.root, trial.path) for trial in failed[:_MAX_LISTED]]
         lines = [
-            f"training failed ({len(failed)} of {len(results)} trials); the first error:",
+            f"training failed ({len(failed)} of {len(trials)} trials); the first error:",
             "",
             root_cause(str(failed[0].error)),
             "",
@@ -417,7 +400,7 @@ class _Run:
             command += ["file", str(path) if relative.startswith("..") else relative]
         command += ["--resume", "--name", self.name]
         given = {
-            "--storage-path": self.options.storage_path or self.asked.storage_path,
+            "--storage-path": self.asked.storage_path,
             "--ray-address": self.options.ray_address,
             "--ray-num-cpus": self.options.ray_num_cpus,
         }
@@ -426,17 +409,16 @@ class _Run:
         return shlex.join(command)
 
 
-def _frequent_snapshots(num_trials: int | None) -> contextlib.AbstractContextManager[None]:
+def _frequent_snapshots(num_trials: int | None) -> AbstractContextManager[None]:
     """Lets Tune save the experiment's state more often than every ten seconds.
 
     What it has not saved is lost in a kill: a checkpoint, or that a trial has finished. Saving
     takes some 0.7 ms of CPU time per trial, so this is every two seconds up to 100 trials,
     and less often for more, which keeps it below 4 percent of a core, up to Tune's ten.
     """
-    if _SNAPSHOT_VARIABLE in os.environ:
-        return contextlib.nullcontext()
     seconds = min(10.0, max(2.0, (num_trials or 0) / 50))
-    return environment_variable(_SNAPSHOT_VARIABLE, f"{seconds:g}")
+    value = os.environ.get(_SNAPSHOT_VARIABLE, f"{seconds:g}")  # The user's own value counts.
+    return environment_variable(_SNAPSHOT_VARIABLE, value)
 
 
 def _outcome(active: TrainSession) -> str:
