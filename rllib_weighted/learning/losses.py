@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -80,10 +80,6 @@ class WorkerLosses:
             for n, found in parts.items()
         }
         return WorkerLosses(**known)
-
-    def detached(self) -> WorkerLosses:
-        """Returns the same numbers without their graph."""
-        return replace(self, total=self.total.detach())
 
 
 def segment_means(values: Tensor, sizes: Sequence[int]) -> Tensor:

@@ -101,7 +101,7 @@ class RoundWeights:
         """Notes a step that was not taken, because no worker was left."""
         self._num_skipped_steps += 1
 
-    def report(self) -> UpdateResult:
+    def result(self) -> UpdateResult:
         """Returns what the merges of this round did, averaged over its steps."""
         num_workers = self._request.num_workers
         sums = torch.zeros(4, num_workers, dtype=torch.float64)

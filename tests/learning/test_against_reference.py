@@ -33,7 +33,7 @@ from tests.learning.helpers import (
     run_update,
     small_config,
 )
-from tests.learning.test_column_updates import columns_of
+from tests.learning.test_update_columns import columns_of
 
 Chunks = list[dict[str, Any]]  # Of one worker, as `reference.Worker.sample` returns them.
 SPACES = {

@@ -24,7 +24,7 @@ from rllib_weighted.learning.interfaces import TrainedModule
 from rllib_weighted.learning.learner import WeightedPPOLearner
 from rllib_weighted.learning.losses import STOCK_LOSS
 from tests.learning.closed_form.helpers import make_module
-from tests.learning.closed_form.test_eligibility import subclass, swap_optimizer
+from tests.learning.closed_form.test_steps_eligibility import subclass, swap_optimizer
 from tests.learning.helpers import build_group, learner_of, small_config
 from tests.learning.test_update_columns import _Piece
 

@@ -183,7 +183,7 @@ class _ClosedForm(Steps):
             outputs, values = self._kernel.forward(self._by_set(rows[Columns.OBS]))
             parts = self._loss.forward(rows, self._by_row(outputs), self._by_row(values))
             local = self._means_of_parts(parts @ means.T)
-        losses = self._round.losses(self._own, local, self._workers)
+        losses = self._collectives.losses(self._own, local, self._workers)
         if not _is_finite(losses.total):
             return None
         signals, merged = self._merger.weigh(self._workers, losses)
