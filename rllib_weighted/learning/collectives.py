@@ -83,13 +83,9 @@ class Collectives:
         rows = torch.zeros(0, 2 * len(PART_NAMES)) if losses is None else _as_rows(losses)
         table = self.of_workers(own, rows)
         values, known = torch.split(table[list(workers)], len(PART_NAMES), dim=1)
-        parts = {
-            name: values[:, column] if bool(known[:, column].all()) else None
-            for column, name in enumerate(PART_NAMES)
-        }
-        total = parts.pop("total")
-        assert total is not None
-        return WorkerLosses(total, **parts)
+        columns = zip(values.unbind(1), known.all(dim=0).tolist(), strict=True)
+        parts: list[Any] = [value if is_known else None for value, is_known in columns]
+        return WorkerLosses(*parts)
 
     def gradients(
         self, own: Mapping[Any, Tensor], parameters: Mapping[Any, Tensor]
@@ -131,8 +127,7 @@ class Collectives:
 
 def _as_rows(losses: WorkerLosses) -> Tensor:
     """[n, 2 C]: the parts, then 1 for those that are known and 0 for the others."""
-    parts = [getattr(losses, name) for name in PART_NAMES]
     unknown = torch.zeros_like(losses.total)
-    values = [unknown if part is None else part for part in parts]
-    known = [torch.full_like(unknown, float(part is not None)) for part in parts]
+    values = [unknown if part is None else part for part in losses.parts]
+    known = [torch.full_like(unknown, float(part is not None)) for part in losses.parts]
     return torch.stack([*values, *known], dim=1).detach()

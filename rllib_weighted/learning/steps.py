@@ -183,10 +183,8 @@ def all_finite(gradients: Mapping[Any, Tensor]) -> bool:
 
 def not_finite(workers: Sequence[int], values: Tensor) -> list[int]:
     """Returns the workers whose value ([n], in their order) is NaN or infinite."""
-    finite = torch.isfinite(values)
-    if finite.all():
-        return []
-    return [worker for worker, fine in zip(workers, finite.tolist(), strict=True) if not fine]
+    finite = torch.isfinite(values).tolist()
+    return [worker for worker, fine in zip(workers, finite, strict=True) if not fine]
 
 
 class PerWorkerSteps(Steps):
@@ -303,6 +301,7 @@ class PerWorkerSteps(Steps):
             self._apply(own, moved)
 
     def _apply(self, own: list[int], gradients: Stacked) -> None:
+        """Steps the optimizer of own workers, each by its row of the gradients, [n, ...]."""
         rows = self._parameters.rows_of(own)
         self._parameters.optimizer.rows = rows
         full = {}
