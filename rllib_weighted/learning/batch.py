@@ -249,7 +249,7 @@ def why_not_columns(learner: RoundLearner) -> str | None:
 
 
 def _modules(learner: RoundLearner) -> list[Any]:
-    return [learner.module[module_id].unwrapped() for module_id in learner.module.keys()]  # noqa: SIM118
+    return [module.unwrapped() for module in learner.module.values()]
 
 
 def _has_known_connectors(learner: RoundLearner) -> bool:

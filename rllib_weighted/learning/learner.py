@@ -86,8 +86,7 @@ class WeightedPPOLearner(PPOTorchLearner):
         self.collectives = Collectives(
             self.config.num_learners, self.config.worker_layout.num_workers, self._device
         )
-        for module_id in self.module.keys():  # noqa: SIM118 (an RLModule, not a dict)
-            module = self.module[module_id]
+        for module in self.module.values():
             self.collectives.align([*module.parameters(), *module.buffers()])
         if self.per_worker is not None:
             self.per_worker.start_from_module()
