@@ -46,10 +46,9 @@ def update_round(
         merger.drop(worker, reason)
     # All learners know the sizes of all workers' batches, and so how many steps there are: none
     # waits for a step that another does not take.
-    own = torch.tensor(list(batch.sizes.values()), dtype=torch.float64).view(-1, 2)
-    table = learner.collectives.of_workers(list(batch.rows), own).long()
-    workers = table[:, 0].nonzero().flatten().tolist()
-    num_rows, num_steps = table.T.tolist()
+    sizes = torch.tensor(list(batch.sizes.values()), dtype=torch.float64).view(-1, 2)
+    num_rows, num_steps = learner.collectives.of_workers(list(batch.rows), sizes).long().T.tolist()
+    workers = [worker for worker, rows in enumerate(num_rows) if rows]
     round = Round(learner, module_id, batch, merger, workers)
     per_epoch = num_minibatches(num_rows, sum(num_steps), minibatch_size)
     _standardize_advantages(round)

@@ -212,8 +212,8 @@ def _option_problems(
                 f"change the option of {owner}{nearest(value, choices)}"
             )
     for field in dataclasses.fields(strategy_class) if types else ():  # type: ignore[arg-type]
-        is_required = field.default is field.default_factory is dataclasses.MISSING
-        if is_required and field.name in types.keys() - options.keys():
+        has_default = not (field.default is field.default_factory is dataclasses.MISSING)
+        if field.init and not has_default and field.name not in options:
             found[field.name] = (
                 f"`merge_options` of {owner} should hold {field.name!r}, found none: "
                 "it has no default, set it"

@@ -1,4 +1,7 @@
-"""A round's steps in closed form: flat parameters, gradients written out, no graph."""
+"""A round's steps in closed form, without autograd: which learners can take them, and how.
+
+Parameters and gradients are flat; the gradients are written out, no graph is built.
+"""
 
 from __future__ import annotations
 
