@@ -218,6 +218,12 @@ def overriding_class(cls: type, method: str) -> str | None:
     return None if owner.__module__.startswith(_OWN_PACKAGES) else owner.__name__
 
 
+def user_override(cls: type, *methods: str) -> str | None:
+    """Returns which user's class overrides the first of some methods that one overrides."""
+    users = ((overriding_class(cls, method), method) for method in methods)
+    return next((f"{user} overrides `{method}`" for user, method in users if user), None)
+
+
 # Parameters of N workers
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,7 @@ from torch import Tensor
 
 from rllib_weighted._private import learner_connectors
 from rllib_weighted.core.eligibility import Requirement, first_reason, required
-from rllib_weighted.core.modules import overriding_class
+from rllib_weighted.core.modules import user_override
 from rllib_weighted.core.rollouts import RolloutColumns
 from rllib_weighted.learning.advantages import (
     AdvantageNormalization,
@@ -44,7 +44,8 @@ from rllib_weighted.learning.connectors import EpisodeAdvantages, ScaleRewards
 from rllib_weighted.learning.interfaces import RoundLearner
 
 WORKER_COLUMN = "rllib_weighted_worker"
-# Not the policy's outputs: a model that masks actions has logits of minus infinity.
+# What comes from the environment first, what follows from it last. Not the policy's outputs: a
+# model that masks actions has logits of minus infinity.
 _CHECKED = (
     Columns.OBS,
     Columns.ACTIONS,
@@ -155,23 +156,19 @@ class RoundBatch:
     def drop_non_finite_workers(self) -> dict[int, str]:
         """Removes workers with NaN or infinite numbers in their rows; returns why."""
         non_finite: dict[int, str] = {}
-        for path, column in self._checked_columns():
-            if not isinstance(column, Tensor) or not column.is_floating_point():
-                continue
-            if torch.isfinite(column).all():
+        checked = [
+            ("/".join([key, *map(str, path)]), column)
+            for key in _CHECKED
+            for path, column in tree.flatten_with_path(self.columns.get(key, ()))
+        ]
+        for name, column in checked:
+            if not isinstance(column, Tensor) or torch.isfinite(column).all():
                 continue
             for worker, rows in self.rows.items():
                 if not torch.isfinite(column[torch.from_numpy(rows).to(column.device)]).all():
-                    non_finite.setdefault(worker, f"{path} has NaN or infinite entries")
+                    non_finite.setdefault(worker, f"{name} has NaN or infinite entries")
         self.drop(non_finite)
         return non_finite
-
-    def _checked_columns(self) -> Iterator[tuple[str, Any]]:
-        """Names and columns; what comes from the environment first, what follows from it last."""
-        for key in _CHECKED:
-            if key in self.columns:
-                for path, column in tree.flatten_with_path(self.columns[key]):
-                    yield "/".join([key, *map(str, path)]), column
 
 
 def tag_rows(workers: dict[int, list[SingleAgentEpisode]]) -> None:
@@ -252,12 +249,7 @@ def why_not_columns(learner: RoundLearner) -> str | None:
 
 
 def _modules(learner: RoundLearner) -> list[Any]:
-    return [learner.module[module_id].unwrapped() for module_id in learner.module.keys()]  # noqa: SIM118
-
-
-def _overridden_update(learner: RoundLearner) -> str | None:
-    user = overriding_class(type(learner), "update")
-    return None if user is None else f"{user} overrides `update`"
+    return [module.unwrapped() for module in learner.module.values()]
 
 
 def _has_known_connectors(learner: RoundLearner) -> bool:
@@ -283,7 +275,10 @@ COLUMNS: tuple[Requirement[RoundLearner], ...] = (
         ),
         "the module is a recurrent one, or has no value function",
     ),
-    Requirement("no override of the learner's `update`", _overridden_update),
+    Requirement(
+        "no override of the learner's `update`",
+        lambda learner: user_override(type(learner), "update"),
+    ),
     required(
         "RLlib's learner connectors, and `ScaleRewards` at most",
         _has_known_connectors,
@@ -339,7 +334,10 @@ def column_batch(learner: RoundLearner, columns: RolloutColumns) -> tuple[str, R
         truncated[ends] = ~terminated[ends]  # So is a chunk that goes on, in RLlib's batch.
         flags = {Columns.TERMINATEDS: terminated, Columns.TRUNCATEDS: truncated}
         batch |= convert_to_torch_tensor(flags, device=learner.device)
-    return module_id, RoundBatch(batch, _rows(columns), False)
+    owner = np.repeat(columns.chunks["worker"], lengths)
+    workers, starts = np.unique(owner, return_index=True)
+    own_rows = np.split(np.arange(len(owner)), starts[1:])
+    return module_id, RoundBatch(batch, dict(zip(workers.tolist(), own_rows, strict=True)), False)
 
 
 def _rewards(learner: RoundLearner, columns: RolloutColumns) -> np.ndarray:
@@ -365,13 +363,3 @@ def predict_values(learner: RoundLearner, module_id: str, columns: dict[str, Any
             return per_worker.compute_values(module, columns)
         values: Tensor = module.compute_values(columns)
         return values
-
-
-def _rows(columns: RolloutColumns) -> dict[int, np.ndarray]:
-    owner = np.repeat(columns.chunks["worker"], columns.chunks["length"])
-    workers, starts = np.unique(owner, return_index=True)
-    stops = [*starts[1:].tolist(), len(owner)]
-    return {
-        int(worker): np.arange(start, stop)
-        for worker, start, stop in zip(workers, starts.tolist(), stops, strict=True)
-    }

@@ -8,6 +8,7 @@ and decide the same, whatever their number is.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,11 +26,16 @@ class Collectives:
 
     Args:
         num_learners: Number of learners; more than one needs an initialised process group.
+        num_workers: N, over all learners.
         device: Where the learner computes; NCCL sends from GPUs only.
     """
 
-    def __init__(self, num_learners: int, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, num_learners: int, num_workers: int, device: torch.device | str = "cpu"
+    ) -> None:
         self.is_solo = num_learners < 2
+        self.num_learners = num_learners
+        self.num_workers = num_workers
         self.device = device
 
     @property
@@ -45,28 +51,23 @@ class Collectives:
         dist.all_reduce(values)
         return values
 
-    def of_workers(self, own: Sequence[int], rows: Tensor, *, num_workers: int) -> Tensor:
+    def of_workers(self, own: Sequence[int], rows: Tensor) -> Tensor:
         """Returns what all learners know of their workers.
 
         Args:
             own: This learner's workers; there may be none.
             rows: Their numbers, [n, width].
-            num_workers: N, over all learners.
 
         Returns:
             [N, width] float64; 0 for workers that no learner holds.
         """
-        table = torch.zeros(num_workers, rows.shape[1], dtype=torch.float64, device=self.device)
+        shape = self.num_workers, rows.shape[1]
+        table = torch.zeros(shape, dtype=torch.float64, device=self.device)
         table[list(own)] = rows.detach().to(table)
         return self.sum(table)
 
     def losses(
-        self,
-        own: Sequence[int],
-        losses: WorkerLosses | None,
-        *,
-        workers: Sequence[int],
-        num_workers: int,
+        self, own: Sequence[int], losses: WorkerLosses | None, workers: Sequence[int]
     ) -> WorkerLosses:
         """Returns the losses of all workers that take part in a step, detached.
 
@@ -74,22 +75,17 @@ class Collectives:
             own: This learner's workers among them.
             losses: Their losses, in the same order; None without any.
             workers: All of them, over all learners.
-            num_workers: N.
         """
         if self.is_solo:
             assert losses is not None
-            return losses.detached()
+            return replace(losses, total=losses.total.detach())
         # Every part, and whether it is known.
         rows = torch.zeros(0, 2 * len(PART_NAMES)) if losses is None else _as_rows(losses)
-        table = self.of_workers(own, rows, num_workers=num_workers)
+        table = self.of_workers(own, rows)
         values, known = torch.split(table[list(workers)], len(PART_NAMES), dim=1)
-        parts = {
-            name: values[:, column] if bool(known[:, column].all()) else None
-            for column, name in enumerate(PART_NAMES)
-        }
-        total = parts.pop("total")
-        assert total is not None
-        return WorkerLosses(total, **parts)
+        columns = zip(values.unbind(1), known.all(dim=0).tolist(), strict=True)
+        parts: list[Any] = [value if is_known else None for value, is_known in columns]
+        return WorkerLosses(*parts)
 
     def gradients(
         self, own: Mapping[Any, Tensor], parameters: Mapping[Any, Tensor]
@@ -131,8 +127,7 @@ class Collectives:
 
 def _as_rows(losses: WorkerLosses) -> Tensor:
     """[n, 2 C]: the parts, then 1 for those that are known and 0 for the others."""
-    parts = [getattr(losses, name) for name in PART_NAMES]
     unknown = torch.zeros_like(losses.total)
-    values = [unknown if part is None else part for part in parts]
-    known = [torch.full_like(unknown, float(part is not None)) for part in parts]
+    values = [unknown if part is None else part for part in losses.parts]
+    known = [torch.full_like(unknown, float(part is not None)) for part in losses.parts]
     return torch.stack([*values, *known], dim=1).detach()

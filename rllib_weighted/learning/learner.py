@@ -39,7 +39,7 @@ from rllib_weighted.learning.losses import (
     why_not_stock_loss,
 )
 from rllib_weighted.learning.minibatches import Minibatch
-from rllib_weighted.learning.parameters import PerWorkerParameters
+from rllib_weighted.learning.parameters import PerWorkerParameters, drift
 from rllib_weighted.learning.update import update_round
 
 logger = logging.getLogger(__name__)
@@ -83,9 +83,10 @@ class WeightedPPOLearner(PPOTorchLearner):
         once per step, weighted. A private hook, called at the end of RLlib's `build` (tested with
         Ray 2.60); can go when RLlib has a setting for it.
         """
-        self.collectives = Collectives(self.config.num_learners, self._device)
-        for module_id in self.module.keys():  # noqa: SIM118 (an RLModule, not a dict)
-            module = self.module[module_id]
+        self.collectives = Collectives(
+            self.config.num_learners, self.config.worker_layout.num_workers, self._device
+        )
+        for module in self.module.values():
             self.collectives.align([*module.parameters(), *module.buffers()])
         if self.per_worker is not None:
             self.per_worker.start_from_module()
@@ -99,7 +100,6 @@ class WeightedPPOLearner(PPOTorchLearner):
         self.per_worker = PerWorkerParameters(
             self.module[module_id].unwrapped(),
             num_workers=self.config.worker_layout.num_workers,
-            num_learners=self.config.num_learners,
         )
         self.register_optimizer(
             module_id=module_id,
@@ -154,17 +154,12 @@ class WeightedPPOLearner(PPOTorchLearner):
         )
         self.env_steps = env_steps
         if self.per_worker is not None:
-            self._result = self._finish_per_worker(self.per_worker, request, self._result)
+            self.per_worker.share(self.collectives)
+            self.per_worker.export(self.config.actor_export, request.reward_signals)
+            drifts = drift(self.per_worker.stacked).tolist()
+            self._result = dataclasses.replace(self._result, drifts=drifts)
         self.after_gradient_based_update(timesteps=timesteps)
         return self.metrics.reduce()
-
-    def _finish_per_worker(
-        self, parameters: PerWorkerParameters, request: UpdateRequest, result: UpdateResult
-    ) -> UpdateResult:
-        """Gives all learners all workers' parameters, and makes the policy that is exported."""
-        parameters.share(self.collectives)
-        parameters.export(self.config.actor_export, request.reward_signals)
-        return dataclasses.replace(result, drifts=parameters.drift())
 
     def per_worker_parameters(self) -> dict[str, np.ndarray] | None:
         """Returns the workers' own parameters, name -> [N, …]; None if they share one set."""

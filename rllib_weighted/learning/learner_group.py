@@ -101,12 +101,10 @@ class ColumnTrainingData(TrainingData):
         """See `WorkerTrainingData.finished_returns`."""
         found: dict[int, list[float]] = {}
         if self.columns is not None:
-            workers, done = self.columns.chunks["worker"].tolist(), self.columns.is_done.tolist()
-            for worker, is_done, value in zip(
-                workers, done, self.columns.returns().tolist(), strict=True
-            ):
-                if is_done:
-                    found.setdefault(worker, []).append(value)
+            is_done = self.columns.is_done
+            workers, returns = self.columns.chunks["worker"][is_done], self.columns.returns()
+            for worker, value in zip(workers.tolist(), returns[is_done].tolist(), strict=True):
+                found.setdefault(worker, []).append(value)
         return found
 
     def validate(self) -> None:
@@ -287,16 +285,15 @@ class WeightedLearnerGroup(LearnerGroup):
         It is the same on every learner, but why a worker was dropped is known where it lives.
         """
         if self.is_local:
-            reports = [self._learner.take_update_result()]
-        else:
-            calls = [learner.take_update_result.remote() for learner in self._workers]
-            reports = self._results(calls, "reporting")
-        first: UpdateResult | None = reports[0]
+            result: UpdateResult | None = self._learner.take_update_result()
+            return result
+        calls = [learner.take_update_result.remote() for learner in self._workers]
+        results = self._results(calls, "reporting")
+        first: UpdateResult | None = results[0]
         if first is None:
             return None
-        drops = [
-            next(filter(None, told), None) for told in zip(*(r.drops for r in reports), strict=True)
-        ]
+        told = zip(*(result.drops for result in results), strict=True)
+        drops = [next(filter(None, reasons), None) for reasons in told]
         return dataclasses.replace(first, drops=drops)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -53,6 +53,11 @@ class WorkerLosses:
     entropy: Tensor | None = None
     kl: Tensor | None = None
 
+    @property
+    def parts(self) -> list[Any]:  # Any: the first is a tensor, the others may be None.
+        """All of them, in the order of `PART_NAMES`."""
+        return [getattr(self, name) for name in PART_NAMES]
+
     def part(self, name: str) -> Tensor:
         """Returns the loss named "total", "policy" or "value"."""
         part: Tensor | None = getattr(self, name)
@@ -67,23 +72,17 @@ class WorkerLosses:
     def take(self, indices: Sequence[int]) -> WorkerLosses:
         """Returns the losses of some of the workers, by their positions."""
         index = list(indices)
-        parts = ((name, getattr(self, name)) for name in PART_NAMES)
-        taken: dict[str, Any] = {name: p if p is None else p[index] for name, p in parts}
-        return WorkerLosses(**taken)
+        taken: list[Any] = [None if part is None else part[index] for part in self.parts]
+        return WorkerLosses(*taken)
 
     @staticmethod
     def join(losses: Sequence[WorkerLosses]) -> WorkerLosses:
         """Joins the losses of several groups of workers; a part that one lacks is unknown."""
-        parts = {name: [getattr(each, name) for each in losses] for name in PART_NAMES}
-        known: dict[str, Any] = {
-            n: None if any(p is None for p in found) else torch.cat(found)
-            for n, found in parts.items()
-        }
-        return WorkerLosses(**known)
-
-    def detached(self) -> WorkerLosses:
-        """Returns the same numbers without their graph."""
-        return replace(self, total=self.total.detach())
+        parts = zip(*(each.parts for each in losses), strict=True)
+        joined: list[Any] = [
+            None if any(part is None for part in found) else torch.cat(found) for found in parts
+        ]
+        return WorkerLosses(*joined)
 
 
 def segment_means(values: Tensor, sizes: Sequence[int]) -> Tensor:

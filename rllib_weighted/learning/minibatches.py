@@ -41,13 +41,9 @@ class Minibatch:
     @cached_property
     def parts(self) -> dict[int, np.ndarray]:
         """Worker -> its rows."""
-        bounds = self.start + np.cumsum((0, *self.sizes))
-        return {
-            worker: self.order[begin:end]
-            for worker, begin, end in zip(
-                self.workers, bounds[:-1].tolist(), bounds[1:].tolist(), strict=True
-            )
-        }
+        ends = np.cumsum(self.sizes, dtype=np.int64)
+        *parts, _ = np.split(self.order[self.start : self.stop], ends)
+        return dict(zip(self.workers, parts, strict=True))
 
     def rows(self, workers: Sequence[int]) -> np.ndarray:
         """Returns the rows of the given workers, one after the other."""

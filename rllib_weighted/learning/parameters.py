@@ -1,4 +1,4 @@
-"""Workers with parameters of their own: one set and one optimizer state per worker."""
+"""The parameters that a round moves, one set or one per worker, and how Adam moves them."""
 
 from __future__ import annotations
 
@@ -17,319 +17,13 @@ from rllib_weighted.core.modules import ParameterPlaces, why_not_per_worker
 from rllib_weighted.learning.batch import WORKER_COLUMN, take_rows
 from rllib_weighted.learning.collectives import Collectives
 
-# Adam and gradient clipping for N parameter sets at once; shared parameters are one set
-
-
 Rows: TypeAlias = slice | Tensor  # int64 indices without repeats, or a bool mask.
+Stacked: TypeAlias = dict[str, Tensor]  # Name -> [n, ...].
+ActorExport = Literal["best", "mean"]
 ClipBy: TypeAlias = Literal["value", "norm", "global_norm"]
 
 _FIRST, _SECOND, _STEP = "exp_avg", "exp_avg_sq", "step"  # As in `torch.optim.Adam`.
 _HUGE = 10e8  # What RLlib's `clip_gradients` takes for the norm of an infinite gradient.
-
-
-def adam_step(
-    parameters: Tensor,
-    first: Tensor,
-    second: Tensor,
-    gradients: Tensor,
-    counts: Sequence[int],
-    group: Mapping[str, Any],  # A parameter group of torch: it holds floats and pairs of them.
-) -> None:
-    """Moves n parameter sets, in place (Kingma & Ba 2015, arXiv 1412.6980).
-
-    Args:
-        parameters: [n, ...].
-        first: First moments, [n, ...].
-        second: Second moments, [n, ...].
-        gradients: [n, ...]. Not modified.
-        counts: Of each set, the number of this step, from 1.
-        group: Holds lr, betas and eps.
-    """
-    if not counts:
-        return
-    beta1, beta2 = group["betas"]
-    first.lerp_(gradients, 1 - beta1)
-    second.mul_(beta2).addcmul_(gradients, gradients, value=1 - beta2)
-    roots = [math.sqrt(1 - beta2**count) for count in counts]
-    sizes = [float(group["lr"]) / (1 - beta1**count) for count in counts]
-    if len(set(counts)) == 1:
-        denominators = second.sqrt().div_(roots[0]).add_(group["eps"])
-        parameters.addcdiv_(first, denominators, value=-sizes[0])
-        return
-
-    def column(values: Sequence[float]) -> Tensor:
-        return torch.tensor(values, dtype=torch.float64).to(first).view(-1, *[1] * (first.ndim - 1))
-
-    denominators = second.sqrt().div_(column(roots)).add_(group["eps"])
-    parameters.addcdiv_(first * -column(sizes), denominators)
-
-
-def clip_rows(parts: Sequence[Tensor], *, clip: float | None, by: ClipBy) -> Tensor:
-    """Clips each row's gradient as RLlib's `clip_gradients` clips that of one model, in place.
-
-    Args:
-        parts: The gradient of every parameter, [n, ...] each; at least one.
-        clip: The limit, > 0; None, 0 or infinity: nothing is clipped.
-        by: "value": every entry into [-clip, clip]; "norm": every part of every row to at most
-            that L2 norm; "global_norm": every row over all parts.
-
-    Returns:
-        The norm of each row over all parts before, [n].
-
-    Raises:
-        ValueError: If `by` is none of the three.
-    """
-    norms = [torch.linalg.vector_norm(flat_rows(part), dim=1) for part in parts]
-    total = _over_parts(norms)
-    if not clip or math.isinf(clip):
-        return total
-    if by == "value":
-        for part in parts:
-            part.clamp_(-clip, clip)
-    elif by == "norm":
-        for part, norm in zip(parts, map(_bounded, norms), strict=True):
-            part.mul_(like_rows(torch.where(norm > clip, clip / norm, 1.0), part))
-    elif by == "global_norm":
-        bounded = _bounded(_over_parts([_bounded(norm) for norm in norms]))
-        factors = (clip / (bounded + 1e-6).clamp_(min=clip)).clamp_(max=1.0)
-        for part in parts:
-            part.mul_(like_rows(factors, part))
-    else:
-        raise ValueError(
-            f"`grad_clip_by` should be 'value', 'norm' or 'global_norm', found {by!r}: use one"
-        )
-    return total
-
-
-def _over_parts(norms: list[Tensor]) -> Tensor:
-    return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms), dim=0)
-
-
-def _bounded(norms: Tensor) -> Tensor:
-    """Huge where a norm is infinite, 0 where it is NaN."""
-    return norms.nan_to_num(neginf=-_HUGE, posinf=_HUGE)
-
-
-def flat_rows(rows: Tensor) -> Tensor:
-    """[n, ...] -> [n, size]; n may be 0."""
-    return rows.flatten(1) if rows.ndim > 1 else rows.unsqueeze(1)
-
-
-def like_rows(factors: Tensor, rows: Tensor) -> Tensor:
-    """[n] factors in the shape that multiplies the rows of [n, ...]."""
-    return factors.reshape(-1, *[1] * (rows.ndim - 1))
-
-
-class StackedAdam(Optimizer):
-    """N independent `torch.optim.Adam` in one, over stacked parameters.
-
-    Every parameter is stacked, [N, ...]: row i belongs to worker i, and moves as in an optimizer
-    of its own, without weight decay and AMSGrad.
-
-    Args:
-        params: Stacked parameters [N, ...], or groups of them, all of the same N.
-        lr: Learning rate.
-        betas: Decay of the first and the second moment.
-        eps: Added to the denominator.
-
-    Attributes:
-        rows: The workers that take part in a step; all of them by default. It holds until it is
-            set again, because RLlib calls `step` without arguments. The other rows' parameters,
-            moments and step counts are not touched.
-
-    Raises:
-        ValueError: If the parameters differ in N, or a setting is out of its range.
-    """
-
-    rows: Rows = slice(None)
-
-    def __init__(
-        self,
-        params: Iterable[Any],  # As torch's: tensors, or groups as dicts.
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-    ) -> None:
-        for name, value, fine in (
-            ("lr", lr, lr >= 0),
-            ("betas", betas, all(0 <= beta < 1 for beta in betas)),
-            ("eps", eps, eps >= 0),
-        ):
-            if not fine:
-                raise ValueError(f"`{name}` of Adam is out of range: found {value}")
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
-        lengths = {len(p) if p.ndim else 0 for group in self.param_groups for p in group["params"]}
-        if len(lengths) != 1 or 0 in lengths:
-            raise ValueError(
-                "stacked parameters should be [N, ...] with the same N >= 1, found first "
-                f"dimensions {sorted(lengths)}: stack one tensor per worker"
-            )
-        self.num_rows: int = lengths.pop()
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step of Adam for the workers in `rows`; parameters without gradient are left out."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._step(parameter, group)
-        return loss
-
-    def _step(self, parameter: Tensor, group: Mapping[str, Any]) -> None:
-        assert parameter.grad is not None
-        state = adam_state(self, parameter)
-        state[_STEP][self.rows] += 1
-        stacked = parameter, state[_FIRST], state[_SECOND]
-        taken = [tensor[self.rows] for tensor in stacked]
-        counts = state[_STEP][self.rows].tolist()
-        own, first, second = taken
-        adam_step(own, first, second, parameter.grad[self.rows], counts, group)
-        if isinstance(self.rows, Tensor):  # Then they are copies; of a slice, views.
-            for tensor, moved in zip(stacked, taken, strict=True):
-                tensor[self.rows] = moved
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes the state that `state_dict` returned.
-
-        Raises:
-            ValueError: If it is that of another number of workers.
-        """
-        found = {len(state[_STEP]) for state in state_dict["state"].values()}
-        if found - {self.num_rows}:
-            raise ValueError(
-                f"the optimizer's state should be that of {self.num_rows} workers, found one of "
-                f"{sorted(found)}: restore it into a run with as many workers"
-            )
-        super().load_state_dict(state_dict)
-        for state in self.state.values():
-            state[_STEP] = state[_STEP].to(device="cpu", dtype=torch.int64, copy=True)
-
-
-def adam_state(optimizer: Optimizer, parameter: Tensor) -> dict[str, Tensor]:
-    """Returns a parameter's state; where there is none, makes it as before the first step."""
-    state: dict[str, Tensor] = optimizer.state[parameter]
-    if not state:
-        # Step counts are on the CPU: nobody waits for them. Those of workers are whole numbers.
-        is_stacked = isinstance(optimizer, StackedAdam)
-        state[_STEP] = (
-            torch.zeros(len(parameter), dtype=torch.int64) if is_stacked else torch.tensor(0.0)
-        )
-        state[_FIRST] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-        state[_SECOND] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-    return state
-
-
-def has_one_step_count(parameters: Iterable[Tensor], optimizer: Optimizer) -> bool:
-    """Whether all parameters have taken the same steps; a restored state may be otherwise."""
-    steps = [optimizer.state.get(parameter, {}).get(_STEP) for parameter in parameters]
-    return len({None if step is None else tuple(step.flatten().tolist()) for step in steps}) == 1
-
-
-class FlatAdam:
-    """Parameters, gradients and Adam's moments of a round, each as one matrix [sets, size].
-
-    A step of all parameters is one pass over the matrices; module and optimizer see its result
-    when it is stored.
-
-    Args:
-        parameters: Name -> parameter: the module's, [...], or stacked, [N, ...].
-        optimizer: Their `torch.optim.Adam`, or their `StackedAdam`; see `has_one_step_count`.
-        rows: Of stacked parameters, those that move, in their order.
-
-    Attributes:
-        parameters: [sets, size].
-        gradients: [sets, size], written by whoever computes them.
-        slices: Name -> the columns of that parameter.
-    """
-
-    def __init__(
-        self, parameters: Mapping[str, Tensor], optimizer: Optimizer, rows: Rows = slice(None)
-    ) -> None:
-        self._own = dict(parameters)
-        self._optimizer = optimizer
-        self.is_stacked = isinstance(optimizer, StackedAdam)
-        self._rows = rows
-        first = next(iter(self._own.values())).detach()
-        self._shapes = {
-            name: tuple(p.shape[1:] if self.is_stacked else p.shape)
-            for name, p in parameters.items()
-        }
-        self.slices: dict[str, slice] = {}
-        size = 0
-        for name, shape in self._shapes.items():
-            self.slices[name] = slice(size, size + math.prod(shape))
-            size += math.prod(shape)
-        self._steps = [0] * (len(first[rows]) if self.is_stacked else 1)
-        self.parameters, self.gradients, self._first, self._second = (
-            first.new_zeros(len(self._steps), size) for _ in range(4)
-        )
-
-    def views(self, flat: Tensor) -> dict[str, Tensor]:
-        """Returns the parts of a matrix by name: [sets, ...], or [...] of the shared set."""
-        parts = {name: self._part(flat, name) for name in self.slices}
-        return parts if self.is_stacked else {name: part[0] for name, part in parts.items()}
-
-    def _part(self, flat: Tensor, name: str) -> Tensor:
-        return flat[:, self.slices[name]].view(len(flat), *self._shapes[name])
-
-    def clip(self, gradients: Tensor, *, clip: float | None, by: ClipBy) -> Tensor:
-        """Clips gradients [sets, size] in place; see `clip_rows`."""
-        is_split = by == "norm"
-        parts = [gradients[:, c] for c in self.slices.values()] if is_split else [gradients]
-        return clip_rows(parts, clip=clip, by=by)
-
-    def step(self, gradients: Tensor, group: Mapping[str, Any]) -> None:
-        """Moves all sets by their gradients, [sets, size]; see `adam_step`."""
-        self._steps = [count + 1 for count in self._steps]
-        adam_step(self.parameters, self._first, self._second, gradients, self._steps, group)
-
-    def load(self) -> None:
-        """Copies parameters and optimizer state from module and optimizer."""
-        for name, parameter in self._own.items():
-            state = self._optimizer.state.get(parameter, {})
-            for key, flat in self._matrices.items():
-                source = parameter.detach() if key is None else state.get(key)
-                columns = flat[:, self.slices[name]]
-                if source is None:
-                    columns.zero_()
-                else:
-                    columns.copy_(self._sets(source).reshape(columns.shape))
-            if _STEP in state:
-                self._steps = [int(count) for count in self._sets(state[_STEP]).tolist()]
-
-    def store(self) -> None:
-        """Copies them back, if there was a step at all."""
-        if not any(self._steps):
-            return
-        for name, parameter in self._own.items():
-            state = adam_state(self._optimizer, parameter)
-            for key, flat in self._matrices.items():
-                target = parameter.detach() if key is None else state[key]
-                self._write(target, self._part(flat, name))
-            self._write(state[_STEP], torch.tensor(self._steps, dtype=state[_STEP].dtype))
-
-    @property
-    def _matrices(self) -> dict[str | None, Tensor]:
-        """Key of the optimizer's state -> matrix; None: the parameters themselves."""
-        return {None: self.parameters, _FIRST: self._first, _SECOND: self._second}
-
-    def _sets(self, tensor: Tensor) -> Tensor:
-        """[N, ...] or [...] -> [sets, ...]."""
-        return tensor[self._rows] if self.is_stacked else tensor.unsqueeze(0)
-
-    def _write(self, target: Tensor, sets: Tensor) -> None:
-        if self.is_stacked:
-            target[self._rows] = sets
-        else:
-            target.copy_(sets[0])
-
-
-ActorExport = Literal["best", "mean"]
-Stacked: TypeAlias = dict[str, Tensor]  # Name -> [n, ...].
 
 
 class PerWorkerParameters:
@@ -341,7 +35,6 @@ class PerWorkerParameters:
     Args:
         module: The module that they are parameters of, unwrapped. All rows start as its own.
         num_workers: N.
-        num_learners: Number of learners; worker i belongs to learner i modulo that number.
 
     Attributes:
         stacked: Name -> [N, …], of all parameters that are trained.
@@ -351,7 +44,7 @@ class PerWorkerParameters:
         ValueError: If workers cannot have parameters of their own with this module.
     """
 
-    def __init__(self, module: nn.Module, *, num_workers: int, num_learners: int) -> None:
+    def __init__(self, module: nn.Module, *, num_workers: int) -> None:
         if reason := why_not_per_worker(module):
             raise ValueError(
                 "Actor strategies need a module in which training changes parameters only, but "
@@ -363,7 +56,6 @@ class PerWorkerParameters:
             for is_trained in (True, False)
         )
         self._places = ParameterPlaces(module)
-        self._num_learners = max(1, num_learners)
         self.num_workers = num_workers
         self.stacked: Stacked = {
             name: nn.Parameter(torch.stack([parameter.detach()] * num_workers))
@@ -424,16 +116,16 @@ class PerWorkerParameters:
     def as_arrays(self) -> dict[str, np.ndarray]:
         """Returns all parameters, name -> [N, …], for the env runners; none of them is a view."""
         frozen = {
-            name: parameter.expand(self.num_workers, *parameter.shape)
+            name: parameter.expand(self.num_workers, *parameter.shape).cpu().numpy().copy()
             for name, parameter in self._frozen.items()
         }
-        return {
-            name: tensor.detach().cpu().numpy().copy()
-            for name, tensor in {**frozen, **self.stacked}.items()
-        }
+        return {**frozen, **self.get_state()}
 
     def share(self, collectives: Collectives) -> None:
-        """Gives every learner the rows of all workers, with their optimizer states."""
+        """Gives every learner the rows of all workers, with their optimizer states.
+
+        Worker i belongs to learner i modulo their number.
+        """
         if collectives.is_solo:
             return
         tensors = [
@@ -442,7 +134,7 @@ class PerWorkerParameters:
             for tensor in (stacked.detach(), *adam_state(self.optimizer, stacked).values())
         ]
         own = torch.zeros(self.num_workers, dtype=torch.bool)
-        own[collectives.index :: self._num_learners] = True
+        own[collectives.index :: collectives.num_learners] = True
         # In float64, which holds every float32 and every step count exactly.
         flat = torch.cat(
             [
@@ -450,15 +142,9 @@ class PerWorkerParameters:
                 for t in tensors
             ]
         )
-        start, summed = 0, collectives.sum(flat)
-        for tensor in tensors:
-            tensor.copy_(summed[start : start + tensor.numel()].view_as(tensor))
-            start += tensor.numel()
-
-    def drift(self) -> list[float]:
-        """Returns each worker's distance to the mean, relative to the mean's norm, [N]."""
-        drifts: list[float] = drift(self.stacked).tolist()
-        return drifts
+        summed = torch.split(collectives.sum(flat), [tensor.numel() for tensor in tensors])
+        for tensor, part in zip(tensors, summed, strict=True):
+            tensor.copy_(part.view_as(tensor))
 
     @torch.no_grad()
     def export(self, how: ActorExport, returns: Mapping[int, float]) -> None:
@@ -477,8 +163,6 @@ class PerWorkerParameters:
         for name, parameter in self._trained.items():
             parameter.copy_(chosen[name])
 
-    # State
-
     def get_state(self) -> dict[str, np.ndarray]:
         """Returns all parameters, name -> [N, …]; the optimizer's state is saved by RLlib."""
         return {name: s.detach().cpu().numpy().copy() for name, s in self.stacked.items()}
@@ -492,9 +176,6 @@ class PerWorkerParameters:
         """Takes what `get_state` returned."""
         for name, stacked in self.stacked.items():
             stacked.data.copy_(torch.as_tensor(state[name]))
-
-
-# Gradients and parameters of all workers, as pure tensors
 
 
 def actor_gradients(own: Mapping[str, Tensor], merged: Mapping[str, Tensor]) -> Stacked:
@@ -521,15 +202,10 @@ def weighted_rows(own: Mapping[str, Tensor], weights: Tensor) -> Stacked:
         name -> [...]; zeros if all weights are 0.
     """
     kept = weights.nonzero().squeeze(1)
-    all_kept = len(kept) == len(weights)
-    return {
-        name: torch.tensordot(weights[kept].to(rows), _taken(rows, kept, all_kept), dims=1)
-        for name, rows in own.items()
-    }
-
-
-def _taken(rows: Tensor, kept: Tensor, all_kept: bool) -> Tensor:
-    return rows if all_kept else rows[kept.to(rows.device)]
+    if len(kept) < len(weights):
+        weights = weights[kept]
+        own = {name: rows[kept.to(rows.device)] for name, rows in own.items()}
+    return {name: torch.tensordot(weights.to(rows), rows, dims=1) for name, rows in own.items()}
 
 
 def finite_rows(own: Mapping[str, Tensor]) -> Tensor:
@@ -581,3 +257,295 @@ def drift(stacked: Mapping[str, Tensor]) -> Tensor:
     distances = torch.stack(squares).sum(dim=0).sqrt_()
     norm = torch.stack(mean_square).sum().sqrt_()
     return torch.where(distances == 0, 0.0, distances / norm)
+
+
+class StackedAdam(Optimizer):
+    """N independent `torch.optim.Adam` in one, over stacked parameters.
+
+    Every parameter is stacked, [N, ...]: row i belongs to worker i, and moves as in an optimizer
+    of its own, without weight decay and AMSGrad.
+
+    Args:
+        params: Stacked parameters [N, ...], or groups of them, all of the same N.
+        lr: Learning rate.
+        betas: Decay of the first and the second moment.
+        eps: Added to the denominator.
+
+    Attributes:
+        rows: The workers that take part in a step; all of them by default. It holds until it is
+            set again, because RLlib calls `step` without arguments. The other rows' parameters,
+            moments and step counts are not touched.
+
+    Raises:
+        ValueError: If the parameters differ in N, or a setting is out of its range.
+    """
+
+    rows: Rows = slice(None)
+
+    def __init__(
+        self,
+        params: Iterable[Any],  # As torch's: tensors, or groups as dicts.
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ) -> None:
+        for name, value, fine in (
+            ("lr", lr, lr >= 0),
+            ("betas", betas, all(0 <= beta < 1 for beta in betas)),
+            ("eps", eps, eps >= 0),
+        ):
+            if not fine:
+                raise ValueError(f"`{name}` of Adam is out of range: found {value}")
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
+        lengths = {len(p) if p.ndim else 0 for group in self.param_groups for p in group["params"]}
+        if len(lengths) != 1 or 0 in lengths:
+            raise ValueError(
+                "stacked parameters should be [N, ...] with the same N >= 1, found first "
+                f"dimensions {sorted(lengths)}: stack one tensor per worker"
+            )
+        self.num_rows: int = lengths.pop()
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step of Adam for the workers in `rows`; parameters without gradient are left out."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._step(parameter, parameter.grad[self.rows], group)
+        return loss
+
+    def _step(self, parameter: Tensor, gradients: Tensor, group: Mapping[str, Any]) -> None:
+        state = adam_state(self, parameter)
+        state[_STEP][self.rows] += 1
+        stacked = parameter, state[_FIRST], state[_SECOND]
+        taken = [tensor[self.rows] for tensor in stacked]
+        own, first, second = taken
+        adam_step(own, first, second, gradients, state[_STEP][self.rows].tolist(), group)
+        if isinstance(self.rows, Tensor):  # Then they are copies; of a slice, views.
+            for tensor, moved in zip(stacked, taken, strict=True):
+                tensor[self.rows] = moved
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes the state that `state_dict` returned.
+
+        Raises:
+            ValueError: If it is that of another number of workers.
+        """
+        found = {len(state[_STEP]) for state in state_dict["state"].values()}
+        if found - {self.num_rows}:
+            raise ValueError(
+                f"the optimizer's state should be that of {self.num_rows} workers, found one of "
+                f"{sorted(found)}: restore it into a run with as many workers"
+            )
+        super().load_state_dict(state_dict)
+        for state in self.state.values():
+            state[_STEP] = state[_STEP].to(device="cpu", dtype=torch.int64, copy=True)
+
+
+def adam_state(optimizer: Optimizer, parameter: Tensor) -> dict[str, Tensor]:
+    """Returns a parameter's state; where there is none, makes it as before the first step."""
+    state: dict[str, Tensor] = optimizer.state[parameter]
+    if not state:
+        # Step counts are on the CPU: nobody waits for them. Those of workers are whole numbers.
+        is_stacked = isinstance(optimizer, StackedAdam)
+        state[_STEP] = (
+            torch.zeros(len(parameter), dtype=torch.int64) if is_stacked else torch.tensor(0.0)
+        )
+        state[_FIRST] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+        state[_SECOND] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+    return state
+
+
+class FlatAdam:
+    """Parameters, gradients and Adam's moments of a round, each as one matrix [sets, size].
+
+    A step of all parameters is one pass over the matrices; module and optimizer see its result
+    when it is stored.
+
+    Args:
+        parameters: Name -> parameter: the module's, [...], or stacked, [N, ...].
+        optimizer: Their `torch.optim.Adam`, or their `StackedAdam`; see `has_one_step_count`.
+        rows: Of stacked parameters, those that move, in their order.
+
+    Attributes:
+        parameters: [sets, size].
+        gradients: [sets, size], written by whoever computes them.
+    """
+
+    def __init__(
+        self, parameters: Mapping[str, Tensor], optimizer: Optimizer, rows: Rows = slice(None)
+    ) -> None:
+        self._own = dict(parameters)
+        self._optimizer = optimizer
+        self.is_stacked = isinstance(optimizer, StackedAdam)
+        self._rows = rows
+        sets = {name: self._sets(parameter.detach()) for name, parameter in parameters.items()}
+        self._shapes = {name: part.shape[1:] for name, part in sets.items()}
+        size = sum(shape.numel() for shape in self._shapes.values())
+        first = next(iter(sets.values()))
+        self._steps = [0] * len(first)
+        self.parameters, self.gradients, self._first, self._second = (
+            first.new_zeros(len(first), size) for _ in range(4)
+        )
+
+    def views(self, flat: Tensor) -> dict[str, Tensor]:
+        """Returns the parts of a matrix by name: [sets, ...], or [...] of the shared set."""
+        parts = self._parts(flat)
+        return parts if self.is_stacked else {name: part[0] for name, part in parts.items()}
+
+    def _parts(self, flat: Tensor) -> dict[str, Tensor]:
+        """Name -> that parameter's columns of a matrix, [sets, ...]."""
+        columns = torch.split(flat, [shape.numel() for shape in self._shapes.values()], dim=1)
+        return {
+            name: part.view(len(flat), *shape)
+            for (name, shape), part in zip(self._shapes.items(), columns, strict=True)
+        }
+
+    def clip(self, gradients: Tensor, *, clip: float | None, by: ClipBy) -> Tensor:
+        """Clips gradients [sets, size] in place; see `clip_rows`."""
+        parts = [*self._parts(gradients).values()] if by == "norm" else [gradients]
+        return clip_rows(parts, clip=clip, by=by)
+
+    def step(self, gradients: Tensor, group: Mapping[str, Any]) -> None:
+        """Moves all sets by their gradients, [sets, size]; see `adam_step`."""
+        self._steps = [count + 1 for count in self._steps]
+        adam_step(self.parameters, self._first, self._second, gradients, self._steps, group)
+
+    def load(self) -> None:
+        """Copies parameters and optimizer state from module and optimizer."""
+        parts = [self._parts(flat) for flat in (self.parameters, self._first, self._second)]
+        for name, parameter in self._own.items():
+            state = self._optimizer.state.get(parameter, {})
+            sources = parameter.detach(), state.get(_FIRST), state.get(_SECOND)
+            for part, source in zip(parts, sources, strict=True):
+                if source is None:
+                    part[name].zero_()
+                else:
+                    part[name].copy_(self._sets(source))
+            if _STEP in state:
+                self._steps = [int(count) for count in self._sets(state[_STEP]).tolist()]
+
+    def store(self) -> None:
+        """Copies them back, if there was a step at all."""
+        if not any(self._steps):
+            return
+        parts = [self._parts(flat) for flat in (self.parameters, self._first, self._second)]
+        for name, parameter in self._own.items():
+            state = adam_state(self._optimizer, parameter)
+            targets = parameter.detach(), state[_FIRST], state[_SECOND]
+            for part, target in zip(parts, targets, strict=True):
+                self._write(target, part[name])
+            self._write(state[_STEP], torch.tensor(self._steps, dtype=state[_STEP].dtype))
+
+    def _sets(self, tensor: Tensor) -> Tensor:
+        """[N, ...] or [...] -> [sets, ...]."""
+        return tensor[self._rows] if self.is_stacked else tensor.unsqueeze(0)
+
+    def _write(self, target: Tensor, sets: Tensor) -> None:
+        if self.is_stacked:
+            target[self._rows] = sets
+        else:
+            target.copy_(sets[0])
+
+
+def has_one_step_count(parameters: Iterable[Tensor], optimizer: Optimizer) -> bool:
+    """Whether all parameters have taken the same steps; a restored state may be otherwise."""
+    steps = [optimizer.state.get(parameter, {}).get(_STEP) for parameter in parameters]
+    return len({None if step is None else tuple(step.flatten().tolist()) for step in steps}) == 1
+
+
+def adam_step(
+    parameters: Tensor,
+    first: Tensor,
+    second: Tensor,
+    gradients: Tensor,
+    counts: Sequence[int],
+    group: Mapping[str, Any],  # A parameter group of torch: it holds floats and pairs of them.
+) -> None:
+    """Moves n parameter sets, in place (Kingma & Ba 2015, arXiv 1412.6980).
+
+    Args:
+        parameters: [n, ...].
+        first: First moments, [n, ...].
+        second: Second moments, [n, ...].
+        gradients: [n, ...]. Not modified.
+        counts: Of each set, the number of this step, from 1.
+        group: Holds lr, betas and eps.
+    """
+    if not counts:
+        return
+    beta1, beta2 = group["betas"]
+    first.lerp_(gradients, 1 - beta1)
+    second.mul_(beta2).addcmul_(gradients, gradients, value=1 - beta2)
+    roots = [math.sqrt(1 - beta2**count) for count in counts]
+    sizes = [float(group["lr"]) / (1 - beta1**count) for count in counts]
+    if len(set(counts)) == 1:
+        denominators = second.sqrt().div_(roots[0]).add_(group["eps"])
+        parameters.addcdiv_(first, denominators, value=-sizes[0])
+        return
+
+    def column(values: Sequence[float]) -> Tensor:
+        return like_rows(torch.tensor(values, dtype=torch.float64).to(first), first)
+
+    denominators = second.sqrt().div_(column(roots)).add_(group["eps"])
+    parameters.addcdiv_(first * -column(sizes), denominators)
+
+
+def clip_rows(parts: Sequence[Tensor], *, clip: float | None, by: ClipBy) -> Tensor:
+    """Clips each row's gradient as RLlib's `clip_gradients` clips that of one model, in place.
+
+    Args:
+        parts: The gradient of every parameter, [n, ...] each; at least one.
+        clip: The limit, > 0; None, 0 or infinity: nothing is clipped.
+        by: "value": every entry into [-clip, clip]; "norm": every part of every row to at most
+            that L2 norm; "global_norm": every row over all parts.
+
+    Returns:
+        The norm of each row over all parts before, [n].
+
+    Raises:
+        ValueError: If `by` is none of the three.
+    """
+    norms = [torch.linalg.vector_norm(flat_rows(part), dim=1) for part in parts]
+    total = _over_parts(norms)
+    if not clip or math.isinf(clip):
+        return total
+    if by == "value":
+        for part in parts:
+            part.clamp_(-clip, clip)
+    elif by == "norm":
+        for part, norm in zip(parts, map(_bounded, norms), strict=True):
+            part.mul_(like_rows(torch.where(norm > clip, clip / norm, 1.0), part))
+    elif by == "global_norm":
+        bounded = _bounded(_over_parts([_bounded(norm) for norm in norms]))
+        factors = (clip / (bounded + 1e-6).clamp_(min=clip)).clamp_(max=1.0)
+        for part in parts:
+            part.mul_(like_rows(factors, part))
+    else:
+        raise ValueError(
+            f"`grad_clip_by` should be 'value', 'norm' or 'global_norm', found {by!r}: use one"
+        )
+    return total
+
+
+def _over_parts(norms: list[Tensor]) -> Tensor:
+    return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms), dim=0)
+
+
+def _bounded(norms: Tensor) -> Tensor:
+    """Huge where a norm is infinite, 0 where it is NaN."""
+    return norms.nan_to_num(neginf=-_HUGE, posinf=_HUGE)
+
+
+def flat_rows(rows: Tensor) -> Tensor:
+    """[n, ...] -> [n, size]; n may be 0."""
+    return rows.flatten(1) if rows.ndim > 1 else rows.unsqueeze(1)
+
+
+def like_rows(factors: Tensor, rows: Tensor) -> Tensor:
+    """[n] factors in the shape that multiplies the rows of [n, ...]."""
+    return factors.reshape(-1, *[1] * (rows.ndim - 1))

@@ -30,7 +30,8 @@ class RoundWeights:
         self._of_round: dict[str, dict[int, float]] = {"return": request.reward_signals}
         self._generator = torch_generator(request.root_seed, Stream.SHARES, request.round)
         self._fixed: dict[tuple[int, ...], tuple[Tensor, Merge]] = {}
-        self._steps: list[tuple[tuple[int, ...], Tensor, Merge, Tensor]] = []
+        # Workers -> signals, shares, weights and losses, [n] each, of every step that they took.
+        self._steps: dict[tuple[int, ...], list[tuple[Tensor, ...]]] = {}
         self._drops: dict[int, str] = dict(request.invalid)
         self._num_skipped_steps = 0
 
@@ -91,7 +92,8 @@ class RoundWeights:
         self, workers: Sequence[int], signals: Tensor, merged: Merge, losses: WorkerLosses
     ) -> None:
         """Notes a step that was taken."""
-        self._steps.append((tuple(workers), signals, merged, losses.total.detach()))
+        step = signals, merged.shares, merged.weights, losses.total.detach()
+        self._steps.setdefault(tuple(workers), []).append(step)
 
     def drop(self, worker: int, reason: str) -> None:
         """Notes that a worker was left out of a merge."""
@@ -101,23 +103,19 @@ class RoundWeights:
         """Notes a step that was not taken, because no worker was left."""
         self._num_skipped_steps += 1
 
-    def report(self) -> UpdateResult:
+    def result(self) -> UpdateResult:
         """Returns what the merges of this round did, averaged over its steps."""
         num_workers = self._request.num_workers
         sums = torch.zeros(4, num_workers, dtype=torch.float64)
         counts = torch.zeros(4, num_workers, dtype=torch.float64)
-        by_workers: dict[tuple[int, ...], list[tuple[Tensor, ...]]] = {}
-        for workers, signals, merged, losses in self._steps:
-            row = signals, merged.shares, merged.weights, losses
-            by_workers.setdefault(workers, []).append(row)
-        for workers, rows in by_workers.items():
-            columns = [torch.stack(column).double().cpu() for column in zip(*rows, strict=True)]
+        for workers, steps in self._steps.items():
+            columns = [torch.stack(column).double().cpu() for column in zip(*steps, strict=True)]
             values = torch.stack(columns)  # [4, steps, workers]
             known = torch.isfinite(values)
             index = torch.tensor(workers)
             sums[:, index] += torch.where(known, values, 0.0).sum(1)
             counts[:, index] += known.sum(1)
-        taken = len(self._steps)
+        taken = sum(map(len, self._steps.values()))
         means = (sums / counts).tolist()
         over_steps = (sums / max(1, taken)).tolist()
         return UpdateResult(

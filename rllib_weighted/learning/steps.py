@@ -39,13 +39,11 @@ class Round(TrainedModule):
         batch: The rows of this learner's workers.
         merger: Weighs the workers, and keeps account of every step.
         workers: The workers of the round, over all learners.
-        num_workers: N, also those that are not in the round.
     """
 
     batch: RoundBatch
     merger: RoundWeights
     workers: list[int]
-    num_workers: int
 
     @property
     def own(self) -> list[int]:
@@ -54,15 +52,7 @@ class Round(TrainedModule):
 
     def table(self, rows: Tensor) -> Tensor:
         """Returns what all learners know of their workers, given [n, width] of those here."""
-        own = list(self.batch.rows)
-        return self.learner.collectives.of_workers(own, rows, num_workers=self.num_workers)
-
-    def losses(
-        self, own: Sequence[int], local: WorkerLosses | None, workers: Sequence[int]
-    ) -> WorkerLosses:
-        """Returns the losses of some workers, given those of this learner's; see `Collectives`."""
-        collectives = self.learner.collectives
-        return collectives.losses(own, local, workers=workers, num_workers=self.num_workers)
+        return self.learner.collectives.of_workers(list(self.batch.rows), rows)
 
 
 class Steps(abc.ABC):
@@ -99,8 +89,7 @@ class Steps(abc.ABC):
     def _flagged(self, flags: Mapping[int, bool]) -> set[int]:
         """Returns the workers that their learner has flagged."""
         rows = torch.tensor([float(flag) for flag in flags.values()]).view(-1, 1)
-        num_workers = self._round.num_workers
-        table = self._collectives.of_workers(list(flags), rows, num_workers=num_workers)
+        table = self._collectives.of_workers(list(flags), rows)
         return set(table[:, 0].nonzero().flatten().tolist())
 
 
@@ -141,7 +130,7 @@ class SharedSteps(Steps):
     ) -> tuple[WorkerLosses | None, WorkerLosses]:
         """Returns the losses of this learner's workers, with their graph, and those of all."""
         local = self._losses_of(minibatch, own) if own else None
-        return local, self._round.losses(own, local, workers)
+        return local, self._collectives.losses(own, local, workers)
 
     def _losses_of(self, minibatch: Minibatch, workers: list[int]) -> WorkerLosses:
         round = self._round
@@ -194,10 +183,8 @@ def all_finite(gradients: Mapping[Any, Tensor]) -> bool:
 
 def not_finite(workers: Sequence[int], values: Tensor) -> list[int]:
     """Returns the workers whose value ([n], in their order) is NaN or infinite."""
-    finite = torch.isfinite(values)
-    if finite.all():
-        return []
-    return [worker for worker, fine in zip(workers, finite.tolist(), strict=True) if not fine]
+    finite = torch.isfinite(values).tolist()
+    return [worker for worker, fine in zip(workers, finite, strict=True) if not fine]
 
 
 class PerWorkerSteps(Steps):
@@ -225,7 +212,7 @@ class PerWorkerSteps(Steps):
             self._merger.skip()
             return None
         local, gradients = self._losses_and_gradients(minibatch)
-        losses = self._round.losses(self._own, local, self._workers)
+        losses = self._collectives.losses(self._own, local, self._workers)
         kept = self._without_bad_ones(losses, gradients)
         if not kept:
             self._merger.skip()
@@ -244,7 +231,7 @@ class PerWorkerSteps(Steps):
             if self._own:
                 everything = Minibatch.of(self._round.batch.rows)
                 local = self._losses(everything, self._parameters.leaves(self._own))
-            return self._round.losses(self._own, local, self._workers)
+            return self._collectives.losses(self._own, local, self._workers)
 
     # Losses and gradients of this learner's workers
 
@@ -314,6 +301,7 @@ class PerWorkerSteps(Steps):
             self._apply(own, moved)
 
     def _apply(self, own: list[int], gradients: Stacked) -> None:
+        """Steps the optimizer of own workers, each by its row of the gradients, [n, ...]."""
         rows = self._parameters.rows_of(own)
         self._parameters.optimizer.rows = rows
         full = {}

@@ -46,13 +46,11 @@ def update_round(
         merger.drop(worker, reason)
     # All learners know the sizes of all workers' batches, and so how many steps there are: none
     # waits for a step that another does not take.
-    sizes = _sizes_of_all(learner, batch, request.num_workers)
-    round = Round(learner, module_id, batch, merger, list(sizes), request.num_workers)
-    per_epoch = num_minibatches(
-        [num_rows for num_rows, _ in sizes.values()],
-        sum(num_steps for _, num_steps in sizes.values()),
-        minibatch_size,
-    )
+    sizes = torch.tensor(list(batch.sizes.values()), dtype=torch.float64).view(-1, 2)
+    num_rows, num_steps = learner.collectives.of_workers(list(batch.rows), sizes).long().T.tolist()
+    workers = [worker for worker, rows in enumerate(num_rows) if rows]
+    round = Round(learner, module_id, batch, merger, workers)
+    per_epoch = num_minibatches(num_rows, sum(num_steps), minibatch_size)
     _standardize_advantages(round)
     steps = make_steps(round)
     if merger.needs_round_losses and round.workers:
@@ -72,15 +70,14 @@ def update_round(
     if losses is not None:
         _log_losses(round, losses)
     # Step counts add up over the learners; all else is the same on each.
-    num_steps = sum(num_steps for _, num_steps in sizes.values())
     log_steps(
         learner.metrics,
         module_id,
         weights_version=learner.weights_version,
         num_steps=batch.num_steps * num_epochs,
-        minibatch_steps=num_steps / per_epoch if num_epochs else 0.0,
+        minibatch_steps=sum(num_steps) / per_epoch if num_epochs else 0.0,
     )
-    return merger.report()
+    return merger.result()
 
 
 def make_steps(round: Round) -> Steps:
@@ -99,15 +96,6 @@ def make_steps(round: Round) -> Steps:
     if not has_one_step_count(shared.values(), optimizer):
         return reference
     return ClosedFormSteps(round, reference, networks, FlatAdam(shared, optimizer))
-
-
-def _sizes_of_all(
-    learner: RoundLearner, batch: RoundBatch, num_workers: int
-) -> dict[int, tuple[int, int]]:
-    """Returns rows and real steps of every worker of the round, whichever learner has it."""
-    sizes = torch.tensor(list(batch.sizes.values()), dtype=torch.float64).view(-1, 2)
-    table = learner.collectives.of_workers(list(batch.rows), sizes, num_workers=num_workers)
-    return {w: (rows, steps) for w, (rows, steps) in enumerate(table.long().tolist()) if rows}
 
 
 def _standardize_advantages(round: Round) -> None:

@@ -211,18 +211,14 @@ def _option_problems(
                 f"`{name}` should be {should_be}, found {value!r} ({type(value).__name__}): "
                 f"change the option of {owner}{nearest(value, choices)}"
             )
-    for name in types:
-        if name not in options and _is_required(strategy_class, name):
-            found[name] = (
-                f"`merge_options` of {owner} should hold {name!r}, found none: "
+    for field in dataclasses.fields(strategy_class) if types else ():  # type: ignore[arg-type]
+        has_default = not (field.default is field.default_factory is dataclasses.MISSING)
+        if field.init and not has_default and field.name not in options:
+            found[field.name] = (
+                f"`merge_options` of {owner} should hold {field.name!r}, found none: "
                 "it has no default, set it"
             )
     return found
-
-
-def _is_required(strategy_class: type[Any], option: str) -> bool:
-    (field,) = [each for each in dataclasses.fields(strategy_class) if each.name == option]
-    return field.default is field.default_factory is dataclasses.MISSING
 
 
 @functools.cache

@@ -50,7 +50,7 @@ def test_round_losses_hold_for_the_whole_round():
     assert step(merger, [0, 2], 9.0, 1.0) == [0.25, 0.75]
     assert step(merger, [2, 0], 5.0, 5.0) == [0.75, 0.25]
     assert step(merger, [2], 5.0) == [1.0]
-    assert merger.report().signals == [1.0, None, 3.0]
+    assert merger.result().signals == [1.0, None, 3.0]
 
 
 @pytest.mark.parametrize("strategy", ["average", "sum", "reward_weighted"])
@@ -62,7 +62,7 @@ def test_only_one_setting_needs_the_losses_of_the_round(strategy):
 def test_a_missing_return_counts_as_the_mean_of_the_others():
     merger = RoundWeights(make_order(3, "reward_weighted", rewards=[1, None, 3], min_weight=0.0))
     assert step(merger, [0, 1, 2], 0.0, 0.0, 0.0) == pytest.approx([1 / 6, 2 / 6, 3 / 6])
-    assert merger.report().signals == [1.0, None, 3.0]
+    assert merger.result().signals == [1.0, None, 3.0]
 
 
 def test_a_merge_is_over_the_workers_that_take_part():
@@ -99,30 +99,30 @@ def test_a_negative_signal_is_reported_under_the_workers_own_number():
         RoundWeights(order).weigh([1, 2, 3], worker_losses(1.0, -4.0, 1.0))
 
 
-def test_the_report_averages_over_the_steps_taken():
+def test_the_result_averages_over_the_steps_taken():
     merger = RoundWeights(make_order(3, "loss_weighted", min_weight=0.0))
     step(merger, [0, 1], 1.0, 3.0)  # shares 1/4, 3/4
     step(merger, [0, 1, 2], 2.0, 1.0, 1.0)  # shares 1/2, 1/4, 1/4
     merger.drop(2, "its loss is not finite")
     merger.drop(2, "something later")
     merger.skip()
-    report = merger.report()
-    assert report.shares == [0.375, 0.5, 0.125]  # worker 2 had 0 in the first step
-    assert report.weights == report.shares
-    assert report.losses == [1.5, 2.0, 1.0]  # worker 2: the one step it took part in
-    assert report.signals == [1.5, 2.0, 1.0]
-    assert report.drops == [None, None, "its loss is not finite"]
-    assert (report.num_steps, report.num_skipped_steps) == (2, 1)
+    result = merger.result()
+    assert result.shares == [0.375, 0.5, 0.125]  # worker 2 had 0 in the first step
+    assert result.weights == result.shares
+    assert result.losses == [1.5, 2.0, 1.0]  # worker 2: the one step it took part in
+    assert result.signals == [1.5, 2.0, 1.0]
+    assert result.drops == [None, None, "its loss is not finite"]
+    assert (result.num_steps, result.num_skipped_steps) == (2, 1)
 
 
-def test_the_report_of_a_round_without_a_step():
+def test_the_result_of_a_round_without_a_step():
     merger = RoundWeights(make_order(2, "loss_weighted", invalid={1: "reward nan"}))
     merger.skip()
-    report = merger.report()
-    assert report.signals == report.losses == [None, None]
-    assert report.shares == report.weights == [0.0, 0.0]
-    assert report.drops == [None, "reward nan"]
-    assert (report.num_steps, report.num_skipped_steps) == (0, 1)
+    result = merger.result()
+    assert result.signals == result.losses == [None, None]
+    assert result.shares == result.weights == [0.0, 0.0]
+    assert result.drops == [None, "reward nan"]
+    assert (result.num_steps, result.num_skipped_steps) == (0, 1)
 
 
 def test_a_loss_part_that_is_not_finite_is_a_missing_signal():
@@ -131,7 +131,7 @@ def test_a_loss_part_that_is_not_finite_is_a_missing_signal():
     signals, merged = merger.weigh([0, 1], losses)
     assert merged.weights.tolist() == [0.5, 0.5]
     merger.record([0, 1], signals, merged, losses)
-    assert merger.report().signals == [None, 2.0]
+    assert merger.result().signals == [None, 2.0]
 
 
 @pytest.mark.parametrize("strategy", ["average", "sum", "reward_weighted", "loss_weighted"])
@@ -143,7 +143,7 @@ def test_all_strategies_by_hand(strategy, min_weight):
     assert found == pytest.approx(hand_weights(strategy, signals, min_weight), abs=1e-14)
 
 
-def slow_report(steps, num_workers):
+def slow_result(steps, num_workers):
     """Means over steps, number by number: (workers, signals, shares, weights, losses) each."""
     signals, shares, weights, losses = ([[] for _ in range(num_workers)] for _ in range(4))
     for workers, *numbers in steps:
@@ -157,7 +157,7 @@ def slow_report(steps, num_workers):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_report_over_steps_of_different_workers(seed):
+def test_the_result_over_steps_of_different_workers(seed):
     """Sets of workers that change from step to step, in any order, with missing signals."""
     num_workers = 6
     generator = torch.Generator().manual_seed(seed)
@@ -172,29 +172,29 @@ def test_the_report_over_steps_of_different_workers(seed):
         signals, merged = merger.weigh(workers, losses)
         merger.record(workers, signals, merged, losses)
         steps.append((workers, value, merged.shares, merged.weights, total))
-    report = merger.report()
-    signals, shares, weights, losses = slow_report(
+    result = merger.result()
+    signals, shares, weights, losses = slow_result(
         [(workers, *(n.tolist() for n in numbers)) for workers, *numbers in steps], num_workers
     )
-    assert report.shares == pytest.approx(shares)
-    assert report.weights == pytest.approx(weights)
-    for found, wanted in ((report.signals, signals), (report.losses, losses)):
+    assert result.shares == pytest.approx(shares)
+    assert result.weights == pytest.approx(weights)
+    for found, wanted in ((result.signals, signals), (result.losses, losses)):
         assert [value is None for value in found] == [value is None for value in wanted]
         assert [v for v in found if v is not None] == pytest.approx(
             [v for v in wanted if v is not None]
         )
-    assert report.shares[-1] == report.weights[-1] == 0
-    assert report.losses[-1] is None
-    assert report.num_steps == 12
+    assert result.shares[-1] == result.weights[-1] == 0
+    assert result.losses[-1] is None
+    assert result.num_steps == 12
 
 
 def test_workers_out_of_order_keep_their_numbers():
     merger = RoundWeights(make_order(3, "loss_weighted", min_weight=0.0))
     step(merger, [2, 0], 1.0, 3.0)
     step(merger, [0, 2], 3.0, 1.0)
-    report = merger.report()
-    assert report.shares == report.weights == [0.75, 0.0, 0.25]
-    assert report.losses == [3.0, None, 1.0]
+    result = merger.result()
+    assert result.shares == result.weights == [0.75, 0.0, 0.25]
+    assert result.losses == [3.0, None, 1.0]
 
 
 def test_losses_in_float32_are_reported_to_their_last_digit():
@@ -202,7 +202,7 @@ def test_losses_in_float32_are_reported_to_their_last_digit():
     losses = WorkerLosses(torch.tensor([0.1, 1e-8]))
     for _ in range(3):
         merger.record([0, 1], *merger.weigh([0, 1], losses), losses)
-    assert merger.report().losses == pytest.approx(losses.total.double().tolist(), rel=1e-15)
+    assert merger.result().losses == pytest.approx(losses.total.double().tolist(), rel=1e-15)
 
 
 class Ratio(Weighting):
@@ -226,7 +226,7 @@ def test_a_strategy_of_returns_and_losses():
     # Worker 2 has no return: that of the others, 3. Ratios 2, 4, 3 and then 2, 1, 1.
     assert step(merger, [0, 1, 2], 1.0, 1.0, 1.0) == pytest.approx([2 / 9, 4 / 9, 3 / 9])
     assert step(merger, [0, 1, 2], 1.0, 4.0, 3.0) == pytest.approx([1 / 2, 1 / 4, 1 / 4])
-    assert merger.report().signals == [2.0, 4.0, None]  # The first of them.
+    assert merger.result().signals == [2.0, 4.0, None]  # The first of them.
 
 
 def test_a_strategy_of_returns_and_losses_of_the_round():
@@ -242,4 +242,4 @@ def test_a_strategy_of_returns_and_losses_of_the_round():
 def test_without_a_signal_the_returns_are_reported():
     merger = RoundWeights(make_order(2, "average", rewards=[1, 3]))
     assert step(merger, [0, 1], 5.0, 6.0) == [0.5, 0.5]
-    assert merger.report().signals == [1.0, 3.0]
+    assert merger.result().signals == [1.0, 3.0]

@@ -1,4 +1,7 @@
-"""A round's steps in closed form: flat parameters, gradients written out, no graph."""
+"""A round's steps in closed form, without autograd: which learners can take them, and how.
+
+Parameters and gradients are flat; the gradients are written out, no graph is built.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from torch import Tensor
 
 from rllib_weighted._private import uses_torch_lr_schedulers
 from rllib_weighted.core.eligibility import Requirement, first_reason, required
-from rllib_weighted.core.modules import Networks, overriding_class, why_not_networks
+from rllib_weighted.core.modules import Networks, user_override, why_not_networks
 from rllib_weighted.learning.closed_form.kernel import Kernel
 from rllib_weighted.learning.closed_form.loss import PPOLoss, RowColumns
 from rllib_weighted.learning.interfaces import RoundLearner, TrainedModule
@@ -23,10 +26,8 @@ from rllib_weighted.learning.minibatches import Minibatch
 from rllib_weighted.learning.parameters import FlatAdam
 from rllib_weighted.learning.steps import Round, Steps, padding, positions
 
-# Which learners can take their steps without autograd: no user's override may be left out
-
-
-# What the autograd reference calls at every step, or what made the optimizer that it steps.
+# What the autograd reference calls at every step, or what made the optimizer that it steps: no
+# user's override of these may be left out.
 _HOOKS = (
     "apply_gradients",
     "compute_gradients",
@@ -46,13 +47,6 @@ def why_not_closed_form(learner: RoundLearner, module_id: str) -> str | None:
     All learners of a group come to the same answer: it follows from config and classes.
     """
     return first_reason(CLOSED_FORM, TrainedModule(learner, module_id))
-
-
-def _overridden_hook(subject: TrainedModule) -> str | None:
-    for hook in _HOOKS:
-        if user := overriding_class(type(subject.learner), hook):
-            return f"{user} overrides `{hook}`"
-    return None
 
 
 def _has_plain_adam(subject: TrainedModule) -> bool:
@@ -80,7 +74,10 @@ CLOSED_FORM: tuple[Requirement[TrainedModule], ...] = (
         lambda s: s.learner.has_stock_loss(s.module_id),
         "the loss is a custom one, or the module a recurrent one",
     ),
-    Requirement("no override of a learner's hook that a step calls", _overridden_hook),
+    Requirement(
+        "no override of a learner's hook that a step calls",
+        lambda s: user_override(type(s.learner), *_HOOKS),
+    ),
     required("`use_critic`=True", lambda s: s.settings.use_critic, "`use_critic`=False"),
     required(
         "`log_gradients`=False", lambda s: not s.settings.log_gradients, "`log_gradients`=True"
@@ -155,10 +152,9 @@ class _ClosedForm(Steps):
 
     def take(self, minibatch: Minibatch) -> WorkerLosses | None:
         """Moves the parameters once; see `Steps.take`."""
-        if self._workers:
-            losses = self._take(minibatch)
-            if losses is not None:
-                return losses
+        losses = self._take(minibatch) if self._workers else None
+        if losses is not None:
+            return losses
         self._adam.store()
         try:
             return self._reference.take(minibatch)
@@ -182,12 +178,16 @@ class _ClosedForm(Steps):
             rows = rows if filled is None else rows.take(filled)
             outputs, values = self._kernel.forward(self._by_set(rows[Columns.OBS]))
             parts = self._loss.forward(rows, self._by_row(outputs), self._by_row(values))
-            local = self._means_of_parts(parts @ means.T)
-        losses = self._round.losses(self._own, local, self._workers)
+            own_parts = parts @ means.T  # [5, n]
+            local = WorkerLosses(self._loss.mix @ own_parts, *own_parts)
+        losses = self._collectives.losses(self._own, local, self._workers)
         if not _is_finite(losses.total):
             return None
         signals, merged = self._merger.weigh(self._workers, losses)
-        if not self._step(means, self._own_of(merged.weights)):
+        weights = merged.weights
+        if len(self._own) < len(self._workers):
+            weights = weights[positions(self._own, self._workers)]
+        if not self._step(means, weights):
             return None
         self._merger.record(self._workers, signals, merged, losses)
         return losses
@@ -218,11 +218,14 @@ class _ClosedForm(Steps):
         [n, rows], and the indices of rows that are given to the forward pass; None: all, in order.
         """
         if sizes not in self._means:
-            like = self._adam.parameters
-            if self._adam.is_stacked:
-                self._means[sizes] = padded_mean_matrix(sizes, like=like)
-            else:
-                self._means[sizes] = segment_mean_matrix(sizes, like=like), None
+            means, filled = segment_mean_matrix(sizes, like=self._adam.parameters), None
+            index, real = padding(sizes)
+            if self._adam.is_stacked and real is not None:
+                # 0 at the entries that repeat a row to fill the rectangle.
+                wide = means.new_zeros(len(sizes), index.size)
+                wide[:, torch.from_numpy(real)] = means
+                means, filled = wide, torch.from_numpy(index.ravel())
+            self._means[sizes] = means, filled
         return self._means[sizes]
 
     def _rows_of(self, minibatch: Minibatch) -> RowColumns:
@@ -231,17 +234,6 @@ class _ClosedForm(Steps):
         if self._epoch is None or self._epoch[0] is not minibatch.order:
             self._epoch = minibatch.order, self._rows.take(torch.from_numpy(minibatch.order))
         return self._epoch[1].cut(minibatch.start, minibatch.stop)
-
-    def _own_of(self, weights: Tensor) -> Tensor:
-        """Returns the weights of this learner's workers."""
-        if len(self._own) == len(self._workers):
-            return weights
-        return weights[positions(self._own, self._workers)]
-
-    def _means_of_parts(self, means: Tensor) -> WorkerLosses:
-        """Returns the losses of this learner's workers, given the means of their parts, [5, n]."""
-        policy, value, unclipped, entropy, kl = means.unbind()
-        return WorkerLosses(self._loss.mix @ means, policy, value, unclipped, entropy, kl)
 
     def _clip(self, gradients: Tensor) -> Tensor:
         clip, by = self._settings.grad_clip, self._settings.grad_clip_by
@@ -302,21 +294,6 @@ def segment_mean_matrix(sizes: Sequence[int], *, like: Tensor) -> Tensor:
     matrix = torch.zeros(len(sizes), len(owner), dtype=torch.float64)
     matrix[owner, torch.arange(len(owner))] = 1.0 / torch.tensor(sizes, dtype=torch.float64)[owner]
     return matrix.to(like)
-
-
-def padded_mean_matrix(sizes: Sequence[int], *, like: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Returns the matrix of means over a rectangle of rows, and the rows that fill it.
-
-    [n, n B] with B the largest size, 0 at entries that repeat a row to fill the rectangle; and
-    the indices [n B] of rows that are one after the other, None if they fill it by themselves.
-    """
-    means = segment_mean_matrix(sizes, like=like)
-    index, real = padding(sizes)
-    if real is None:
-        return means, None
-    wide = means.new_zeros(len(sizes), index.size)
-    wide[:, torch.from_numpy(real)] = means
-    return wide, torch.from_numpy(index.ravel())
 
 
 def _is_finite(values: Tensor) -> bool:

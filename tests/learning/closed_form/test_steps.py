@@ -198,9 +198,9 @@ def test_every_strategy(strategy, lengths, dtype):
 def test_every_strategy_goes_with_parameters_per_worker(strategy, dtype):
     name, options = STRATEGIES[strategy]
     groups = pair_of_groups(name, dtype, merge_strategy=name, per_worker_parameters=True)
-    assert all(learner_of(group).actors is not None for group in groups)
+    assert all(learner_of(group).per_worker is not None for group in groups)
     check(groups, name, options, dtype)
-    rows = next(iter(learner_of(groups[0]).actors.stacks.values())).detach()
+    rows = next(iter(learner_of(groups[0]).per_worker.stacked.values())).detach()
     assert (rows[0] - rows[1]).abs().max() > 1e-3
 
 
