@@ -598,11 +598,7 @@ def actions_for_env(
         return lambda actions: actions
     if not config.normalize_actions:
         return lambda actions: np.asarray(clip_action(actions, space))
-    if not (
-        space.dtype in (np.float32, np.float64)
-        and bool(np.all(space.bounded_below))
-        and bool(np.all(space.bounded_above))
-    ):
+    if space.dtype not in (np.float32, np.float64) or not space.is_bounded():
         return lambda actions: np.asarray(unsquash_action(actions, space))
     # What `unsquash_action` does with a bounded space, without its checks at every step.
     low, high = space.low, space.high
