@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 
 class _Rule(NamedTuple):
-    """What a setting should be; RLlib lets most of these mistakes pass.
+    """What a setting should be; RLlib itself checks few of them.
 
     Args:
         should_be: In words.
-        holds: The test; of a schedule, of each of its values.
-        remedy: What to do, `{default}` in the place of the setting's default.
-        choices: Of which the nearest is suggested in place of the remedy.
-        may_be_none: Whether None is right too, which `holds` is not asked then.
-        may_be_scheduled: Whether a schedule in RLlib's form will do.
+        holds: The test of a value. Each value of a schedule must pass it.
+        remedy: What to do; `{default}` stands for the setting's default.
+        choices: The nearest of these, if one is near, is suggested instead of the remedy.
+        may_be_none: Whether None is allowed; it is not tested then.
+        may_be_scheduled: Whether a schedule in RLlib's form is allowed.
     """
 
     should_be: str
@@ -93,7 +93,7 @@ _NUMBERS = _COUNTS | {
     "gamma": _FROM_0_TO_1,
     "lambda_": _FROM_0_TO_1,
     "clip_param": _POSITIVE,
-    # Infinity would not do for `grad_clip`: RLlib's clipping by the global norm divides it by
+    # It may be infinite. `grad_clip` may not: RLlib's clipping by the global norm divides it by
     # itself.
     "vf_clip_param": _POSITIVE_OR_NONE._replace(
         holds=lambda x: _is_number(x, infinite=True) and x > 0
@@ -170,6 +170,7 @@ def has_sound_counts(config: WeightedPPOConfig) -> bool:
 
 
 def _broken_rules(config: WeightedPPOConfig, settings: Iterable[str]) -> Iterator[str]:
+    """What is wrong with single settings, each looked at by itself."""
     for name in settings:
         rule, value = _RULES[name], getattr(config, name)
         if value is None and rule.may_be_none:
