@@ -34,12 +34,19 @@ def tune_registry() -> Any:
     return _global_registry
 
 
-def connector_pipelines(algorithm: Any) -> tuple[Any, Any]:
-    """Returns the driver's connector pipelines: the local env runner's, if there is one."""
-    return (
-        getattr(algorithm.env_runner, "_env_to_module", algorithm.env_to_module_connector),
-        getattr(algorithm.env_runner, "_module_to_env", algorithm.module_to_env_connector),
-    )
+def connector_pipelines(algorithm: Any) -> dict[str, Any]:
+    """Returns component -> the driver's connector pipeline: the local env runner's, if any."""
+    from ray.rllib.core import COMPONENT_ENV_TO_MODULE_CONNECTOR, COMPONENT_MODULE_TO_ENV_CONNECTOR
+
+    runner = algorithm.env_runner
+    return {
+        COMPONENT_ENV_TO_MODULE_CONNECTOR: getattr(
+            runner, "_env_to_module", algorithm.env_to_module_connector
+        ),
+        COMPONENT_MODULE_TO_ENV_CONNECTOR: getattr(
+            runner, "_module_to_env", algorithm.module_to_env_connector
+        ),
+    }
 
 
 def batch_size_per_learner(config: Any) -> int | None:

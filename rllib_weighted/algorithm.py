@@ -6,10 +6,13 @@ is below it.
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import logging
 import math
 import posixpath
 import uuid
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,10 +20,8 @@ from pyarrow.fs import LocalFileSystem
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core import (
     COMPONENT_ENV_RUNNER,
-    COMPONENT_ENV_TO_MODULE_CONNECTOR,
     COMPONENT_LEARNER,
     COMPONENT_LEARNER_GROUP,
-    COMPONENT_MODULE_TO_ENV_CONNECTOR,
     COMPONENT_RL_MODULE,
 )
 from ray.rllib.utils.annotations import override
@@ -55,17 +56,30 @@ logger = logging.getLogger(__name__)
 _STATE_KEY = "weighted_ppo"
 
 
+@dataclass
+class _Progress:
+    """What a run carries from round to round, and into its checkpoints.
+
+    Args:
+        root_seed: The run's root seed.
+        round: Number of rounds that have begun.
+        last_returns: Worker -> its last known mean return.
+        recent_returns: Returns of the latest episodes of all workers.
+        num_resets: Slot -> resets of that sub-environment so far.
+    """
+
+    root_seed: int
+    round: int = 0
+    last_returns: dict[int, float] = field(default_factory=dict)
+    recent_returns: list[float] = field(default_factory=list)
+    num_resets: dict[int, int] = field(default_factory=dict)
+
+
 class WeightedPPO(TrialPPO):
     """PPO that merges its workers' gradients by how high each one's reward or loss is."""
 
     config: WeightedPPOConfig
     learner_group: Any
-    settings_of_checkpoint = (
-        "merge_strategy",
-        "min_weight",
-        "merge_options",
-        "per_worker_parameters",
-    )
 
     @classmethod
     @override(TrialPPO)
@@ -74,10 +88,6 @@ class WeightedPPO(TrialPPO):
 
     @override(TrialPPO)
     def setup(self, config: Any) -> None:
-        self._round = 0
-        self._last_returns: dict[int, float] = {}
-        self._recent_returns: list[float] = []
-        self._num_resets: dict[int, int] = {}
         self._drops_before: dict[int, str] = {}
         self._restore_id = ""
         self._runner_state: dict[str, Any] | None = None
@@ -87,7 +97,7 @@ class WeightedPPO(TrialPPO):
         self._why_episodes: str | None = None
         super().setup(config)
         seed = self.config.seed
-        self._root_seed: int = draw_root_seed() if seed is None else seed
+        self._progress = _Progress(draw_root_seed() if seed is None else seed)
         trial_id = self._tune_trial_id or posixpath.basename(self.logdir.rstrip("/"))
         filesystem, folder = self._trial_folder()
         self._history = MergeHistory(
@@ -116,7 +126,7 @@ class WeightedPPO(TrialPPO):
     @override(TrialPPO)
     def training_step(self) -> None:
         self._rescue.keep()
-        self._round += 1
+        self._progress.round += 1
         with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
             rollouts = self._sample()
         result = None
@@ -131,13 +141,14 @@ class WeightedPPO(TrialPPO):
         """Samples one round; env runners that exceed `sample_timeout_s` are dropped."""
         if self._runner_state is None:
             self._fetch_runner_state()
+        progress = self._progress
         rollouts = collect_rollouts(
             self.env_runner_group,
             SampleRequest(
-                round=self._round,
-                root_seed=self._root_seed,
+                round=progress.round,
+                root_seed=progress.root_seed,
                 state=self._runner_state or {},
-                num_resets=self._num_resets,
+                num_resets=progress.num_resets,
                 restore_id=self._restore_id,
                 per_worker_parameters=self._per_worker_parameters,
                 takes_columns=self._takes_columns(),
@@ -146,11 +157,11 @@ class WeightedPPO(TrialPPO):
         )
         if rollouts.metrics:
             self.metrics.aggregate(rollouts.metrics, key=ENV_RUNNER_RESULTS)
-        self._num_resets.update(rollouts.num_resets)
+        progress.num_resets.update(rollouts.num_resets)
         for worker, returns in rollouts.returns.items():
-            self._last_returns[worker] = float(np.mean(returns))
-            self._recent_returns += returns
-        del self._recent_returns[: -self.config.metrics_num_episodes_for_smoothing]
+            progress.last_returns[worker] = float(np.mean(returns))
+            progress.recent_returns += returns
+        del progress.recent_returns[: -self.config.metrics_num_episodes_for_smoothing]
         return rollouts
 
     def _takes_columns(self) -> bool:
@@ -186,30 +197,23 @@ class WeightedPPO(TrialPPO):
             num_epochs=self.config.num_epochs,
             minibatch_size=self.config.minibatch_size,
             shuffle_batch_per_epoch=self.config.shuffle_batch_per_epoch,
-            merge=self._update_request(rollouts),
+            merge=UpdateRequest(
+                round=self._progress.round,
+                root_seed=self._progress.root_seed,
+                num_workers=self.config.worker_layout.num_workers,
+                strategy=self.config.resolve_merge_strategy(),
+                min_weight=self.config.min_weight_at(self._env_steps),
+                reward_signals=dict(self._progress.last_returns),
+                invalid=rollouts.invalid,
+            ),
         )
         self.metrics.aggregate(results, key=LEARNER_RESULTS)
         return self.learner_group.take_update_result()
 
-    def _update_request(self, rollouts: Rollouts) -> UpdateRequest:
-        return UpdateRequest(
-            round=self._round,
-            root_seed=self._root_seed,
-            num_workers=self.config.worker_layout.num_workers,
-            strategy=self.config.resolve_merge_strategy(),
-            min_weight=self.config.min_weight_at(self._env_steps),
-            reward_signals=dict(self._last_returns),
-            invalid=rollouts.invalid,
-        )
-
     def _sync(self, rollouts: Rollouts) -> None:
         """Merges connector states; the next request carries them and the weights out again."""
-        env_to_module, module_to_env = connector_pipelines(self)
         merge_connector_states(
-            rollouts.connector_states,
-            config=self.config,
-            env_to_module=env_to_module,
-            module_to_env=module_to_env,
+            rollouts.connector_states, connector_pipelines(self), config=self.config
         )
         self._fetch_runner_state()
         if self.env_runner is not None:
@@ -229,11 +233,8 @@ class WeightedPPO(TrialPPO):
 
     def _connector_states(self) -> dict[str, Any]:
         """Returns the states of the driver's connector pipelines, as env runners take them."""
-        env_to_module, module_to_env = connector_pipelines(self)
-        return {
-            COMPONENT_ENV_TO_MODULE_CONNECTOR: env_to_module.get_state(),
-            COMPONENT_MODULE_TO_ENV_CONNECTOR: module_to_env.get_state(),
-        }
+        pipelines = connector_pipelines(self)
+        return {component: pipeline.get_state() for component, pipeline in pipelines.items()}
 
     @override(Algorithm)
     def evaluate(self, parallel_train_future: Any = None) -> Any:
@@ -259,16 +260,17 @@ class WeightedPPO(TrialPPO):
 
     def _record(self, rollouts: Rollouts, result: UpdateResult | None) -> None:
         """Writes metrics and the merge history."""
-        layout = self.config.worker_layout
+        layout, progress = self.config.worker_layout, self._progress
         drops = worker_drops(rollouts, result, layout)
-        log_drops(self._round, drops, self._drops_before)
+        log_drops(progress.round, drops, self._drops_before)
         self._drops_before = drops
-        records = worker_records(rollouts, result, drops, layout=layout, root_seed=self._root_seed)
-        skipped = result.num_skipped_steps if result else 0
+        records = worker_records(
+            rollouts, result, drops, layout=layout, root_seed=progress.root_seed
+        )
         summary = summarize(
             records,
-            num_skipped_steps=skipped,
-            recent_returns=self._recent_returns,
+            num_skipped_steps=result.num_skipped_steps if result else 0,
+            recent_returns=progress.recent_returns,
             **sampling_path(rollouts),
         )
         for name, value in summary.items():
@@ -278,10 +280,10 @@ class WeightedPPO(TrialPPO):
                 key = (names.MERGE, names.WORKERS, worker, name)
                 self.metrics.log_value(key, value, window=1)
         assert self._history is not None
-        if self._round == 1:
+        if progress.round == 1:
             # A trial that starts anew after a kill finds the rounds of its first life.
             self._history.truncate(0)
-        self._history.append(self._round, self._env_steps, records)
+        self._history.append(progress.round, self._env_steps, records)
 
     def _trial_folder(self) -> tuple[Any, str]:
         """Returns where the files of this trial go: file system and folder.
@@ -295,7 +297,7 @@ class WeightedPPO(TrialPPO):
     @property
     def rounds_done(self) -> int:
         """Number of rounds that this run has behind it, those before a restore included."""
-        return self._round
+        return self._progress.round
 
     # Checkpoints
 
@@ -318,13 +320,7 @@ class WeightedPPO(TrialPPO):
     @override(Algorithm)
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         state: dict[str, Any] = super().get_state(*args, **kwargs)
-        state[_STATE_KEY] = {
-            "round": self._round,
-            "root_seed": self._root_seed,
-            "last_returns": dict(self._last_returns),
-            "recent_returns": list(self._recent_returns),
-            "num_resets": dict(self._num_resets),
-        }
+        state[_STATE_KEY] = dataclasses.asdict(self._progress)
         return state
 
     @override(Algorithm)
@@ -334,15 +330,11 @@ class WeightedPPO(TrialPPO):
         own = state.get(_STATE_KEY)
         if own is None:
             return
-        self._round = own["round"]
-        self._root_seed = own["root_seed"]
-        self._last_returns = dict(own["last_returns"])
-        self._recent_returns = list(own["recent_returns"])
-        self._num_resets = dict(own["num_resets"])
+        self._progress = _Progress(**copy.deepcopy(own))
         self._restore_id = uuid.uuid4().hex
         if self._history is not None:
             self._history.describe(self.config.resolved_settings())
-            self._history.truncate(self._round)
+            self._history.truncate(self._progress.round)
 
     @override(Algorithm)
     def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
@@ -351,25 +343,17 @@ class WeightedPPO(TrialPPO):
         if kwargs.get("component") is not None:
             return
         root, filesystem = str(path).rstrip("/"), kwargs.get("filesystem")
-        if self._replace_unfit_learners():
+        built_for = self.learner_group.config
+        if built_for.uses_per_worker_parameters != self.config.uses_per_worker_parameters:
+            # A scheduler has changed the trial's strategy since its start, and the checkpoint has
+            # brought that back: workers with parameters of their own need other optimizers.
+            self.replace_learners(self.config)
             own = f"{root}/{COMPONENT_LEARNER_GROUP}"
             self.learner_group.restore_from_path(own, filesystem=filesystem)
         if self.env_runner is not None:
             # RLlib has just merged the living env runners' filters into the restored ones.
             own = f"{root}/{COMPONENT_ENV_RUNNER}"
             self.env_runner.restore_from_path(own, filesystem=filesystem)
-
-    def _replace_unfit_learners(self) -> bool:
-        """Builds new learners if the restored strategy is of the other kind; returns whether.
-
-        A scheduler may have changed the trial's strategy since its start, and its checkpoint
-        brings that back; workers with parameters of their own need other optimizers.
-        """
-        built_for = self.learner_group.config
-        if built_for.uses_per_worker_parameters == self.config.uses_per_worker_parameters:
-            return False
-        self.replace_learners(self.config)
-        return True
 
     def replace_learners(self, config: WeightedPPOConfig) -> None:
         """Puts new learners, as `config` describes them, in the place of those there are."""
@@ -412,7 +396,14 @@ def worker_records(
                 worker=worker,
                 env_runner=layout.env_runner(worker),
                 env_index=layout.env_index(worker),
-                seed=_first_seed(worker, layout, root_seed),
+                # Of its first episode ("fixed": of all of them).
+                seed=environment_seed(
+                    root_seed,
+                    slot=layout.first_slot(worker),
+                    num_slots=layout.num_slots,
+                    evaluation=False,
+                    counters=(0,),
+                ),
                 signal=result.signals[worker] if result else None,
                 share=result.shares[worker] if result else 0.0,
                 weight=result.weights[worker] if result else 0.0,
@@ -459,17 +450,6 @@ def log_drops(round: int, drops: dict[int, str], before: dict[int, str]) -> None
 
 def sampling_path(rollouts: Rollouts) -> dict[str, float]:
     """Returns the metrics that say which way the round's steps came; NaN if none came."""
-    count = rollouts.num_results
+    count = len(rollouts.metrics)
     shares = {names.FAST_SAMPLING: rollouts.num_fast, names.COLUMNS: len(rollouts.columns)}
     return {name: number / count if count else math.nan for name, number in shares.items()}
-
-
-def _first_seed(worker: int, layout: WorkerLayout, root_seed: int) -> int:
-    """Returns the environment seed of a worker's first episode ("fixed": of all of them)."""
-    return environment_seed(
-        root_seed,
-        slot=layout.first_slot(worker),
-        num_slots=layout.num_slots,
-        evaluation=False,
-        counters=(0,),
-    )

@@ -107,17 +107,16 @@ class WeightedPPOConfig(PPOConfig):
             This updated config.
         """
         super().training(**kwargs)
-        given = {
-            "merge_strategy": merge_strategy,
-            "min_weight": min_weight,
-            "merge_options": merge_options,
-            "merge_arm": merge_arm,
-            "per_worker_parameters": per_worker_parameters,
-            "merge_unit": merge_unit,
-            "advantage_normalization": advantage_normalization,
-            "actor_export": actor_export,
-        }
-        self._set_given(given)
+        self._set_given(
+            merge_strategy=merge_strategy,
+            min_weight=min_weight,
+            merge_options=merge_options,
+            merge_arm=merge_arm,
+            per_worker_parameters=per_worker_parameters,
+            merge_unit=merge_unit,
+            advantage_normalization=advantage_normalization,
+            actor_export=actor_export,
+        )
         return self
 
     @override(PPOConfig)
@@ -156,7 +155,7 @@ class WeightedPPOConfig(PPOConfig):
             # RLlib compares it with 0 at once, which a Tune space does not stand; `validate` will.
             given["num_envs_per_env_runner"] = kwargs.pop("num_envs_per_env_runner")
         super().env_runners(**kwargs)
-        self._set_given(given)
+        self._set_given(**given)
         return self
 
     @override(PPOConfig)
@@ -173,10 +172,10 @@ class WeightedPPOConfig(PPOConfig):
             This updated config.
         """
         super().learners(**kwargs)
-        self._set_given({"fast_learner": fast_learner})
+        self._set_given(fast_learner=fast_learner)
         return self
 
-    def _set_given(self, settings: dict[str, Any]) -> None:
+    def _set_given(self, **settings: Any) -> None:
         for name, value in settings.items():
             if value is not NotProvided:
                 setattr(self, name, value)
@@ -311,17 +310,17 @@ class WeightedPPOConfig(PPOConfig):
         name = self.merge_strategy
         num_workers = self.worker_layout.num_workers
         min_weight = 1 / num_workers if self.min_weight is None else self.min_weight
-        options: tuple[dataclasses.Field[Any], ...] = ()
+        options: dict[str, Any] = {}
         if dataclasses.is_dataclass(strategy):
-            options = dataclasses.fields(strategy)
+            options = {
+                option.name: getattr(strategy, option.name)
+                for option in dataclasses.fields(strategy)
+                if getattr(strategy, option.name) != option.default
+            }
         return resolved_settings(
             self.to_dict(),
             merge_strategy=name if isinstance(name, str) else type(strategy).__name__,
-            merge_options={
-                option.name: getattr(strategy, option.name)
-                for option in options
-                if getattr(strategy, option.name) != option.default
-            },
+            merge_options=options,
             min_weight=min_weight if strategy.uses_min_weight else None,
             num_workers=num_workers,
         )

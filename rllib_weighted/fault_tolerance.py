@@ -118,15 +118,12 @@ class Rescue:
         self.forget()
         algorithm.save_to_path(self._path, filesystem=self._filesystem)
 
-    def restore(self) -> bool:
+    def restore(self) -> None:
         """Goes on from a rescued checkpoint, if the trial's folder holds one."""
-        info = self._filesystem.get_file_info(self._path)
-        if info.type != fs.FileType.Directory:
-            return False
-        self._algorithm.restore_from_path(self._path, filesystem=self._filesystem)
-        self._restored_round = self._algorithm.rounds_done
-        logger.info("Going on after round %d, rescued from a failure.", self._restored_round)
-        return True
+        if self._is_there():
+            self._algorithm.restore_from_path(self._path, filesystem=self._filesystem)
+            self._restored_round = self._algorithm.rounds_done
+            logger.info("Going on after round %d, rescued from a failure.", self._restored_round)
 
     def restore_if_newer(self) -> None:
         """Goes on from the rescued checkpoint if the one just restored is older."""
@@ -136,8 +133,11 @@ class Rescue:
     def forget(self) -> None:
         """Removes the rescued checkpoint: there is a newer one."""
         self._restored_round = None
-        if self._filesystem.get_file_info(self._path).type == fs.FileType.Directory:
+        if self._is_there():
             self._filesystem.delete_dir(self._path)
+
+    def _is_there(self) -> bool:
+        return bool(self._filesystem.get_file_info(self._path).type == fs.FileType.Directory)
 
 
 _TAG = "take back"

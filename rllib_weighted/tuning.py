@@ -6,8 +6,9 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
+import ray
 import tree
 from ray import tune
 from ray.rllib.algorithms.algorithm import Algorithm
@@ -25,19 +26,18 @@ if TYPE_CHECKING:
 
 _STATE_KEY = "tune_trial"
 
+# What a restored trial takes from its own checkpoint.
+_KEPT_SETTINGS = ("merge_strategy", "min_weight", "merge_options", "per_worker_parameters")
+
 
 class TrialPPO(PPO):
     """PPO that can be searched and scheduled.
 
     It refuses to wait for ever, has columns for its evaluation from the start, can be reused for
     another trial, and keeps the settings that a scheduler has changed.
-
-    Attributes:
-        settings_of_checkpoint: Settings that a restored trial takes from its own checkpoint.
     """
 
     config: Any
-    settings_of_checkpoint: ClassVar[tuple[str, ...]] = ()
 
     @override(Algorithm)
     def __init__(self, config: Any = None, *args: Any, **kwargs: Any) -> None:
@@ -78,27 +78,24 @@ class TrialPPO(PPO):
         `evaluate()` with the care for failed env runners around it.
         """
         with computing_with(self._num_threads):
-            return self._step()
-
-    def _step(self) -> dict[str, Any]:
-        results: dict[str, Any] = super().step()
-        if self._is_clone:
-            results[SHOULD_CHECKPOINT] = True  # Its own, with the settings that it has now.
-            self._is_clone = False
-        interval = self.config.evaluation_interval
-        if not interval or (self.iteration + 1) % interval == 0:
+            results: dict[str, Any] = super().step()
+            if self._is_clone:
+                results[SHOULD_CHECKPOINT] = True  # Its own, with the settings that it has now.
+                self._is_clone = False
+            interval = self.config.evaluation_interval
+            if not interval or (self.iteration + 1) % interval == 0:
+                return results
+            if self.iteration == 0 and self.config.evaluation_duration != "auto":
+                results.update(self._run_one_evaluation())
+            elif EVALUATION_RESULTS in results:
+                unknown = tree.map_structure(lambda _: math.nan, results[EVALUATION_RESULTS])
+                results[EVALUATION_RESULTS] = unknown
             return results
-        if self.iteration == 0 and self.config.evaluation_duration != "auto":
-            results.update(self._run_one_evaluation())
-        elif EVALUATION_RESULTS in results:
-            unknown = tree.map_structure(lambda _: math.nan, results[EVALUATION_RESULTS])
-            results[EVALUATION_RESULTS] = unknown
-        return results
 
     @override(Algorithm)
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         state: dict[str, Any] = super().get_state(*args, **kwargs)
-        settings = {name: getattr(self.config, name) for name in self.settings_of_checkpoint}
+        settings = {name: getattr(self.config, name) for name in _KEPT_SETTINGS}
         state[_STATE_KEY] = {"trial_id": self._tune_trial_id, "settings": settings}
         return state
 
@@ -214,8 +211,6 @@ _TOLERANCE = 1e-9  # Ray counts in units of 1e-4.
 
 def cluster_nodes() -> list[dict[str, float]]:
     """Returns what each living node of the running Ray has in all."""
-    import ray
-
     return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
 
 
@@ -246,8 +241,6 @@ def placement_problem(
             None.
     """
     if nodes is None:
-        import ray
-
         if not ray.is_initialized():
             return None
         nodes = cluster_nodes()
@@ -282,13 +275,8 @@ def trial_problem(config: Any, request: PlacementGroupFactory) -> str | None:
     problem = None if cluster_grows() else placement_problem(request)
     if problem is None:
         return None
-    settings = {
-        "num_env_runners": config.num_env_runners,
-        "num_cpus_per_env_runner": config.num_cpus_per_env_runner,
-        "num_learners": config.num_learners,
-        "num_gpus_per_learner": config.num_gpus_per_learner,
-    }
-    listed = ", ".join(f"`{name}` (={value})" for name, value in settings.items())
+    names = ("num_env_runners", "num_cpus_per_env_runner", "num_learners", "num_gpus_per_learner")
+    listed = ", ".join(f"`{name}` (={getattr(config, name)})" for name in names)
     return (
         f"{problem}: lower one of {listed}, start a Ray with more, or set {GROWS_VARIABLE}=1 if "
         "nodes will join by themselves"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
@@ -19,165 +19,25 @@ from rllib_weighted.suggest import nearest
 if TYPE_CHECKING:
     from rllib_weighted.config import WeightedPPOConfig
 
-_CHOICES = {
-    "merge_unit": ("env_runner", "env"),
-    "advantage_normalization": ("worker", "batch", "none"),
-    "env_seeding": ("stream", "fixed"),
-    "env_backend": ("gymnasium", "envpool"),
-    "actor_export": ("best", "mean"),
-    "batch_mode": ("truncate_episodes", "complete_episodes"),
-}
 
-_SWITCHES = ("fast_learner", "fast_sampling")
+class _Rule(NamedTuple):
+    """What a setting should be; RLlib itself checks few of them.
 
-# Setting -> (what it should be, whether a schedule will do, the test). RLlib lets these pass.
-_Rule = tuple[str, bool, Callable[[float], bool]]
-_RULES: dict[str, _Rule] = {
-    "min_weight": ("a number >= 0", True, lambda x: x >= 0),
-    "lr": ("a number >= 0", True, lambda x: x >= 0),
-    "entropy_coeff": ("a number >= 0", True, lambda x: x >= 0),
-    "gamma": ("a number from 0 to 1", False, lambda x: 0 <= x <= 1),
-    "lambda_": ("a number from 0 to 1", False, lambda x: 0 <= x <= 1),
-    "clip_param": ("a number > 0", False, lambda x: x > 0),
-    "vf_clip_param": ("a number > 0, or None", False, lambda x: x > 0),
-    "vf_loss_coeff": ("a number >= 0", False, lambda x: x >= 0),
-    "kl_coeff": ("a number >= 0", False, lambda x: x >= 0),
-    "kl_target": ("a number > 0", False, lambda x: x > 0),
-    "grad_clip": ("a number > 0, or None", False, lambda x: x > 0),
-}
-_MAY_BE_NONE = ("min_weight", "grad_clip", "vf_clip_param")
-# Not `grad_clip`: RLlib's clipping by the global norm divides it by itself.
-_MAY_BE_INFINITE = ("vf_clip_param",)
-_COUNTS = {"num_epochs": 1, "num_envs_per_env_runner": 1, "num_env_runners": 0, "num_learners": 0}
-_MAX_SEED = 2**32 - 1  # Of numpy's global generator, which RLlib seeds.
+    Args:
+        should_be: In words.
+        holds: The test of a value. Each value of a schedule must pass it.
+        remedy: What to do; `{default}` stands for the setting's default.
+        choices: The nearest of these, if one is near, is suggested instead of the remedy.
+        may_be_none: Whether None is allowed; it is not tested then.
+        may_be_scheduled: Whether a schedule in RLlib's form is allowed.
+    """
 
-CHECKED_NUMBERS = frozenset(
-    [
-        *_RULES,
-        *_COUNTS,
-        "minibatch_size",
-        "train_batch_size",
-        "_train_batch_size_per_learner",
-        "rollout_fragment_length",
-        "seed",
-    ]
-)
-
-
-def config_problems(config: WeightedPPOConfig) -> list[str]:
-    """Returns all problems of a `WeightedPPOConfig`, in readable sentences; [] if there is none."""
-    problems = [
-        *_unknown_settings(config),
-        *_choices(config),
-        *_numbers(config),
-        *_stack(config),
-    ]
-    problems += strategy_problems(config.merge_strategy, config.merge_options)
-    problems += _per_worker_parameters(config)
-    if not any(_counts(config)) and config.merge_unit in _CHOICES["merge_unit"]:
-        problems += _workers(config)
-    problems += _envpool(config)
-    problem = env_problem(config.env, config.env_backend)
-    return [*problems, problem] if problem else problems
-
-
-def has_sound_counts(config: WeightedPPOConfig) -> bool:
-    """Whether RLlib's own validation can do its sums: on a rollout of 0 steps it never returns."""
-    return not any((*_counts(config), *_fragment(config))) and all(
-        value is None or _is_count(value, 1)
-        for value in (config.train_batch_size, batch_size_per_learner(config))
-    )
-
-
-def _unknown_settings(config: WeightedPPOConfig) -> Iterator[str]:
-    """Misspelt keys of a plain dict, which RLlib would silently set as attributes."""
-    known = vars(type(config)())
-    for name in vars(config):
-        if name in known or name.startswith("_"):
-            continue
-        near = difflib.get_close_matches(name, [k for k in known if k[0] != "_"], 1, cutoff=0.8)
-        if near:
-            yield f"`{name}` is no setting: did you mean `{near[0]}`?"
-
-
-def _choices(config: WeightedPPOConfig) -> Iterator[str]:
-    for name, allowed in _CHOICES.items():
-        value = getattr(config, name)
-        if value not in allowed:
-            listed = ", ".join(f'"{choice}"' for choice in allowed)
-            near = nearest(value, allowed) or f": use {_default(config, name)!r}"
-            yield f"`{name}` should be one of {listed}, found {value!r}{near}"
-    for name in _SWITCHES:
-        value = getattr(config, name)
-        if not isinstance(value, bool):
-            yield f"`{name}` should be True or False, found {value!r}: use {_default(config, name)}"
-
-
-def _numbers(config: WeightedPPOConfig) -> Iterator[str]:
-    for name, (should_be, may_be_scheduled, test) in _RULES.items():
-        value = getattr(config, name)
-        if value is None and name in _MAY_BE_NONE:
-            continue
-        values = [value]
-        if may_be_scheduled and isinstance(value, (list, tuple)):
-            yield from _schedule_problems(name, value)
-            values = [
-                pair[1] for pair in value if isinstance(pair, (list, tuple)) and len(pair) > 1
-            ]
-        for number in values:
-            if not _is_number(number, infinite=name in _MAY_BE_INFINITE) or not test(number):
-                scheduled = ", or a schedule [[env steps, value], …]" if may_be_scheduled else ""
-                yield (
-                    f"`{name}` should be {should_be}{scheduled}, found {_shown(number)}: "
-                    f"{_remedy(config, name)}"
-                )
-                break
-    yield from _counts(config)
-    if config.seed is not None and not (_is_count(config.seed, 0) and config.seed <= _MAX_SEED):
-        yield (
-            f"`seed` should be None or a whole number from 0 to {_MAX_SEED}, found "
-            f"{_shown(config.seed)}: {_remedy(config, 'seed')}"
-        )
-    yield from _fragment(config)
-
-
-def _fragment(config: WeightedPPOConfig) -> Iterator[str]:
-    length = config.rollout_fragment_length
-    if length != "auto" and not _is_count(length, 1):
-        yield (
-            f'`rollout_fragment_length` should be "auto" or a whole number >= 1, found '
-            f'{_shown(length)}: use "auto"'
-        )
-
-
-def _counts(config: WeightedPPOConfig) -> Iterator[str]:
-    for name, least in _COUNTS.items():
-        value = getattr(config, name)
-        if not _is_count(value, least):
-            yield (
-                f"`{name}` should be a whole number >= {least}, found {_shown(value)}: "
-                f"{_remedy(config, name)}"
-            )
-
-
-def _schedule_problems(name: str, schedule: Any) -> Iterator[str]:
-    pairs = [pair for pair in schedule if isinstance(pair, (list, tuple)) and len(pair) == 2]
-    steps = [pair[0] for pair in pairs]
-    sound = len(pairs) == len(schedule) >= 2 and all(_is_number(step) for step in steps)
-    if not sound or steps[0] != 0 or steps != sorted(set(steps)):
-        yield (
-            f"`{name}` as a schedule should be two or more pairs [env steps, value], the first at "
-            f"step 0, in rising order of steps, found {schedule!r}: write "
-            "[[0, first value], [env steps, last value]]"
-        )
-
-
-def _default(config: WeightedPPOConfig, name: str) -> Any:
-    return getattr(type(config)(), name)
-
-
-def _remedy(config: WeightedPPOConfig, name: str) -> str:
-    return f"change it, or leave it out for the default {_default(config, name)!r}"
+    should_be: str
+    holds: Callable[[Any], bool]
+    remedy: str = "change it, or leave it out for the default {default!r}"
+    choices: tuple[str, ...] = ()
+    may_be_none: bool = False
+    may_be_scheduled: bool = False
 
 
 def _is_number(value: Any, *, infinite: bool = False) -> bool:
@@ -193,6 +53,166 @@ def _is_count(value: Any, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
+def _one_of(*choices: str) -> _Rule:
+    listed = ", ".join(f'"{choice}"' for choice in choices)
+    return _Rule(f"one of {listed}", lambda x: x in choices, "use {default!r}", choices)
+
+
+def _subclass_of(base: type) -> _Rule:
+    return _Rule(
+        f"a subclass of rllib_weighted's {base.__name__}",
+        lambda x: isinstance(x, type) and issubclass(x, base),
+        "derive yours from it.",
+    )
+
+
+def _count(least: int) -> _Rule:
+    return _Rule(f"a whole number >= {least}", lambda x: _is_count(x, least))
+
+
+_SWITCH = _Rule("True or False", lambda x: isinstance(x, bool), "use {default}")
+_FROM_0_TO_1 = _Rule("a number from 0 to 1", lambda x: _is_number(x) and 0 <= x <= 1)
+_POSITIVE = _Rule("a number > 0", lambda x: _is_number(x) and x > 0)
+_NOT_NEGATIVE = _Rule("a number >= 0", lambda x: _is_number(x) and x >= 0)
+_NOT_NEGATIVE_OR_SCHEDULE = _NOT_NEGATIVE._replace(
+    should_be="a number >= 0, or a schedule [[env steps, value], …]", may_be_scheduled=True
+)
+_POSITIVE_OR_NONE = _POSITIVE._replace(should_be="a number > 0, or None", may_be_none=True)
+_MAX_SEED = 2**32 - 1  # Of numpy's global generator, which RLlib seeds.
+
+_COUNTS = {
+    "num_epochs": _count(1),
+    "num_envs_per_env_runner": _count(1),
+    "num_env_runners": _count(0),
+    "num_learners": _count(0),
+}
+_NUMBERS = _COUNTS | {
+    "min_weight": _NOT_NEGATIVE_OR_SCHEDULE._replace(may_be_none=True),
+    "lr": _NOT_NEGATIVE_OR_SCHEDULE,
+    "entropy_coeff": _NOT_NEGATIVE_OR_SCHEDULE,
+    "gamma": _FROM_0_TO_1,
+    "lambda_": _FROM_0_TO_1,
+    "clip_param": _POSITIVE,
+    # It may be infinite. `grad_clip` may not: RLlib's clipping by the global norm divides it by
+    # itself.
+    "vf_clip_param": _POSITIVE_OR_NONE._replace(
+        holds=lambda x: _is_number(x, infinite=True) and x > 0
+    ),
+    "vf_loss_coeff": _NOT_NEGATIVE,
+    "kl_coeff": _NOT_NEGATIVE,
+    "kl_target": _POSITIVE,
+    "grad_clip": _POSITIVE_OR_NONE,
+    "seed": _Rule(
+        f"None or a whole number from 0 to {_MAX_SEED}",
+        lambda x: _is_count(x, 0) and x <= _MAX_SEED,
+        may_be_none=True,
+    ),
+    "rollout_fragment_length": _Rule(
+        '"auto" or a whole number >= 1', lambda x: x == "auto" or _is_count(x, 1), 'use "auto"'
+    ),
+}
+_RULES = _NUMBERS | {
+    "merge_unit": _one_of("env_runner", "env"),
+    "advantage_normalization": _one_of("worker", "batch", "none"),
+    "env_seeding": _one_of("stream", "fixed"),
+    "env_backend": _one_of("gymnasium", "envpool"),
+    "actor_export": _one_of("best", "mean"),
+    "batch_mode": _one_of("truncate_episodes", "complete_episodes"),
+    "fast_learner": _SWITCH,
+    "fast_sampling": _SWITCH,
+    "per_worker_parameters": _Rule(
+        "True, False or None",
+        lambda x: isinstance(x, bool),
+        "use None, which leaves it to the merge strategy",
+        may_be_none=True,
+    ),
+    "env_runner_cls": _subclass_of(WeightedEnvRunner),
+    "learner_class": _subclass_of(WeightedPPOLearner),
+    "num_aggregator_actors_per_learner": _Rule(
+        "0", lambda x: not x, "whole workers go to the learner."
+    ),
+    "torch_skip_nan_gradients": _Rule(
+        "False",
+        lambda x: not x,
+        "in RLlib it applies NaN gradients. A worker with such a gradient is dropped from the "
+        "merge by itself.",
+    ),
+}
+
+CHECKED_NUMBERS = frozenset(
+    [*_NUMBERS, "minibatch_size", "train_batch_size", "_train_batch_size_per_learner"]
+)
+
+
+def config_problems(config: WeightedPPOConfig) -> list[str]:
+    """Returns all problems of a `WeightedPPOConfig`, in readable sentences; [] if there is none."""
+    of_strategy = strategy_problems(config.merge_strategy, config.merge_options)
+    problems = [
+        *_unknown_settings(config),
+        *_broken_rules(config, _RULES),
+        *_stack(config),
+        *of_strategy,
+    ]
+    if not of_strategy and not any(_broken_rules(config, ["per_worker_parameters"])):
+        problems += _per_worker_parameters(config)
+    if not any(_broken_rules(config, (*_COUNTS, "merge_unit"))):
+        compares = not of_strategy and bool(config.resolve_merge_strategy().signals)
+        problems += _workers(config, compares)
+    problems += _envpool(config)
+    problem = env_problem(config.env, config.env_backend)
+    return [*problems, problem] if problem else problems
+
+
+def has_sound_counts(config: WeightedPPOConfig) -> bool:
+    """Whether RLlib's own validation can do its sums: on a rollout of 0 steps it never returns."""
+    return not any(_broken_rules(config, (*_COUNTS, "rollout_fragment_length"))) and all(
+        value is None or _is_count(value, 1)
+        for value in (config.train_batch_size, batch_size_per_learner(config))
+    )
+
+
+def _broken_rules(config: WeightedPPOConfig, settings: Iterable[str]) -> Iterator[str]:
+    """What is wrong with single settings, each looked at by itself."""
+    for name in settings:
+        rule, value = _RULES[name], getattr(config, name)
+        if value is None and rule.may_be_none:
+            continue
+        values = [value]
+        if rule.may_be_scheduled and isinstance(value, (list, tuple)):
+            yield from _schedule_problems(name, value)
+            values = [
+                pair[1] for pair in value if isinstance(pair, (list, tuple)) and len(pair) > 1
+            ]
+        wrong = [found for found in values if not rule.holds(found)]
+        if wrong:
+            remedy = rule.remedy.format(default=getattr(type(config)(), name))
+            ending = nearest(wrong[0], rule.choices) or f": {remedy}"
+            yield f"`{name}` should be {rule.should_be}, found {_shown(wrong[0])}{ending}"
+
+
+def _unknown_settings(config: WeightedPPOConfig) -> Iterator[str]:
+    """Misspelt keys of a plain dict, which RLlib would silently set as attributes."""
+    known = vars(type(config)())
+    for name in vars(config):
+        if name in known or name.startswith("_"):
+            continue
+        near = difflib.get_close_matches(name, [k for k in known if k[0] != "_"], 1, cutoff=0.8)
+        if near:
+            yield f"`{name}` is no setting: did you mean `{near[0]}`?"
+
+
+def _schedule_problems(name: str, schedule: Any) -> Iterator[str]:
+    pairs = [pair for pair in schedule if isinstance(pair, (list, tuple)) and len(pair) == 2]
+    steps = [pair[0] for pair in pairs]
+    sound = len(pairs) == len(schedule) >= 2 and all(_is_number(step) for step in steps)
+    if not sound or steps[0] != 0 or steps != sorted(set(steps)):
+        yield (
+            f"`{name}` as a schedule should be two or more pairs [env steps, value], the first at "
+            f"step 0, in rising order of steps, found {schedule!r}: write "
+            "[[0, first value], [env steps, last value]]"
+        )
+
+
 def _shown(value: Any) -> str:
     return f"{float(value):g}" if isinstance(value, float) else repr(value)
 
@@ -206,17 +226,6 @@ def _stack(config: WeightedPPOConfig) -> Iterator[str]:
         )
     if config.framework_str != "torch":
         yield f'`framework` should be "torch", found "{config.framework_str}": leave it out'
-    if config.num_aggregator_actors_per_learner:
-        yield (
-            "`num_aggregator_actors_per_learner` should be 0, found "
-            f"{config.num_aggregator_actors_per_learner}: whole workers go to the learner."
-        )
-    if config.torch_skip_nan_gradients:
-        yield (
-            "`torch_skip_nan_gradients` should be False, found True: in RLlib it applies NaN "
-            "gradients. A worker with such a gradient is dropped from the merge by itself."
-        )
-    yield from _classes(config)
     if config.is_multi_agent or (
         isinstance(config.env, type) and issubclass(config.env, MultiAgentEnv)
     ):
@@ -225,18 +234,6 @@ def _stack(config: WeightedPPOConfig) -> Iterator[str]:
             f"{sorted(map(str, config.policies))}): there is no reward signal per agent to merge "
             "each module by. Use a single-agent environment, or RLlib's PPO."
         )
-
-
-def _classes(config: WeightedPPOConfig) -> Iterator[str]:
-    for name, value, base in (
-        ("env_runner_cls", config.env_runner_cls, WeightedEnvRunner),
-        ("learner_class", config.learner_class, WeightedPPOLearner),
-    ):
-        if not (isinstance(value, type) and issubclass(value, base)):
-            yield (
-                f"`{name}` should be a subclass of rllib_weighted's {base.__name__}, found "
-                f"{value!r}: derive yours from it."
-            )
 
 
 # Hooks of a learner that see one parameter set; workers with their own have no use for them.
@@ -251,23 +248,15 @@ _HOOKS_OF_ONE_SET = (
 
 def _per_worker_parameters(config: WeightedPPOConfig) -> Iterator[str]:
     """What does not go together with a parameter set per worker."""
-    chosen, cause = config.per_worker_parameters, f"`merge_strategy`={config.merge_strategy!r}"
-    if chosen is not None:
-        cause = f"`per_worker_parameters`={chosen!r}"
-        if not isinstance(chosen, bool):
-            yield (
-                f"`per_worker_parameters` should be True, False or None, found {chosen!r}: use "
-                "None, which leaves it to the merge strategy"
-            )
-            return
-    if not _is_sound_strategy(config) or not config.uses_per_worker_parameters:
+    if not config.uses_per_worker_parameters:
         return
-    base = WeightedPPOLearner
-    if isinstance(config.learner_class, type) and issubclass(config.learner_class, base):
-        for name in _HOOKS_OF_ONE_SET:
-            if getattr(config.learner_class, name) is not getattr(base, name):
+    name = "merge_strategy" if config.per_worker_parameters is None else "per_worker_parameters"
+    cause = f"`{name}`={getattr(config, name)!r}"
+    if _RULES["learner_class"].holds(config.learner_class):
+        for hook in _HOOKS_OF_ONE_SET:
+            if getattr(config.learner_class, hook) is not getattr(WeightedPPOLearner, hook):
                 yield (
-                    f"{cause} gives every worker its own optimizer and does not call `{name}`, "
+                    f"{cause} gives every worker its own optimizer and does not call `{hook}`, "
                     f"but {config.learner_class.__name__} overrides it: leave it out, or share "
                     "the parameters with `per_worker_parameters`=False"
                 )
@@ -295,15 +284,20 @@ def _envpool(config: WeightedPPOConfig) -> Iterator[str]:
         )
 
 
-def _workers(config: WeightedPPOConfig) -> Iterator[str]:
-    """Whether the workers are enough, and each gets its part of the batch."""
+def _workers(config: WeightedPPOConfig, compares: bool) -> Iterator[str]:
+    """Whether the workers are enough, and each gets its part of the batch.
+
+    Args:
+        config: One whose counts are sound.
+        compares: Whether its strategy compares workers.
+    """
     layout = config.worker_layout
     count = (
         f"{layout.num_workers} worker{'s' * (layout.num_workers > 1)} (`num_env_runners`="
         f"{config.num_env_runners}, `num_envs_per_env_runner`={config.num_envs_per_env_runner}, "
         f'`merge_unit`="{config.merge_unit}")'
     )
-    if _compares_workers(config) and layout.num_workers < 2:
+    if compares and layout.num_workers < 2:
         yield (
             f"`merge_strategy`={config.merge_strategy!r} needs 2 or more workers to compare, found "
             f'{count}: use more env runners, `merge_unit`="env" with several environments in '
@@ -343,11 +337,3 @@ def _workers(config: WeightedPPOConfig) -> Iterator[str]:
             '`env_seeding`="fixed" needs `gym_env_vectorize_mode`="sync" or "async", found '
             '"vector_entry_point": such an environment resets its parts by itself.'
         )
-
-
-def _compares_workers(config: WeightedPPOConfig) -> bool:
-    return _is_sound_strategy(config) and bool(config.resolve_merge_strategy().signals)
-
-
-def _is_sound_strategy(config: WeightedPPOConfig) -> bool:
-    return not strategy_problems(config.merge_strategy, config.merge_options)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 import importlib.util
 from collections.abc import Callable
@@ -99,9 +98,13 @@ def env_problem(env: Any, backend: str = "gymnasium") -> str | None:
         remedy = "register it with `ray.tune.register_env(name, creator)` and use that name"
         hint = f"; a creator has no place there: {remedy}" if callable(env) else ""
         return f"`env` must be a name or a class; found {env!r}{hint}"
-    missing = _missing_module(env)
-    if missing:
+    if missing := _missing_package(env):
         return missing
+    if env.startswith("ALE/") and env not in gym.registry:
+        return (
+            f"environment {env!r} is not registered yet: put `import ale_py, gymnasium` and "
+            f"`gymnasium.register_envs(ale_py)` into the training file, or name it 'ale_py:{env}'"
+        )
     if "." in env and ":" not in env:
         return _class_path_problem(env)
     try:
@@ -157,18 +160,15 @@ def _class_path_problem(env: str) -> str | None:
     return None
 
 
-def _missing_module(env: str) -> str | None:
-    """Returns the remedy for an id of a known family whose package is not installed."""
-    import gymnasium as gym
-
+def _missing_package(env: str, entry_point: str = "") -> str | None:
+    """Returns the remedy for an environment of a known family whose package is not installed."""
     for family in _FAMILIES:
-        if env.startswith(family.ids) and importlib.util.find_spec(family.module) is None:
-            return _needs(env, family)
-    if env.startswith("ALE/") and env not in gym.registry:
-        return (
-            f"environment {env!r} is not registered yet: put `import ale_py, gymnasium` and "
-            f"`gymnasium.register_envs(ale_py)` into the training file, or name it 'ale_py:{env}'"
-        )
+        belongs = env.startswith(family.ids) or entry_point.startswith(family.entry_point)
+        if belongs and importlib.util.find_spec(family.module) is None:
+            return (
+                f"environment {env!r} belongs to {family.name}, and its package "
+                f"{family.module!r} is not installed: {family.remedy}"
+            )
     return None
 
 
@@ -180,23 +180,13 @@ def _dependency_problem(env: str, spec: EnvSpec) -> str | None:
     entry_point = spec.entry_point
     if not isinstance(entry_point, str):
         return None
-    for family in _FAMILIES:
-        if entry_point.startswith(family.entry_point):
-            if importlib.util.find_spec(family.module) is None:
-                return _needs(env, family)
-            break
+    if missing := _missing_package(env, entry_point):
+        return missing
     try:
         load_env_creator(entry_point)
     except (Error, ImportError, AttributeError) as error:
         return f"environment {env!r} is registered but cannot be loaded: {_one_line(error)}"
     return None
-
-
-def _needs(env: str, family: _Family) -> str:
-    return (
-        f"environment {env!r} belongs to {family.name}, and its package {family.module!r} is "
-        f"not installed: {family.remedy}"
-    )
 
 
 def _one_line(error: BaseException) -> str:
@@ -205,18 +195,9 @@ def _one_line(error: BaseException) -> str:
 
 def env_creator(env: Any) -> Callable[[EnvContext], gym.Env[Any, Any]]:
     """Resolves `config.env` (a registered name, a class or a creator) as RLlib does."""
+    import gymnasium as gym
     from ray.tune.registry import ENV_CREATOR
 
-    if _in_tune_registry(env):
-        creator: Callable[[EnvContext], gym.Env[Any, Any]] = tune_registry().get(ENV_CREATOR, env)
-        return creator
-    if callable(env):
-        own: Callable[[EnvContext], gym.Env[Any, Any]] = env
-        return own
-    return functools.partial(_make_registered, env)
-
-
-def _make_registered(env_id: str, context: EnvContext) -> gym.Env[Any, Any]:
-    import gymnasium as gym
-
-    return gym.make(env_id, **context)
+    creator: Callable[[EnvContext], gym.Env[Any, Any]]
+    creator = tune_registry().get(ENV_CREATOR, env) if _in_tune_registry(env) else env
+    return creator if callable(creator) else lambda context: gym.make(env, **context)

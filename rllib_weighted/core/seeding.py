@@ -16,8 +16,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-ENV_SEED_BITS = 31  # Fits numpy's legacy seeding, C ints, and every gymnasium environment.
-_NUM_CLASS_SEEDS = 1 << (ENV_SEED_BITS - 1)  # Of training; as many of evaluation.
+# 31 bits fit numpy's legacy seeding, C ints, and every gymnasium environment.
+_NUM_CLASS_SEEDS = 1 << 30  # Of training; as many of evaluation.
 
 
 class Stream(enum.IntEnum):

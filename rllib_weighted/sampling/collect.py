@@ -1,4 +1,9 @@
-"""The driver's side of sampling: one call per env runner and round."""
+"""Collecting a round: one call per env runner, and what comes back joined for the learners.
+
+Observation filters and other connectors sample with a state. Each env runner sends its own after a
+round, with the exact increments of `repair_deltas`; the driver merges them, and the next round's
+request carries the merged state out again.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +11,12 @@ import dataclasses
 import logging
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
-from ray.rllib.core import COMPONENT_ENV_TO_MODULE_CONNECTOR, COMPONENT_MODULE_TO_ENV_CONNECTOR
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.filter import RunningStat
 
@@ -35,14 +40,13 @@ class Rollouts:
     Args:
         columns: One per env runner that sent columns instead of episodes.
         num_fast: Number of env runners that sampled on the fast path.
-        num_results: Number of env runners that sent something.
+        metrics: One per env runner that sent something, as are the connector states.
         absent: Env runner -> why nothing came from it.
     """
 
     episodes: list[SingleAgentEpisode] = field(default_factory=list)
     columns: list[RolloutColumns] = field(default_factory=list)
     num_fast: int = 0
-    num_results: int = 0
     metrics: list[Any] = field(default_factory=list)
     connector_states: list[dict[str, Any]] = field(default_factory=list)
     num_resets: dict[int, int] = field(default_factory=dict)
@@ -58,13 +62,11 @@ class Rollouts:
 
     def data(self) -> dict[str, Any]:
         """Returns what the learner group's `update` takes; {} if nothing was sampled."""
-        if self.columns and self.episodes:  # Env runners of different kinds.
-            return {
-                "episodes": [*self.episodes, *(e for c in self.columns for e in c.to_episodes())]
-            }
-        if self.columns:
+        if self.columns and not self.episodes:
             return {"columns": self.columns}
-        return {"episodes": self.episodes} if self.episodes else {}
+        # Env runners may be of different kinds.
+        episodes = [*self.episodes, *(e for part in self.columns for e in part.to_episodes())]
+        return {"episodes": episodes} if episodes else {}
 
 
 def collect_rollouts(
@@ -100,6 +102,33 @@ def collect_rollouts(
     return rollouts
 
 
+def _joined(results: list[SampleResult], config: WeightedPPOConfig) -> Rollouts:
+    failed = [result for result in results if result.error is not None]
+    for result in failed:
+        logger.warning("Env runner %d failed:\n%s", result.env_runner, result.error)
+    tolerant = config.restart_failed_env_runners or config.ignore_env_runner_failures
+    if failed and (len(failed) == len(results) or not tolerant):
+        raise RuntimeError(
+            f"{len(failed)} of {len(results)} env runners raised while sampling. Env runner "
+            f"{failed[0].env_runner}:\n{failed[0].error}"
+        )
+    joined = Rollouts()
+    for result in sorted(results, key=lambda result: result.env_runner):
+        if result.error is not None:
+            joined.absent[result.env_runner] = f"env runner {result.env_runner} raised"
+            continue
+        joined.episodes += result.episodes
+        if result.columns is not None:
+            joined.columns.append(result.columns)
+        joined.num_fast += result.is_fast
+        joined.metrics.append(result.metrics)
+        joined.connector_states.append(result.connector_states)
+        joined.num_resets |= result.num_resets
+        joined.returns |= result.returns
+        joined.invalid |= result.invalid
+    return joined
+
+
 def _absent(
     env_runner_group: EnvRunnerGroup, results: list[SampleResult], config: WeightedPPOConfig
 ) -> dict[int, str]:
@@ -114,94 +143,47 @@ def _absent(
     }
 
 
-def _joined(results: list[SampleResult], config: WeightedPPOConfig) -> Rollouts:
-    failed = [result for result in results if result.error is not None]
-    for result in failed:
-        logger.warning("Env runner %d failed:\n%s", result.env_runner, result.error)
-    tolerant = config.restart_failed_env_runners or config.ignore_env_runner_failures
-    if failed and (len(failed) == len(results) or not tolerant):
-        raise RuntimeError(
-            f"{len(failed)} of {len(results)} env runners raised while sampling. Env runner "
-            f"{failed[0].env_runner}:\n{failed[0].error}"
-        )
-    joined = Rollouts()
-    for result in sorted(results, key=lambda result: result.env_runner):
-        if result.error is None:
-            joined.episodes += result.episodes
-            if result.columns is not None:
-                joined.columns.append(result.columns)
-            joined.num_results += 1
-            joined.num_fast += result.is_fast
-            joined.metrics.append(result.metrics)
-            joined.connector_states.append(result.connector_states)
-            joined.num_resets |= result.num_resets
-            joined.returns |= result.returns
-            joined.invalid |= result.invalid
-        else:
-            joined.absent[result.env_runner] = f"env runner {result.env_runner} raised"
-    return joined
-
-
 def merge_connector_states(
     states: list[dict[str, Any]],
+    pipelines: Mapping[str, ConnectorPipelineV2 | None],
     *,
     config: WeightedPPOConfig,
-    env_to_module: ConnectorPipelineV2 | None,
-    module_to_env: ConnectorPipelineV2 | None,
 ) -> None:
     """Merges the env runners' connector states (observation filters …) into the driver's.
 
     Args:
         states: One per env runner, in the order of their indices.
+        pipelines: Component -> the driver's own pipeline, which keeps the merged state.
         config: The algorithm's config: `merge_env_runner_states` switches it off.
-        env_to_module: The driver's own pipeline, which keeps the merged state.
-        module_to_env: The other one.
     """
     if config.num_env_runners == 0 or config.merge_env_runner_states is False:
         return
-    for component, pipeline in (
-        (COMPONENT_ENV_TO_MODULE_CONNECTOR, env_to_module),
-        (COMPONENT_MODULE_TO_ENV_CONNECTOR, module_to_env),
-    ):
+    for component, pipeline in pipelines.items():
         own = [state[component] for state in states if component in state]
         if own and pipeline is not None:
             pipeline.set_state(pipeline.merge_states(own))
 
 
-# Exact increments of RLlib's `MeanStdFilter` statistics
-
-
-_KEYS = {"num_pushes", "num_pushes_delta", "mean_delta_array", "sum_sq_diff_delta_array"}
+# The keys of a `RunningStat`'s state, by which it is found inside a connector's.
+_STAT_KEYS = {"num_pushes", "num_pushes_delta", "mean_delta_array", "sum_sq_diff_delta_array"}
 
 
 def repair_deltas(before: Any, after: Any) -> Any:
-    """Returns `after` with the deltas of every running statistic in it made exact.
+    """Returns `after` with the deltas of every `MeanStdFilter`'s statistics in it made exact.
 
     Args:
         before: Connector state at the start of the round.
         after: State of the same connectors at its end. Not modified.
     """
     if isinstance(after, dict):
-        if after.keys() >= _KEYS and isinstance(before, dict):
+        if after.keys() >= _STAT_KEYS and isinstance(before, dict):
             return _increment(RunningStat.from_state(before), RunningStat.from_state(after))
         old = before if isinstance(before, dict) else {}
         return {key: repair_deltas(old.get(key), value) for key, value in after.items()}
     if isinstance(after, list):
         old_items = before if isinstance(before, list) and len(before) == len(after) else after
-        return [repair_deltas(o, a) for o, a in zip(old_items, after, strict=True)]
+        return [repair_deltas(*pair) for pair in zip(old_items, after, strict=True)]
     return after
-
-
-def is_finite(state: Any) -> bool:
-    """Returns whether no running statistic in a connector state is NaN or infinite."""
-    if isinstance(state, dict):
-        if state.keys() >= _KEYS:
-            stat = RunningStat.from_state(state)
-            return bool(
-                np.isfinite(stat.mean_array).all() and np.isfinite(stat.sum_sq_diff_array).all()
-            )
-        return all(map(is_finite, state.values()))
-    return not isinstance(state, list) or all(map(is_finite, state))
 
 
 def _increment(old: RunningStat, new: RunningStat) -> dict[str, Any]:
@@ -217,3 +199,15 @@ def _increment(old: RunningStat, new: RunningStat) -> dict[str, Any]:
     new.sum_sq_diff_delta_array = sum_sq_diff
     state: dict[str, Any] = new.to_state()
     return state
+
+
+def is_finite(state: Any) -> bool:
+    """Returns whether no running statistic in a connector state is NaN or infinite."""
+    if isinstance(state, list):
+        return all(map(is_finite, state))
+    if not isinstance(state, dict):
+        return True
+    if not state.keys() >= _STAT_KEYS:
+        return all(map(is_finite, state.values()))
+    stat = RunningStat.from_state(state)
+    return bool(np.isfinite(stat.mean_array).all() and np.isfinite(stat.sum_sq_diff_array).all())

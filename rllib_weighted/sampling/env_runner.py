@@ -53,7 +53,6 @@ from rllib_weighted.sampling.fast_sampler import (
     FastSampler,
     ForwardPass,
     make_fast_sampler,
-    why_not_column_sampling,
 )
 
 if TYPE_CHECKING:
@@ -169,11 +168,12 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
     def _sample_rollout(self, request: SampleRequest) -> Rollout:
         quota = self._steps_per_env()
         seed = stream_seed(request.root_seed, Stream.ACTIONS, self._index, request.round)
+        fast = self.fast_sampler
         policy = per_worker_policy(self.module, request.per_worker_parameters, self.workers)
         with policy as forwards, seeded_globals(seed):
             self._round = _Round(
                 quota if self.config.batch_mode == "complete_episodes" else None,
-                request.takes_columns and self._why_not_columns is None,
+                request.takes_columns and fast is not None and fast.why_not_columns is None,
                 forwards,
             )
             try:
@@ -259,10 +259,6 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
     def fast_sampler(self) -> FastSampler | None:
         """The fast sampler; None if something in the config needs RLlib's own loop."""
         return make_fast_sampler(self, self._try_env_reset)
-
-    @functools.cached_property
-    def _why_not_columns(self) -> str | None:
-        return why_not_column_sampling(self)
 
     def _sample_fast(
         self, fast: FastSampler, round_: _Round, kwargs: dict[str, Any]

@@ -12,8 +12,7 @@ import contextlib
 import logging
 import math
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import gymnasium as gym
@@ -93,11 +92,6 @@ def _callback(*names: str) -> Callable[[FastEnvRunner], str | None]:
     return reason
 
 
-def _has_default_module(env_runner: FastEnvRunner) -> bool:
-    module = env_runner.module
-    return type(module) is DefaultPPOTorchRLModule and not module.is_stateful()
-
-
 def _action_space(env_runner: FastEnvRunner) -> str | None:
     space = env_runner.env.single_action_space
     if not isinstance(space, (gym.spaces.Box, gym.spaces.Discrete)):
@@ -140,7 +134,9 @@ FAST_SAMPLING: tuple[Requirement[FastEnvRunner], ...] = (
     ),
     required(
         "RLlib's default PPO module, without memory",
-        _has_default_module,
+        lambda runner: (
+            type(runner.module) is DefaultPPOTorchRLModule and not runner.module.is_stateful()
+        ),
         "the module is a custom or a recurrent one",
     ),
     required(
@@ -210,30 +206,14 @@ def make_fast_sampler(env_runner: FastEnvRunner, reset: Reset) -> FastSampler | 
     if reason := why_not_fast_sampling(env_runner):
         logger.info("Env runner %s samples in RLlib's own loop: %s.", index, reason)
         return None
-    reason = why_not_column_sampling(env_runner)
+    sampler = FastSampler(env_runner, reset)
+    reason = sampler.why_not_columns
     what = f"episodes: {reason}" if reason else "columns, if the learner takes them"
     logger.info("Env runner %s samples on the fast path and hands on %s.", index, what)
-    return FastSampler(env_runner, reset)
+    return sampler
 
 
 # Sampling
-
-
-@dataclass
-class _Recording:
-    """One rollout of T vector steps, time first.
-
-    Args:
-        obs: T + 1 arrays of [envs, …] as the module sees them.
-        infos: T + 1 lists, None of a step without; empty if nobody wants them.
-        resets: T arrays of [envs]: whether the step was a reset, and so none.
-        steps: T vector steps.
-    """
-
-    obs: list[np.ndarray]
-    infos: list[Infos | None]
-    resets: list[np.ndarray] = field(default_factory=list)
-    steps: list[Step] = field(default_factory=list)
 
 
 class FastSampler:
@@ -242,11 +222,15 @@ class FastSampler:
     Args:
         env_runner: An env runner for which `why_not_fast_sampling` is None.
         reset: Resets all sub-environments: observations, [envs, …], and infos.
+
+    Attributes:
+        why_not_columns: Why its rollouts must become episodes; None if they can stay columns.
     """
 
     def __init__(self, env_runner: FastEnvRunner, reset: Reset) -> None:
         self._runner = env_runner
         self._reset_envs = reset
+        self.why_not_columns = why_not_column_sampling(env_runner)
         self._device = _private.device(env_runner)
         self._filters = _filters(env_runner)
         self._for_env = actions_for_env(env_runner.config, env_runner.env.single_action_space)
@@ -280,11 +264,30 @@ class FastSampler:
         """
         if self._obs is None:
             self._obs = self._reset()
-        module = self._runner.module
+        env, module = self._runner.env, self._runner.module
+        stepper: Stepper
+        if with_infos or not can_step_directly(env):
+            stepper = Stepper(env, self._resets_next)
+        else:
+            stepper = DirectStepper(env, self._raw)
+        obs, resets, infos = [self._obs], [self._resets_next], [self._infos]
+        steps: list[Step] = []
+        missing = num_timesteps
         with evaluating(module):
             policy = RolloutPolicy(module, self._device, forward)
-            recording = self._record(self._obs, num_timesteps, policy, with_infos=with_infos)
-        return self._columns(recording, policy.columns())
+            while missing > 0:
+                step = stepper.step(self._for_env(policy.act(obs[-1])), resets[-1])
+                missing -= len(resets[-1]) - int(np.count_nonzero(resets[-1]))
+                self._raw, self._infos = step.obs, step.infos
+                self._obs = self._filtered(step.obs)
+                self._resets_next = step.terminateds | step.truncateds
+                obs.append(self._obs)
+                resets.append(self._resets_next)
+                infos.append(step.infos)
+                steps.append(step)
+            stepper.leave()
+        columns = policy.columns()
+        return self._columns(obs, resets[:-1], infos if with_infos else [], steps, columns)
 
     def _reset(self) -> np.ndarray:
         num_envs = self._runner.num_envs
@@ -294,32 +297,6 @@ class FastSampler:
         self._ongoing = [(uuid.uuid4().hex, 0) for _ in range(num_envs)]
         return self._filtered(self._raw)
 
-    def _record(
-        self, obs: np.ndarray, num_timesteps: int, policy: RolloutPolicy, *, with_infos: bool
-    ) -> _Recording:
-        env = self._runner.env
-        stepper: Stepper
-        if with_infos or not can_step_directly(env):
-            stepper = VectorStepper(env, self._resets_next)
-        else:
-            stepper = DirectStepper(env, self._raw)
-        recording = _Recording([obs], [self._infos] if with_infos else [])
-        missing = num_timesteps
-        while missing > 0:
-            resets = self._resets_next
-            step = stepper.step(self._for_env(policy.act(obs)), resets)
-            missing -= len(resets) - int(np.count_nonzero(resets))
-            self._raw, self._infos = step.obs, step.infos
-            self._obs = obs = self._filtered(step.obs)
-            self._resets_next = step.terminateds | step.truncateds
-            recording.obs.append(obs)
-            if with_infos:
-                recording.infos.append(step.infos)
-            recording.resets.append(resets)
-            recording.steps.append(step)
-        stepper.leave()
-        return recording
-
     def _filtered(self, obs: np.ndarray) -> np.ndarray:
         if not self._filters:
             return obs
@@ -328,19 +305,29 @@ class FastSampler:
             rows = _private.filtered(piece, rows)
         return np.stack(rows)
 
-    def _columns(self, recording: _Recording, columns: dict[str, np.ndarray]) -> RolloutColumns:
-        """Cuts a recording into chunks, one after the other.
+    def _columns(
+        self,
+        obs: list[np.ndarray],
+        resets: list[np.ndarray],
+        infos: list[Infos | None],
+        steps: list[Step],
+        columns: dict[str, np.ndarray],
+    ) -> RolloutColumns:
+        """Cuts a rollout of T vector steps into chunks, one after the other.
 
         Args:
-            recording: The rollout.
+            obs: T + 1 arrays of [envs, …] as the module sees them.
+            resets: T arrays of [envs]: whether the step was a reset, and so none.
+            infos: T + 1 lists, None of a step without; empty if nobody wants them.
+            steps: T vector steps.
             columns: Name -> [T, envs, …]: what the policy computed.
         """
         if isinstance(self._runner.env.single_action_space, gym.spaces.Discrete):
             columns[Columns.ACTIONS] = columns[Columns.ACTIONS].astype(np.int32)  # As RLlib's.
-        columns[Columns.REWARDS] = np.stack([step.rewards for step in recording.steps])
-        terminated = np.stack([step.terminateds for step in recording.steps])
-        truncated = np.stack([step.truncateds for step in recording.steps])
-        spans = _spans(np.stack(recording.resets), terminated | truncated)
+        columns[Columns.REWARDS] = np.stack([step.rewards for step in steps])
+        terminated = np.stack([step.terminateds for step in steps])
+        truncated = np.stack([step.truncateds for step in steps])
+        spans = _spans(np.stack(resets), terminated | truncated)
         env, start, stop = np.array(spans, np.int64).reshape(-1, 3).T
 
         def gather(column: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -360,16 +347,15 @@ class FastSampler:
             self._ongoing[index] = (
                 (uuid.uuid4().hex, 0) if is_done else (id_, t + int(chunk["length"]))
             )
-        infos = _infos_array(recording.infos, self._runner.num_envs)
         return RolloutColumns(
-            gather(np.stack(recording.obs), stop - start + 1),
+            gather(np.stack(obs), stop - start + 1),
             {name: gather(column, stop - start) for name, column in columns.items()},
             chunks,
-            gather(infos, stop - start + 1) if recording.infos else None,
+            gather(_infos_array(infos, len(obs[0])), stop - start + 1) if infos else None,
         )
 
 
-def _infos_array(infos: Sequence[Infos | None], num_envs: int) -> np.ndarray:
+def _infos_array(infos: list[Infos | None], num_envs: int) -> np.ndarray:
     """Returns infos as [T + 1, envs] of dicts; empty ones where a step was taken without."""
     array = np.empty((len(infos), num_envs), object)
     for row, step in zip(array, infos, strict=True):
@@ -402,10 +388,8 @@ def _spans(resets: np.ndarray, ends: np.ndarray) -> list[tuple[int, int, int]]:
     return done + ongoing
 
 
-# Stepping the sub-environments
-
-
-# gymnasium's wrappers of a vector environment pass on any attribute: `env` is annotated `Any`.
+# Stepping the sub-environments. gymnasium's wrappers of a vector environment pass on any attribute:
+# `env` is annotated `Any`.
 
 
 class Step(NamedTuple):
@@ -418,18 +402,8 @@ class Step(NamedTuple):
     infos: Infos | None
 
 
-class Stepper(Protocol):
-    """What steps the sub-environments in one call of `FastSampler.sample`."""
-
-    def step(self, actions: np.ndarray, resets: np.ndarray) -> Step:
-        """Steps all sub-environments; those that `resets` names start a new episode instead."""
-
-    def leave(self) -> None:
-        """Leaves the environments so that another stepper can go on with them."""
-
-
-class VectorStepper:
-    """Steps the vector environment as RLlib does; keeps the infos.
+class Stepper:
+    """Steps the vector environment as RLlib does, in one call of `sample`; keeps the infos.
 
     Args:
         env: The env runner's vector environment.
@@ -443,14 +417,17 @@ class VectorStepper:
             _private.set_autoreset(env.unwrapped, resets_next)
 
     def step(self, actions: np.ndarray, resets: np.ndarray) -> Step:
-        """See `Stepper`; which ones start anew, the vector environment has noted by itself."""
+        """Steps all sub-environments; those that `resets` names start a new episode instead.
+
+        Which those are, the vector environment has noted by itself.
+        """
         return Step(*self._env.step(actions))
 
     def leave(self) -> None:
-        """See `Stepper`; the vector environment knows everything."""
+        """Leaves the environments so that another stepper can go on with them."""
 
 
-class DirectStepper:
+class DirectStepper(Stepper):
     """Steps each sub-environment itself, without infos, and checks all numbers at once.
 
     The same as gymnasium's `SyncVectorEnv` over `SeededEnv`s, without the copies and the
@@ -623,11 +600,7 @@ def actions_for_env(
         return lambda actions: actions
     if not config.normalize_actions:
         return lambda actions: np.asarray(clip_action(actions, space))
-    if not (
-        space.dtype in (np.float32, np.float64)
-        and bool(np.all(space.bounded_below))
-        and bool(np.all(space.bounded_above))
-    ):
+    if space.dtype not in (np.float32, np.float64) or not space.is_bounded():
         return lambda actions: np.asarray(unsquash_action(actions, space))
     # What `unsquash_action` does with a bounded space, without its checks at every step.
     low, high = space.low, space.high

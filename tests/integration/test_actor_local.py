@@ -98,7 +98,7 @@ def test_the_exported_policy_is_the_best_workers_or_the_mean(export, tmp_path):
     algorithm = make_config(actor_export=export).build_algo()
     results = [algorithm.train() for _ in range(3)]
     workers = results[-1]["merge"]["workers"]
-    returns = algorithm._last_returns
+    returns = algorithm._progress.last_returns
     best = max(sorted(returns), key=returns.__getitem__)
     assert len(set(returns.values())) > 1
     stacks = algorithm.learner_group.per_worker_parameters()

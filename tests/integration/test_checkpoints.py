@@ -174,7 +174,7 @@ def test_truncated_episodes_restart_but_nothing_else_is_lost(
     steps = "num_env_steps_sampled_lifetime"
     assert result[steps] == pytest.approx(last[steps] + 240, abs=4)
     # The episodes that were in flight are not replayed: new ones have new numbers.
-    assert min(resumed._num_resets.values()) > min(straight._num_resets.values())
+    assert min(resumed._progress.num_resets.values()) > min(straight._progress.num_resets.values())
 
 
 def test_a_mutated_learning_rate_and_merge_hold_at_once(
@@ -246,7 +246,7 @@ class FailsOnce(WeightedPPO):
 
     def training_step(self) -> None:
         marker = Path(self.config.env_config["marker"])
-        if self._round == 2 and not marker.exists():
+        if self.rounds_done == 2 and not marker.exists():
             marker.touch()
             raise RuntimeError("lost")
         super().training_step()

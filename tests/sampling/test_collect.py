@@ -165,9 +165,8 @@ def _merge(*pipelines: EnvToModulePipeline, driver: Any, **config: Any) -> None:
     settings = {"num_env_runners": 2, "merge_env_runner_states": True, **config}
     merge_connector_states(
         [{"env_to_module_connector": pipeline.get_state()} for pipeline in pipelines],
+        {"env_to_module_connector": driver, "module_to_env_connector": None},
         config=SimpleNamespace(**settings),
-        env_to_module=driver,
-        module_to_env=None,
     )
 
 
