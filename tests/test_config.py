@@ -25,6 +25,7 @@ OWN = {
     "advantage_normalization": "worker",
     "actor_export": "best",
     "env_seeding": "stream",
+    "env_backend": "gymnasium",
     "fast_learner": True,
     "fast_sampling": True,
 }

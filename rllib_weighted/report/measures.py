@@ -369,7 +369,8 @@ def _mean_times(
         if (part > 0).all() or longest[arm] >= 0.5 * max(longest.values())
     ]
     horizon = statistics.common_horizon(*enough) if enough else math.nan
-    found = dict.fromkeys(arms, (math.nan, math.nan, math.nan, math.nan, horizon))
+    unknown = (math.nan, math.nan, math.nan, math.nan, horizon)
+    found: dict[str, tuple[float, ...]] = dict.fromkeys(arms, unknown)
     for arm, part in known.items():
         mean = low = high = math.nan
         if (part > 0).all() or longest[arm] >= horizon:
