@@ -358,7 +358,7 @@ def convergence(
 
 def _mean_times(
     arms: Mapping[str, pd.DataFrame], clock: str, confidence: float, seed: int
-) -> dict[str, tuple[float, ...]]:
+) -> Mapping[str, tuple[float, ...]]:
     """Returns the `_TIME_NUMBERS` of each arm by one clock."""
     times = {arm: encoded(part, clock) for arm, part in arms.items()}
     known = {arm: part for arm, part in times.items() if np.isfinite(part).all()}
