@@ -23,7 +23,7 @@ from tests.learning.helpers import (
     flat_parameters,
     learner_of,
     make_episodes,
-    make_order,
+    make_request,
     small_config,
     standardized,
 )
@@ -90,7 +90,7 @@ def updated(groups: list[Any], *, num_rounds: int = 3, num_epochs: int = 4, **kw
         stock.update(episodes=make_episodes(LENGTHS, seed=k, **kwargs), **common)
         ours.update(
             episodes=make_episodes(LENGTHS, seed=k, **kwargs),
-            merge=make_order(1, "average", round=k + 1),
+            merge=make_request(1, "average", round=k + 1),
             **common,
         )
     return flat_parameters(stock), flat_parameters(ours)
@@ -186,7 +186,7 @@ def test_the_losses_that_both_log_agree():
     groups = pair(lr=0.01, use_kl_loss=True)
     results = []
     for k, group in enumerate(groups):
-        kwargs = {"merge": make_order(1)} if k else {}
+        kwargs = {"merge": make_request(1)} if k else {}
         (found,) = group.update(
             episodes=make_episodes(LENGTHS), num_epochs=3, timesteps={STEPS: 55}, **kwargs
         )

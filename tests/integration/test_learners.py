@@ -23,7 +23,7 @@ from tests.learning.helpers import (
     EitherPrecision,
     build_group,
     make_episodes,
-    make_order,
+    make_request,
     small_config,
 )
 
@@ -126,7 +126,7 @@ def snapshots(group: WeightedLearnerGroup) -> list[dict[str, Any]]:
 
 
 def train(
-    group: WeightedLearnerGroup, start: Any, dtype: torch.dtype, batch: str, order: dict[str, Any]
+    group: WeightedLearnerGroup, start: Any, dtype: torch.dtype, batch: str, request: dict[str, Any]
 ) -> tuple[list[Any], Any]:
     """Three rounds from the common start; returns reports and the last round's metrics."""
     group.foreach_learner(lambda learner: learner.use(dtype))
@@ -135,7 +135,7 @@ def train(
     for round in (1, 2, 3):
         results = group.update(
             episodes=make_episodes(BATCHES[batch], seed=1000 * round),
-            merge=make_order(NUM_WORKERS, rewards=REWARDS, round=round, **order),
+            merge=make_request(NUM_WORKERS, rewards=REWARDS, round=round, **request),
             timesteps={"num_env_steps_sampled_lifetime": 100 * round},
             num_epochs=2,
             minibatch_size=40,
@@ -157,15 +157,15 @@ def assert_equal_learners(found: list[dict[str, Any]]) -> None:
 def check(groups: Groups, start: Any, num_learners: int, *case: Any, fast: bool = True) -> None:
     """Compares a number of learners with the one in this process, which is a fast one."""
     strategy, batch, dtype = case
-    order, own = {"strategy": strategy}, strategy.startswith("actor")
+    request, own = {"strategy": strategy}, strategy.startswith("actor")
     state, before = start[own]
-    expected_reports, expected_results = train(groups[0, own], state, dtype, batch, order)
+    expected_reports, expected_results = train(groups[0, own], state, dtype, batch, request)
     (wanted,) = snapshots(groups[0, own])
     expected = wanted["parameters"]
     assert expected.dtype == np.dtype(str(dtype).removeprefix("torch."))
     assert np.abs(expected - before).max() > 1e-3
     key = (num_learners, own) if fast else (num_learners, own, False)
-    reports, results = train(groups[key], state, dtype, batch, order)
+    reports, results = train(groups[key], state, dtype, batch, request)
     found = snapshots(groups[key])
     assert len(found) == num_learners
     for name in ("parameters", "exported"):
@@ -251,7 +251,7 @@ def test_dropped_workers_are_dropped_everywhere(groups, start, strategy, bad):
                 episode.rewards.data[0] = np.nan
         group.update(
             episodes=episodes,
-            merge=make_order(NUM_WORKERS, strategy, rewards=REWARDS),
+            merge=make_request(NUM_WORKERS, strategy, rewards=REWARDS),
             num_epochs=2,
             minibatch_size=20,
         )
@@ -294,7 +294,7 @@ def test_a_bad_gradient_in_one_learner_drops_its_worker_in_both():
         group = build_group(config)
         episodes = make_episodes([[6], [9], [4], [8]])
         next(e for e in episodes if e.custom_data[WORKER_KEY] == 3).observations.data[:, 0] = MARK
-        group.update(episodes=episodes, merge=make_order(4), num_epochs=2)
+        group.update(episodes=episodes, merge=make_request(4), num_epochs=2)
         report = group.take_update_result()
         assert report.drops == [None, None, None, "its gradient is not finite"]
         assert report.num_steps == 2

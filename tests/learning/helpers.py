@@ -258,7 +258,7 @@ def make_episodes(lengths: Sequence[Sequence[int]], *, seed: int = 0, **kwargs: 
     ]
 
 
-def make_order(
+def make_request(
     num_workers: int,
     strategy: Any = "average",
     options: dict[str, Any] | None = None,
@@ -276,7 +276,7 @@ def make_order(
 
 
 def run_update(
-    group: WeightedLearnerGroup, episodes: list[Any], order: UpdateRequest | None, **kwargs: Any
+    group: WeightedLearnerGroup, episodes: list[Any], request: UpdateRequest | None, **kwargs: Any
 ) -> Any:
     """One round; returns the merge report."""
     config = group.config
@@ -286,7 +286,7 @@ def run_update(
         "shuffle_batch_per_epoch": config.shuffle_batch_per_epoch,
         **kwargs,
     }
-    group.update(episodes=episodes, merge=order, **kwargs)
+    group.update(episodes=episodes, merge=request, **kwargs)
     return group.take_update_result()
 
 
@@ -351,7 +351,7 @@ def hand_weights(strategy: str, signals: Sequence[float], min_weight: float | No
 def oracle_parameters(
     group: Any,
     episodes: list[Any],
-    order: UpdateRequest,
+    request: UpdateRequest,
     strategy: str,
     *,
     num_epochs: int = 1,
@@ -360,7 +360,9 @@ def oracle_parameters(
 ) -> Tensor:
     """Where an update should take an `SGD` learner: N backward passes at every step, summed."""
     learner = learner_of(group)
-    data = WorkerTrainingData.from_workers(group_by_worker(episodes, num_workers=order.num_workers))
+    data = WorkerTrainingData.from_workers(
+        group_by_worker(episodes, num_workers=request.num_workers)
+    )
     module_id, batch = learner._round_batch(data)
     batch.standardize_advantages(learner.config.advantage_normalization)
     for minibatch in minibatches(
@@ -370,15 +372,15 @@ def oracle_parameters(
         ),
         num_epochs=num_epochs,
         shuffle=shuffle,
-        seed=order.root_seed,
-        round=order.round,
+        seed=request.root_seed,
+        round=request.round,
     ):
         gradients, losses = oracle_gradients(learner, module_id, batch, minibatch.parts)
         workers = list(minibatch.parts)
         signals = losses.tolist()
         if strategy == "reward_weighted":
-            signals = [order.reward_signals[worker] for worker in workers]
-        weights = hand_weights(strategy, signals, order.min_weight)
+            signals = [request.reward_signals[worker] for worker in workers]
+        weights = hand_weights(strategy, signals, request.min_weight)
         step = sum(w * g for w, g in zip(weights, gradients, strict=True))
         position = torch.nn.utils.parameters_to_vector(learner.module[module_id].parameters())
         torch.nn.utils.vector_to_parameters(

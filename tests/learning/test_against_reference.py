@@ -28,7 +28,7 @@ from tests.learning.helpers import (
     EitherPrecision,
     build_group,
     learner_of,
-    make_order,
+    make_request,
     module_of,
     run_update,
     small_config,
@@ -181,7 +181,7 @@ class Both:
 
     def update_learner(self, number: int, chunks: list[Chunks], signals: list[float]) -> None:
         episodes = [make_episode(i, chunk) for i, own in enumerate(chunks) for chunk in own]
-        request = make_order(
+        request = make_request(
             len(NUM_STEPS),
             *strategy_of(self.settings),
             rewards=[None if math.isnan(signal) else signal for signal in signals],

@@ -26,7 +26,7 @@ from tests.learning.helpers import (
     flat_parameters,
     learner_of,
     make_episodes,
-    make_order,
+    make_request,
     pooled_group,
     small_config,
 )
@@ -124,7 +124,7 @@ def test_with_other_connectors_episodes_are_needed() -> None:
 
 
 def test_a_group_takes_columns_and_episodes_alike() -> None:
-    order = make_order(3, "reward_weighted", rewards=[2.0, -1.0, 4.0])
+    request = make_request(3, "reward_weighted", rewards=[2.0, -1.0, 4.0])
     results = []
     for kind in ("episodes", "columns"):
         group = pooled_group(3)
@@ -132,7 +132,7 @@ def test_a_group_takes_columns_and_episodes_alike() -> None:
         data: dict[str, Any] = {"episodes": made}
         if kind == "columns":
             data = {"columns": [to_columns(made[:4]), to_columns(made[4:])]}
-        group.update(**data, merge=order, num_epochs=2, minibatch_size=20)
+        group.update(**data, merge=request, num_epochs=2, minibatch_size=20)
         results.append(flat_parameters(group))
     assert torch.equal(results[0], results[1])
 

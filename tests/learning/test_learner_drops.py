@@ -14,7 +14,7 @@ from tests.learning.helpers import (
     flat_parameters,
     learner_of,
     make_episodes,
-    make_order,
+    make_request,
     optimizer_is_finite,
     pooled_group,
     run_update,
@@ -61,13 +61,13 @@ def without_the_bad_worker():
     return [e for e in make_episodes(LENGTHS) if e.custom_data[WORKER_KEY] != BAD]
 
 
-def compare(cls, episodes, order, *, reason, strategy="average", **kwargs):
+def compare(cls, episodes, request, *, reason, strategy="average", **kwargs):
     """Updates with the bad worker and without it; returns the report of the former."""
     training = kwargs.pop("training", {})
     group, expected = (pooled_group(3, cls, **training) for _ in range(2))
     before = flat_parameters(group)
-    report = run_update(group, episodes, order, **kwargs)
-    other = run_update(expected, without_the_bad_worker(), order, **kwargs)
+    report = run_update(group, episodes, request, **kwargs)
+    other = run_update(expected, without_the_bad_worker(), request, **kwargs)
     assert torch.equal(flat_parameters(group), flat_parameters(expected))
     assert not torch.equal(flat_parameters(group), before)
     assert optimizer_is_finite(group)
@@ -91,11 +91,11 @@ def compare(cls, episodes, order, *, reason, strategy="average", **kwargs):
     [(_reward, "rewards"), (_obs, "obs"), (_bootstrap_obs, "adv"), (_logp, "action_logp")],
 )
 def test_numbers_that_are_not_finite(spoil, column, bad):
-    order = make_order(3, "reward_weighted", rewards=REWARDS)
+    request = make_request(3, "reward_weighted", rewards=REWARDS)
     compare(
         None,
         spoiled(spoil, bad),
-        order,
+        request,
         reason=column,
         num_epochs=2,
         minibatch_size=5,  # 16 steps of two workers: 3 minibatches, not the 7 of 35
@@ -106,25 +106,25 @@ def test_numbers_that_are_not_finite(spoil, column, bad):
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("mode", ["worker", "batch"])
 def test_every_strategy(strategy, mode):
-    order = make_order(3, strategy, rewards=REWARDS, min_weight=0.1)
+    request = make_request(3, strategy, rewards=REWARDS, min_weight=0.1)
     training = {"advantage_normalization": mode}
-    compare(None, spoiled(_reward), order, reason="rewards", num_epochs=3, training=training)
+    compare(None, spoiled(_reward), request, reason="rewards", num_epochs=3, training=training)
 
 
 def test_random_shares_are_those_without_the_worker():
-    order = make_order(3, "loss_weighted", {"transform": "random"})
-    compare(None, spoiled(_reward), order, reason="rewards", num_epochs=5)
+    request = make_request(3, "loss_weighted", {"transform": "random"})
+    compare(None, spoiled(_reward), request, reason="rewards", num_epochs=5)
 
 
 def test_the_losses_of_the_round_are_those_without_the_worker():
-    order = make_order(3, "loss_weighted", {"scope": "round", "offset": "min"})
-    compare(None, spoiled(_reward), order, reason="rewards", num_epochs=2, minibatch_size=5)
+    request = make_request(3, "loss_weighted", {"scope": "round", "offset": "min"})
+    compare(None, spoiled(_reward), request, reason="rewards", num_epochs=2, minibatch_size=5)
 
 
 def test_a_worker_that_its_env_runner_calls_faulty_takes_no_part():
     """Its numbers were repaired before they got here, so they look sound."""
-    order = make_order(3, "reward_weighted", rewards=REWARDS, invalid={BAD: "reward nan"})
-    compare(None, make_episodes(LENGTHS), order, reason="reward nan", num_epochs=2)
+    request = make_request(3, "reward_weighted", rewards=REWARDS, invalid={BAD: "reward nan"})
+    compare(None, make_episodes(LENGTHS), request, reason="reward nan", num_epochs=2)
 
 
 class BadLoss(WeightedPPOLearner):
@@ -155,17 +155,17 @@ class BadGradient(BadLoss):
     [(BadLoss, "its loss is not finite"), (BadGradient, "its gradient is not finite")],
 )
 def test_a_loss_or_gradient_that_is_not_finite(cls, reason, strategy):
-    order = make_order(3, strategy, rewards=REWARDS)
-    compare(cls, spoiled(_mark, MARK), order, reason=reason, num_epochs=3)
+    request = make_request(3, strategy, rewards=REWARDS)
+    compare(cls, spoiled(_mark, MARK), request, reason=reason, num_epochs=3)
 
 
 def test_the_kl_divergence_alone_is_not_finite():
     """Where all workers share a forward pass."""
-    order = make_order(3, "loss_weighted")
+    request = make_request(3, "loss_weighted")
     compare(
         None,
         spoiled(_dist_inputs),
-        order,
+        request,
         reason="its loss is not finite",
         training={"use_kl_loss": True, "fast_learner": False},  # Which would rescue it likewise.
         num_epochs=2,
@@ -174,7 +174,7 @@ def test_the_kl_divergence_alone_is_not_finite():
 
 def test_without_the_mark_the_custom_losses_drop_nobody():
     for cls in (BadLoss, BadGradient):
-        report = run_update(pooled_group(3, cls), make_episodes(LENGTHS), make_order(3))
+        report = run_update(pooled_group(3, cls), make_episodes(LENGTHS), make_request(3))
         assert report.drops == [None] * 3
 
 
@@ -182,7 +182,7 @@ def test_a_worker_is_dropped_from_the_bad_minibatch_only():
     episodes = make_episodes(LENGTHS)
     next(e for e in episodes if len(e) == 17).observations.data[0, 0] = MARK
     group = pooled_group(3, BadLoss)
-    report = run_update(group, episodes, make_order(3), minibatch_size=11)
+    report = run_update(group, episodes, make_request(3), minibatch_size=11)
     assert report.drops[BAD] == "its loss is not finite"
     assert report.num_steps == 3
     # Two of three merges were over 3 workers, one over 2.
@@ -194,8 +194,8 @@ def test_a_worker_is_dropped_from_the_bad_minibatch_only():
 @pytest.mark.parametrize("use_kl_loss", [False, True])
 def test_all_dropped_skips_the_update(strategy, use_kl_loss, caplog):
     group = pooled_group(3, use_kl_loss=use_kl_loss)
-    order = make_order(3, strategy, rewards=REWARDS)
-    run_update(group, make_episodes(LENGTHS), order)  # so that there is an optimizer state
+    request = make_request(3, strategy, rewards=REWARDS)
+    run_update(group, make_episodes(LENGTHS), request)  # so that there is an optimizer state
     before = flat_parameters(group)
     (optimizer,) = learner_of(group)._named_optimizers.values()
     state = [value.clone() for s in optimizer.state.values() for value in s.values()]
@@ -205,7 +205,7 @@ def test_all_dropped_skips_the_update(strategy, use_kl_loss, caplog):
         _obs(episode, math.nan)
     caplog.set_level(logging.WARNING)
     caplog.clear()
-    report = run_update(group, episodes, order, num_epochs=4)
+    report = run_update(group, episodes, request, num_epochs=4)
     assert torch.equal(flat_parameters(group), before)
     after = [value for s in optimizer.state.values() for value in s.values()]
     assert all(torch.equal(old, new) for old, new in zip(state, after, strict=True))
@@ -216,7 +216,7 @@ def test_all_dropped_skips_the_update(strategy, use_kl_loss, caplog):
     assert float(learner_of(group).curr_kl_coeffs_per_module["default_policy"]) == kl_coeff
     assert caplog.messages == []
     # And training goes on afterwards.
-    run_update(group, make_episodes(LENGTHS), order)
+    run_update(group, make_episodes(LENGTHS), request)
     assert not torch.equal(flat_parameters(group), before)
     assert torch.isfinite(flat_parameters(group)).all()
 
@@ -228,7 +228,7 @@ def test_all_dropped_by_loss_or_gradient_skips_every_step(cls):
     episodes = make_episodes(LENGTHS)
     for episode in episodes:
         _mark(episode)
-    report = run_update(group, episodes, make_order(3), num_epochs=2)
+    report = run_update(group, episodes, make_request(3), num_epochs=2)
     assert torch.equal(flat_parameters(group), before)
     assert (report.num_steps, report.num_skipped_steps) == (0, 2)
     assert all("not finite" in reason for reason in report.drops)
@@ -245,7 +245,7 @@ class Overflow(WeightedPPOLearner):
 def test_a_sum_that_overflows_is_no_step_and_drops_nobody():
     group = pooled_group(3, Overflow)
     before = flat_parameters(group)
-    report = run_update(group, make_episodes(LENGTHS), make_order(3, "sum"))
+    report = run_update(group, make_episodes(LENGTHS), make_request(3, "sum"))
     assert torch.equal(flat_parameters(group), before)
     assert (report.num_steps, report.num_skipped_steps) == (0, 1)
     assert report.drops == [None] * 3
@@ -258,4 +258,4 @@ def test_rewards_beyond_float32_drop_their_worker_without_a_warning():
     episode = next(e for e in episodes if len(e) == 17)
     episode.rewards.data = episode.rewards.data.astype("float64")
     episode.rewards.data[3] = 1e300
-    compare(None, episodes, make_order(3), reason="NaN or infinite")
+    compare(None, episodes, make_request(3), reason="NaN or infinite")

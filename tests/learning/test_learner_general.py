@@ -21,7 +21,7 @@ from tests.learning.helpers import (
     flat_parameters,
     learner_of,
     make_episodes,
-    make_order,
+    make_request,
     module_of,
     oracle_parameters,
     run_update,
@@ -168,10 +168,10 @@ def test_the_merge_equals_the_slow_oracle(case, strategy):
     for group in groups:
         module_of(group).load_state_dict(start)
     before = flat_parameters(groups[0])
-    order = make_order(3, strategy, rewards=REWARDS, min_weight=0.2)
+    request = make_request(3, strategy, rewards=REWARDS, min_weight=0.2)
     settings = {"num_epochs": 2, "minibatch_size": 11}
-    report = run_update(groups[0], episodes(), order, shuffle_batch_per_epoch=True, **settings)
-    expected = oracle_parameters(groups[1], episodes(), order, strategy, **settings)
+    report = run_update(groups[0], episodes(), request, shuffle_batch_per_epoch=True, **settings)
+    expected = oracle_parameters(groups[1], episodes(), request, strategy, **settings)
     torch.testing.assert_close(flat_parameters(groups[0]), expected, rtol=0, atol=1e-9)
     assert (expected - before).abs().max() > 1e-3
     assert report.drops == [None] * 3
@@ -190,8 +190,8 @@ def test_the_merge_equals_the_slow_oracle(case, strategy):
 def test_loss_signals(case, options):
     groups, start, episodes = case
     module_of(groups[0]).load_state_dict(start)
-    order = make_order(3, "loss_weighted", options, min_weight=0.0)
-    report = run_update(groups[0], episodes(), order, num_epochs=2)
+    request = make_request(3, "loss_weighted", options, min_weight=0.0)
+    report = run_update(groups[0], episodes(), request, num_epochs=2)
     assert all(signal is not None for signal in report.signals)
     # Mean signals are not the mean losses: the one is a part, or from before the first step.
     assert report.signals != pytest.approx(report.losses, rel=1e-6)
@@ -205,10 +205,10 @@ def test_a_dropped_worker_of_a_recurrent_or_custom_module(case):
         module_of(group).load_state_dict(start)
     bad = episodes()
     next(e for e in bad if len(e) == 17).rewards.data[3] = float("nan")
-    order = make_order(3, "loss_weighted")
+    request = make_request(3, "loss_weighted")
     settings = {"num_epochs": 2, "minibatch_size": 8, "shuffle_batch_per_epoch": True}
-    report = run_update(groups[0], bad, order, **settings)
-    run_update(groups[1], [e for e in episodes() if len(e) != 17], order, **settings)
+    report = run_update(groups[0], bad, request, **settings)
+    run_update(groups[1], [e for e in episodes() if len(e) != 17], request, **settings)
     assert "rewards" in report.drops[1]
     first, second = map(flat_parameters, groups)
     torch.testing.assert_close(first, second, rtol=0, atol=1e-7)
@@ -219,11 +219,15 @@ def test_the_adaptive_kl_coefficient_sees_all_workers():
     """RLlib's loss logs under one key per call: the last worker's value must not stand for all."""
     config = small_config(2).training(use_kl_loss=True, kl_coeff=1.0, kl_target=1e6)
     group = build_group(config.learners(learner_class=CustomLoss))
-    (results,) = group.update(episodes=make_episodes([[6], [9]]), merge=make_order(2), num_epochs=1)
+    (results,) = group.update(
+        episodes=make_episodes([[6], [9]]), merge=make_request(2), num_epochs=1
+    )
     kl = results[DEFAULT_MODULE_ID]["mean_kl_loss"].peek()
     fast = build_group(config.learners(learner_class=SGD))
     copy_parameters(group, fast)
-    (results,) = fast.update(episodes=make_episodes([[6], [9]]), merge=make_order(2), num_epochs=1)
+    (results,) = fast.update(
+        episodes=make_episodes([[6], [9]]), merge=make_request(2), num_epochs=1
+    )
     assert kl > 0
     assert results[DEFAULT_MODULE_ID]["mean_kl_loss"].peek() == pytest.approx(kl, rel=0.2)
     assert float(learner_of(group).curr_kl_coeffs_per_module[DEFAULT_MODULE_ID]) == 0.5

@@ -32,7 +32,7 @@ from tests.learning.helpers import (
     build_group,
     learner_of,
     make_episodes,
-    make_order,
+    make_request,
     module_of,
     run_update,
     small_config,
@@ -114,7 +114,7 @@ class Oracle:
         self.modules = [copy.deepcopy(module) for _ in range(3)]
         self.optimizers = [torch.optim.Adam(m.parameters(), lr=LR) for m in self.modules]
 
-    def update(self, episodes: list[Any], order: Any, *, without: int | None = None) -> None:
+    def update(self, episodes: list[Any], request: Any, *, without: int | None = None) -> None:
         for worker, module in enumerate(self.modules):
             for name, parameter in module.named_parameters():
                 self.twin.per_worker.stacked[name].data[worker] = parameter.detach()
@@ -128,8 +128,8 @@ class Oracle:
             per_epoch=num_minibatches(sizes, batch.num_steps, 11),
             num_epochs=2,
             shuffle=True,
-            seed=order.root_seed,
-            round=order.round,
+            seed=request.root_seed,
+            round=request.round,
         ):
             self.step(module_id, batch, minibatch)
 
@@ -204,12 +204,12 @@ def test_three_rounds_equal_separate_networks_with_separate_adams(case, strategy
     assert torch.equal(start[0], start[1])
     oracle = Oracle(twin, weight=1 / 3 if strategy == "actor_average" else 1.0)
     for round in (1, 2, 3):
-        order = make_order(3, strategy, rewards=REWARDS, round=round)
+        request = make_request(3, strategy, rewards=REWARDS, round=round)
         made = [episodes_for(group, round, kwargs.get("action_space")) for _ in range(2)]
         report = run_update(
-            group, made[0], order, num_epochs=2, minibatch_size=11, shuffle_batch_per_epoch=True
+            group, made[0], request, num_epochs=2, minibatch_size=11, shuffle_batch_per_epoch=True
         )
-        oracle.update(made[1], order)
+        oracle.update(made[1], request)
         oracle.take_kl_coefficient(group)
         torch.testing.assert_close(actor_rows(group), oracle.parameters, rtol=0, atol=1e-10)
         assert report.drops == [None] * 3
@@ -231,20 +231,20 @@ def test_a_dropped_worker_stays_where_it_is_and_the_others_merge_without_it():
     group, twin = make_group(), make_group()
     module_of(twin).load_state_dict(module_of(group).state_dict())
     oracle = Oracle(twin, weight=1 / 2)
-    order = make_order(3, "actor_average", rewards=REWARDS)
+    request = make_request(3, "actor_average", rewards=REWARDS)
     settings = {"num_epochs": 2, "minibatch_size": 11, "shuffle_batch_per_epoch": True}
     before = actor_rows(group)
-    report = run_update(group, spoiled(group), order, **settings)
+    report = run_update(group, spoiled(group), request, **settings)
     assert "rewards" in report.drops[1]
     assert torch.equal(actor_rows(group)[1], before[1])
-    oracle.update(episodes_for(twin), order, without=1)
+    oracle.update(episodes_for(twin), request, without=1)
     oracle.take_kl_coefficient(group)
     torch.testing.assert_close(actor_rows(group), oracle.parameters, rtol=0, atol=1e-10)
     # It comes back with an optimizer that was never there.
     oracle.weight = 1 / 3
-    order = make_order(3, "actor_average", rewards=REWARDS, round=2)
-    run_update(group, episodes_for(group, 2), order, **settings)
-    oracle.update(episodes_for(twin, 2), order)
+    request = make_request(3, "actor_average", rewards=REWARDS, round=2)
+    run_update(group, episodes_for(group, 2), request, **settings)
+    oracle.update(episodes_for(twin, 2), request)
     torch.testing.assert_close(actor_rows(group), oracle.parameters, rtol=0, atol=1e-10)
 
 
@@ -262,7 +262,7 @@ class BadGradient(EitherPrecision):
 def test_a_gradient_that_is_not_finite_drops_its_worker_only():
     group = make_group(learner=BadGradient)
     before = actor_rows(group)
-    report = run_update(group, episodes_for(group), make_order(3, "actor_sum", rewards=REWARDS))
+    report = run_update(group, episodes_for(group), make_request(3, "actor_sum", rewards=REWARDS))
     assert "its gradient is not finite" in report.drops
     after = actor_rows(group)
     dropped = [reason is not None for reason in report.drops]
@@ -278,7 +278,7 @@ def test_without_any_worker_the_step_is_skipped():
     made = episodes_for(group)
     for episode in made:
         episode.rewards.data[:] = math.nan
-    report = run_update(group, made, make_order(3, "actor_average"), num_epochs=2)
+    report = run_update(group, made, make_request(3, "actor_average"), num_epochs=2)
     assert report.num_steps == 0
     assert report.num_skipped_steps == 2
     assert torch.equal(actor_rows(group), before)
@@ -325,11 +325,11 @@ def test_a_users_weights_decide_what_is_merged():
     group, twin = make_group(Tilted()), make_group(Tilted())
     module_of(twin).load_state_dict(module_of(group).state_dict())
     oracle = Oracle(twin, weight={0: 1.0, 1: 0.0, 2: 0.0})
-    order = make_order(3, Tilted())
+    request = make_request(3, Tilted())
     settings = {"num_epochs": 2, "minibatch_size": 11, "shuffle_batch_per_epoch": True}
     start = actor_rows(group)
-    report = run_update(group, episodes_for(group), order, **settings)
-    oracle.update(episodes_for(twin), order)
+    report = run_update(group, episodes_for(group), request, **settings)
+    oracle.update(episodes_for(twin), request)
     torch.testing.assert_close(actor_rows(group), oracle.parameters, rtol=0, atol=1e-10)
     assert report.weights == [1.0, 0.0, 0.0]
     assert ((actor_rows(group) - start).abs().amax(dim=1) > 1e-2).all()
@@ -343,7 +343,7 @@ def test_losses_of_the_round_are_each_workers_own():
             stack.data[worker] += 0.1 * worker
     data = WorkerTrainingData.from_workers(group_by_worker(episodes_for(group), num_workers=3))
     module_id, batch = learner._round_batch(data)
-    merger = RoundWeights(make_order(3, "actor_sum"))
+    merger = RoundWeights(make_request(3, "actor_sum"))
     found = make_steps(Round(learner, module_id, batch, merger, [0, 1, 2])).losses_of_round()
     assert not found.total.requires_grad
     assert found.total.unique().numel() == 3

@@ -22,7 +22,7 @@ from tests.learning.helpers import (
     flat_parameters,
     learner_of,
     make_episodes,
-    make_order,
+    make_request,
     run_update,
     small_config,
 )
@@ -100,11 +100,11 @@ def test_both_give_the_same_parameters(name: str, dtype: torch.dtype) -> None:
     settings = {"num_epochs": 2, "minibatch_size": 12, "shuffle_batch_per_epoch": True}
     for round_ in (1, 2, 3):
         episodes = make_episodes(LENGTHS, seed=round_, **kwargs)[::-1]
-        order = make_order(3, case.get("training", {}).get("merge_strategy", "average"))
+        request = make_request(3, case.get("training", {}).get("merge_strategy", "average"))
         half = len(episodes) // 2  # As if from two env runners.
         parts = [columns_of(episodes[:half]), columns_of(episodes[half:])]
-        of_columns.update(columns=parts, merge=order, **settings)
-        run_update(of_episodes, episodes, order, **settings)
+        of_columns.update(columns=parts, merge=request, **settings)
+        run_update(of_episodes, episodes, request, **settings)
     ours, theirs = flat_parameters(of_columns), flat_parameters(of_episodes)
     assert (ours - start).abs().max() > 0.01
     tolerance = 1e-10 if dtype == torch.float64 else 1e-5
@@ -117,11 +117,11 @@ def test_a_worker_with_bad_numbers_spoils_no_other() -> None:
     columns = columns_of(episodes)
     owner = np.repeat(columns.chunks["worker"], columns.chunks["length"])
     columns.steps["rewards"][owner == 1] = np.nan
-    of_columns.update(columns=[columns], merge=make_order(3), num_epochs=1)
+    of_columns.update(columns=[columns], merge=make_request(3), num_epochs=1)
     report = of_columns.take_update_result()
     assert [reason is not None for reason in report.drops] == [False, True, False]
     others = [episode for episode in episodes if episode.custom_data[WORKER_KEY] != 1]
-    run_update(of_episodes, others, make_order(3), num_epochs=1, minibatch_size=None)
+    run_update(of_episodes, others, make_request(3), num_epochs=1, minibatch_size=None)
     torch.testing.assert_close(
         flat_parameters(of_columns), flat_parameters(of_episodes), rtol=1e-5, atol=1e-5
     )

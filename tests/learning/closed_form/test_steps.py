@@ -26,7 +26,7 @@ from tests.learning.helpers import (
     build_group,
     learner_of,
     make_episodes,
-    make_order,
+    make_request,
     module_of,
     pooled_group,
     run_update,
@@ -96,7 +96,7 @@ def snapshot(group: Any) -> dict[str, Tensor]:
     }
 
 
-def update(group: Any, episodes: list[Any], order: Any, **kwargs: Any) -> tuple[Any, dict]:
+def update(group: Any, episodes: list[Any], request: Any, **kwargs: Any) -> tuple[Any, dict]:
     """A round of two epochs; returns its report and metrics."""
     settings = {
         "num_epochs": 2,
@@ -104,7 +104,7 @@ def update(group: Any, episodes: list[Any], order: Any, **kwargs: Any) -> tuple[
         "shuffle_batch_per_epoch": True,
         **kwargs,
     }
-    (results,) = group.update(episodes=episodes, merge=order, **settings)
+    (results,) = group.update(episodes=episodes, merge=request, **settings)
     metrics = {
         key: value.peek()
         for key, value in results[DEFAULT_MODULE_ID].items()
@@ -155,12 +155,12 @@ def check(
     """Three rounds, of which the first starts without an optimizer state."""
     before = snapshot(groups[0])
     for round in (1, 2, 3):
-        order = make_order(3, strategy, options, rewards=REWARDS, round=round)
+        request = make_request(3, strategy, options, rewards=REWARDS, round=round)
         rounds = [
             update(
                 group,
                 make_episodes(LENGTHS[lengths], seed=1000 * round, action_space=action_space),
-                order,
+                request,
                 timesteps={"num_env_steps_sampled_lifetime": 20 * round},
             )
             for group in groups
@@ -296,9 +296,9 @@ def test_no_step_is_left_to_the_general_way_without_need(monkeypatch, strategy):
     fast, general = pair_of_groups(strategy, torch.float32)
     count = Count(monkeypatch)
     episodes = make_episodes(LENGTHS["unequal"])
-    report, _ = update(fast, episodes, make_order(3, strategy))
+    report, _ = update(fast, episodes, make_request(3, strategy))
     assert (count.fast, count.general) == (report.num_steps, 0) == (6, 0)
-    update(general, make_episodes(LENGTHS["unequal"]), make_order(3, strategy))
+    update(general, make_episodes(LENGTHS["unequal"]), make_request(3, strategy))
     assert (count.fast, count.general) == (6, 6)
 
 
@@ -308,13 +308,13 @@ def test_only_steps_with_a_loss_that_is_not_finite_are_left_to_it(monkeypatch, s
     groups = pair_of_groups(strategy, torch.float64, use_kl_loss=True, grad_clip=0.1)
     count = Count(monkeypatch)
     for round in (1, 2):
-        order = make_order(3, strategy, round=round)
+        request = make_request(3, strategy, round=round)
         rounds = []
         for group in groups:
             episodes = make_episodes(LENGTHS["unequal"], seed=1000 * round)
             bad = next(e for e in episodes if len(e) == 17)
             bad.extra_model_outputs["action_dist_inputs"].data[3] = math.nan
-            rounds.append(update(group, episodes, order))
+            rounds.append(update(group, episodes, request))
             if group is groups[0]:
                 assert (count.fast, count.general) == (6, 2)
         count.fast = count.general = 0
@@ -352,10 +352,10 @@ def test_one_bad_number_leaves_its_step_to_it(monkeypatch, strategy, what, bad_s
     groups = pair_of_groups(strategy, torch.float64, grad_clip=0.1, grad_clip_by="global_norm")
     count = Count(monkeypatch)
     spoil(monkeypatch, what, lambda: count.fast == bad_step + 1)
-    order = make_order(3, strategy)
+    request = make_request(3, strategy)
     rounds = []
     for group in groups:
-        rounds.append(update(group, make_episodes(LENGTHS["unequal"]), order))
+        rounds.append(update(group, make_episodes(LENGTHS["unequal"]), request))
         if group is groups[0]:
             assert (count.fast, count.general) == (6, 1)
     assert rounds[0][0].drops == [None] * 3
@@ -370,7 +370,7 @@ def test_a_ratio_that_overflows_drops_its_worker_either_way(strategy):
     for group in groups:
         episodes = make_episodes(LENGTHS["equal"])
         episodes[0].extra_model_outputs["action_logp"].data[1] = -200.0
-        rounds.append(update(group, episodes, make_order(3, strategy)))
+        rounds.append(update(group, episodes, make_request(3, strategy)))
     assert rounds[0][0].drops == ["its gradient is not finite", None, None]
     assert_same(groups, rounds, TOLERANCES[torch.float32])
 
@@ -381,7 +381,9 @@ def test_an_exception_leaves_everything_as_before_the_round(monkeypatch, strateg
     groups = pair_of_groups(strategy, torch.float64)
     for earlier in range(1, round):
         for group in groups:
-            update(group, make_episodes(LENGTHS["few"], seed=earlier), make_order(3, round=earlier))
+            update(
+                group, make_episodes(LENGTHS["few"], seed=earlier), make_request(3, round=earlier)
+            )
     before = snapshot(groups[0])
     backward, calls = Kernel.backward, []
 
@@ -392,12 +394,12 @@ def test_an_exception_leaves_everything_as_before_the_round(monkeypatch, strateg
         backward(kernel, *args)
 
     with mock.patch.object(Kernel, "backward", failing), pytest.raises(KeyboardInterrupt):
-        update(groups[0], make_episodes(LENGTHS["equal"]), make_order(3, round=round))
+        update(groups[0], make_episodes(LENGTHS["equal"]), make_request(3, round=round))
     after = snapshot(groups[0])
     assert all(torch.equal(after[name], value) for name, value in before.items())
     # And it goes on from there as if nothing had been.
-    order = make_order(3, round=round)
-    rounds = [update(group, make_episodes(LENGTHS["equal"]), order) for group in groups]
+    request = make_request(3, round=round)
+    rounds = [update(group, make_episodes(LENGTHS["equal"]), request) for group in groups]
     for found in rounds:
         found[1].pop("weights_seq_no")  # It counts the attempts.
     assert_same(groups, rounds, TOLERANCES[torch.float64])
@@ -407,14 +409,14 @@ def test_parameters_with_different_step_counts_take_the_general_way(monkeypatch)
     """As in a state that was saved where the critic was not trained."""
     groups = pair_of_groups("average", torch.float64)
     for group in groups:
-        update(group, make_episodes(LENGTHS["equal"]), make_order(3))
+        update(group, make_episodes(LENGTHS["equal"]), make_request(3))
         (optimizer,) = learner_of(group)._named_optimizers.values()
         head = module_of(group).vf.net.mlp[0]
         for parameter in head.parameters():
             del optimizer.state[parameter]
     count = Count(monkeypatch)
-    order = make_order(3, round=2)
-    rounds = [update(group, make_episodes(LENGTHS["equal"], seed=9), order) for group in groups]
+    request = make_request(3, round=2)
+    rounds = [update(group, make_episodes(LENGTHS["equal"], seed=9), request) for group in groups]
     assert count.fast == 0
     assert_same(groups, rounds, TOLERANCES[torch.float64])
 
@@ -431,9 +433,9 @@ def test_a_state_goes_from_one_way_to_the_other(strategy):
     for round, group in ((1, fast), (2, mixed), (3, fast)):
         if state is not None:
             learner_of(group).set_state(copy.deepcopy(state))
-        order = make_order(3, strategy, rewards=REWARDS, round=round)
-        run_update(group, make_episodes(LENGTHS["unequal"], seed=round), order, num_epochs=2)
-        run_update(general, make_episodes(LENGTHS["unequal"], seed=round), order, num_epochs=2)
+        request = make_request(3, strategy, rewards=REWARDS, round=round)
+        run_update(group, make_episodes(LENGTHS["unequal"], seed=round), request, num_epochs=2)
+        run_update(general, make_episodes(LENGTHS["unequal"], seed=round), request, num_epochs=2)
         state = learner_of(group).get_state()
     found, wanted = snapshot(fast), snapshot(general)
     for name, value in wanted.items():

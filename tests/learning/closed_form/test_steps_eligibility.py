@@ -20,7 +20,7 @@ from tests.learning.helpers import (
     flat_parameters,
     learner_of,
     make_episodes,
-    make_order,
+    make_request,
     run_update,
     small_config,
 )
@@ -220,7 +220,7 @@ def test_parameters_that_the_optimizer_does_not_know_stay_where_they_are(caplog)
     module = learner.module[DEFAULT_MODULE_ID].unwrapped()
     before = {name: p.detach().clone() for name, p in module.named_parameters()}
     start = flat_parameters(group)
-    run_update(group, make_episodes([[5], [6]]), make_order(2))
+    run_update(group, make_episodes([[5], [6]]), make_request(2))
     assert not torch.equal(flat_parameters(group), start)
     for name, parameter in module.named_parameters():
         assert torch.equal(parameter, before[name]) != name.startswith("pi.")
