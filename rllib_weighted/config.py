@@ -42,7 +42,7 @@ class WeightedPPOConfig(PPOConfig):
         ... )
     """
 
-    # Also of the class: configs in checkpoints written before these were settings lack them.
+    # Also of the class: 0.1 did not have these settings, and configs in its checkpoints lack them.
     env_backend = "gymnasium"
     per_worker_parameters: bool | None = None
 
@@ -187,6 +187,18 @@ class WeightedPPOConfig(PPOConfig):
 
     def __setitem__(self, key: str, value: Any) -> None:
         super().__setitem__(key, value.item() if isinstance(value, np.generic) else value)
+
+    @override(AlgorithmConfig)
+    def to_dict(self) -> dict[str, Any]:
+        """Returns all settings by name; those that 0.1 did not have only if they are changed.
+
+        Tune resumes an experiment with exactly the names that it was started with.
+        """
+        settings: dict[str, Any] = super().to_dict()
+        for name in ("env_backend", "per_worker_parameters"):
+            if settings[name] == getattr(type(self), name):
+                del settings[name]
+        return settings
 
     @override(AlgorithmConfig)
     def get_state(self) -> dict[str, Any]:

@@ -20,12 +20,10 @@ OWN = {
     "min_weight": None,
     "merge_options": {},
     "merge_arm": None,
-    "per_worker_parameters": None,
     "merge_unit": "env_runner",
     "advantage_normalization": "worker",
     "actor_export": "best",
     "env_seeding": "stream",
-    "env_backend": "gymnasium",
     "fast_learner": True,
     "fast_sampling": True,
 }
@@ -33,6 +31,15 @@ OWN = {
 
 def cartpole() -> WeightedPPOConfig:
     return WeightedPPOConfig().environment("CartPole-v1")
+
+
+def test_settings_that_earlier_versions_lack_are_named_only_if_changed():
+    """So that Tune, which compares the names, resumes their experiments."""
+    new = {"env_backend": "envpool", "per_worker_parameters": True}
+    assert not new.keys() & WeightedPPOConfig().to_dict().keys()
+    config = cartpole().env_runners(env_backend="envpool").training(per_worker_parameters=True)
+    assert {name: config.to_dict()[name] for name in new} == new
+    assert WeightedPPOConfig().update_from_dict(config.to_dict()).env_backend == "envpool"
 
 
 def test_defaults_are_those_of_ppo_and_of_the_merge():
