@@ -110,7 +110,7 @@ def test_environment_of_a_training_file_is_loaded_from_its_record(
     checkpoint, _ = trained
     loaded: list[Path | str] = []
     problems = iter(["unknown environment", None])
-    monkeypatch.setattr(evaluate_module, "env_problem", lambda env: next(problems))
+    monkeypatch.setattr(evaluate_module, "env_problem", lambda env, backend: next(problems))
     monkeypatch.setattr(evaluate_module, "load_experiments", loaded.append)
     file = tmp_path / "train_me.py"
     file.touch()
