@@ -6,9 +6,10 @@ ARGS ?=
 BIN := .venv/bin
 STAMP := .venv/.installed
 BENCH_STAMP := .venv/.installed-bench
+DOCS_STAMP := .venv/.installed-docs
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-slow bench cluster-job gpu-check check format clean
+.PHONY: help install train test test-slow bench cluster-job docs gpu-check check format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -21,8 +22,12 @@ $(BENCH_STAMP): $(STAMP)
 
 $(STAMP): pyproject.toml ci/constraints.txt
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check --constraint ci/constraints.txt --editable '.[box2d,envpool,video,optuna,dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint ci/constraints.txt --editable '.[box2d,envpool,video,optuna,onnx,dev]'
 	@touch $(STAMP)
+
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint ci/constraints.txt --editable '.[docs]'
+	@touch $(DOCS_STAMP)
 
 train: $(STAMP) ## Train FILE (tuned_examples/bipedal.py); ARGS goes to `rllib train file`
 	$(BIN)/rllib train file $(FILE) $(ARGS)
@@ -38,6 +43,9 @@ cluster-job: $(STAMP) ## Train on a cluster of two nodes on loopback, by `ray jo
 
 bench: $(BENCH_STAMP) ## Measure throughput against RLlib and Stable-Baselines3; ARGS goes to it
 	$(BIN)/python benchmarks/throughput.py $(ARGS)
+
+docs: $(DOCS_STAMP) ## Build the documentation into build/site; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --clean
 
 gpu-check: $(STAMP) ## Check on a GPU that the learners' device and number do not matter; skips without
 	$(BIN)/python ci/gpu_check.py $(ARGS)

@@ -28,7 +28,7 @@ class Weighting(abc.ABC):
     here. Make it a frozen dataclass to give it options: each field is one, and is checked by its
     annotation.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from rllib_weighted.merging import Weighting, merge
         >>> class RewardPerLoss(Weighting):
@@ -135,7 +135,7 @@ class _Unweighted(Weighting):
 class Average(_Unweighted):
     """The mean of the workers' gradients: w_i = 1/N. Baseline; the minimum weight is ignored.
 
-    Example:
+    Examples:
         >>> from rllib_weighted.merging import Average, merge
         >>> merge(Average(), [3.0, 1.0]).weights.tolist()
         [0.5, 0.5]
@@ -150,7 +150,7 @@ class Average(_Unweighted):
 class Sum(_Unweighted):
     """The sum of the workers' gradients: w_i = 1. Baseline; the minimum weight is ignored.
 
-    Example:
+    Examples:
         >>> from rllib_weighted.merging import Sum, merge
         >>> merge(Sum(), [3.0, 1.0]).weights.tolist()
         [1.0, 1.0]
@@ -168,7 +168,7 @@ class ActorAverage(Average):
     Idea from arXiv 2304.12778: global consistency, individual exploration; it breaks when the
     workers drift too far apart.
 
-    Example:
+    Examples:
         >>> from rllib_weighted import WeightedPPOConfig
         >>> WeightedPPOConfig().training(
         ...     merge_strategy="actor_average"
@@ -185,7 +185,7 @@ class ActorSum(Sum):
 
     Idea from arXiv 2304.12778; see `ActorAverage`.
 
-    Example:
+    Examples:
         >>> from rllib_weighted.merging import ActorSum, merge
         >>> merge(ActorSum(), [3.0, 1.0]).weights.tolist()
         [1.0, 1.0]
@@ -259,7 +259,7 @@ class RewardWeighted(_SignalWeighted):
     The signal is the mean undiscounted return of the worker's episodes that ended in the round.
     Idea from arXiv 2304.12778; the formula w_i = p_i + m is ours, after arXiv 2304.12778.
 
-    Example:
+    Examples:
         >>> from rllib_weighted.merging import RewardWeighted, merge
         >>> merge(RewardWeighted(), [3.0, 1.0], min_weight=0.5).weights.tolist()
         [1.25, 0.75]
@@ -289,7 +289,7 @@ class LossWeighted(_SignalWeighted):
     The paper leaves the direction open: direction="low" favours low losses. Idea from
     arXiv 2304.12778; the formula w_i = p_i + m is ours, after arXiv 2304.12778.
 
-    Example:
+    Examples:
         >>> from rllib_weighted.merging import LossWeighted, merge
         >>> LossWeighted(loss="policy", scope="round").signals
         ('round_policy_loss',)
