@@ -164,6 +164,30 @@ def evaluate(
 
 
 @app.command()
+def export(
+    checkpoint: Annotated[str, Argument(help="A checkpoint, or a trial's folder.")],
+    onnx: Annotated[str | None, Option(metavar="FILE", help="ONNX file to write.")] = None,
+    torchscript: Annotated[
+        str | None, Option(metavar="FILE", help="TorchScript file to write.")
+    ] = None,
+    verbose: Annotated[bool, VERBOSE] = False,
+) -> None:
+    """Write a checkpoint's deterministic policy as a file, and check it."""
+    from rllib_weighted.cli.export import NUM_CHECKED, export_policy
+
+    result = export_policy(checkpoint, onnx=onnx, torchscript=torchscript, verbose=verbose)
+    typer.echo(f"checkpoint   {result.checkpoint}")
+    obs, action = (
+        ", ".join(["batch", *map(str, s)]) for s in (result.obs_shape, result.action_shape)
+    )
+    typer.echo(f"input        obs [{obs}] {result.obs_dtype}")
+    typer.echo(f"output       action [{action}]")
+    for file, difference in result.differences.items():
+        found = f"differs by {difference:.1g} at most over {NUM_CHECKED:,} observations"
+        typer.echo(f"written      {file} ({found})")
+
+
+@app.command()
 def report(
     results: Annotated[
         list[str], Argument(metavar="RESULTS...", help="Folders of experiments or trials.")
