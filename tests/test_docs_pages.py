@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import re
 import shlex
@@ -151,7 +152,7 @@ RUNS: dict[str, Callable[[Path], None]] = {
 
 
 def cartpole(folder: Path) -> None:
-    config = WeightedPPOConfig().environment("CartPole-v1")
+    config = WeightedPPOConfig().environment("CartPole-v1").training(merge_strategy="average")
     write_checkpoint(folder, config.env_runners(num_env_runners=0))
 
 
@@ -262,7 +263,7 @@ def test_settings_are_those_of_the_config(hooks: Any) -> None:
 
 def test_options_are_those_of_the_strategies(hooks: Any) -> None:
     table = hooks.options()
-    fields = {name for cls in BUILT_IN.values() for name in cls.__dataclass_fields__}
+    fields = {field.name for cls in BUILT_IN.values() for field in dataclasses.fields(cls)}
     assert {cell.strip("`") for cell in first_cells(table)} == fields
     row = "| `normalize` | `reward_weighted`, `loss_weighted` | `False` | divide the weights by"
     assert row in table
