@@ -8,7 +8,9 @@ name and the version when upstream changes it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import functools
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -58,6 +60,27 @@ def batch_size_per_learner(config: Any) -> int | None:
 def grad_scaler_class(config: Any) -> Any:
     """Returns the class of the gradient scaler of mixed precision; None without one."""
     return config._torch_grad_scaler_class
+
+
+# cli
+
+
+@contextlib.contextmanager
+def ray_in_sessions_of_its_own() -> Iterator[None]:
+    """Lets the processes of a Ray that is started inside the block lead sessions of their own.
+
+    A scheduler sends SIGTERM, and a terminal that closes SIGHUP, to a whole process group: without
+    this, Ray's control process ends before the last checkpoint is written. (Ray 2.60 keeps SIGINT
+    from its processes, and only that.) Linux kills them, as before, when this process ends.
+    """
+    from ray._private import services
+
+    popen = services.ConsolePopen
+    vars(services)["ConsolePopen"] = functools.partial(popen, start_new_session=True)
+    try:
+        yield
+    finally:
+        vars(services)["ConsolePopen"] = popen
 
 
 # sampling

@@ -64,6 +64,12 @@ _TORCH_MODULE = "torch.nn.modules.module:Module"
 _TRAINABLE = "ray.tune.trainable.trainable:Trainable"
 
 NAMES: tuple[PrivateName, ...] = (
+    # The command
+    PrivateName(
+        "ray._private.services",
+        "ConsolePopen",
+        "Ray's processes in sessions of their own; can go when Ray keeps SIGTERM from them",
+    ),
     # Driver: package, algorithm, config, validation, tuning
     PrivateName(
         "ray.tune.registry",

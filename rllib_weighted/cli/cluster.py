@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rllib_weighted._private import ray_in_sessions_of_its_own
 from rllib_weighted.cli import InputError
 from rllib_weighted.cli.inputs import TrainOptions
 
@@ -35,16 +36,15 @@ def start_ray(options: TrainOptions, import_folder: Path | None) -> None:
     address = options.ray_address or os.environ.get("RAY_ADDRESS")
     if address and num_cpus is not None:
         raise InputError("--ray-num-cpus is for a local Ray, not for a running cluster")
+    # "local": do not join a cluster that happens to run on this machine.
+    local: dict[str, Any] = {} if address else {"num_cpus": num_cpus, "include_dashboard": False}
+    paths = [str(import_folder or ""), os.environ.get("PYTHONPATH", "")]
     try:
-        if address:
-            ray.init(address=address, **logs)
-            return
-        with contextlib.ExitStack() as stack:
-            if import_folder is not None:
-                paths = filter(None, [str(import_folder), os.environ.get("PYTHONPATH")])
-                stack.enter_context(environment_variable("PYTHONPATH", os.pathsep.join(paths)))
-            # "local": do not join a cluster that happens to run on this machine.
-            ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **logs)
+        with (
+            environment_variable("PYTHONPATH", os.pathsep.join(filter(None, paths))),
+            ray_in_sessions_of_its_own(),
+        ):
+            ray.init(address=address or "local", **local, **logs)
     except (ConnectionError, RuntimeError) as error:
         raise InputError(f"cannot join the Ray cluster at {address!r}: {error}") from None
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import json
 import math
+import os
 import signal
 import threading
 import time
@@ -36,7 +38,7 @@ from rllib_weighted.cli.progress import (
 )
 from rllib_weighted.tuning import uses_min_weight
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _STOPPING = "Stopping after this round, to save a checkpoint. Once more Ctrl-C stops at once."
 
 Result = dict[str, Any]  # Metrics of a round, nested, as RLlib reports them.
@@ -63,7 +65,7 @@ class Interrupt:
 
     @property
     def exit_code(self) -> int:
-        """Exit status by the shell's convention: 130 for Ctrl-C, 143 for SIGTERM."""
+        """Exit status by the shell's convention: 130 (Ctrl-C), 143 (SIGTERM) or 129 (SIGHUP)."""
         return 128 + (self.signum or signal.SIGINT)
 
     def handle(self, signum: int, frame: FrameType | None) -> None:
@@ -71,6 +73,8 @@ class Interrupt:
         if self.requested:
             raise KeyboardInterrupt
         self.signum = signum  # Do not print here: the handler may have interrupted a print.
+        if signum == signal.SIGHUP:
+            _leave_lost_terminal()
 
     def before_result(self, trial_id: str, result: Result) -> None:
         """Asks Tune to save a trial after this result; it reads the flag from the result."""
@@ -96,9 +100,20 @@ class Interrupt:
             signal.raise_signal(signal.SIGUSR1)
 
 
+def _leave_lost_terminal() -> None:
+    """Sends output nowhere if the terminal is gone: writing to it would raise in Tune's loop."""
+    for descriptor in (1, 2):
+        try:
+            os.get_terminal_size(descriptor)
+        except OSError as error:
+            if error.errno == errno.EIO:  # Not ENOTTY, which is that of a file.
+                with Path(os.devnull).open("wb") as nowhere:
+                    os.dup2(nowhere.fileno(), descriptor)
+
+
 @contextlib.contextmanager
 def handling_signals(interrupt: Interrupt) -> Iterator[None]:
-    """Lets `interrupt` handle Ctrl-C and SIGTERM inside the block.
+    """Lets `interrupt` handle Ctrl-C, SIGTERM and SIGHUP inside the block.
 
     Outside of the main thread (where Python takes no handlers) and where the platform has no
     SIGUSR1 this does nothing, and Tune's own handling stays.
@@ -109,7 +124,8 @@ def handling_signals(interrupt: Interrupt) -> Iterator[None]:
         return
     handlers = {signum: signal.getsignal(signum) for signum in (*_SIGNALS, signal.SIGUSR1)}
     for signum in _SIGNALS:
-        signal.signal(signum, interrupt.handle)
+        if (signum, handlers[signum]) != (signal.SIGHUP, signal.SIG_IGN):  # As `nohup` has it.
+            signal.signal(signum, interrupt.handle)
     try:
         # Otherwise Tune would put its own handler in place of this one.
         with environment_variable("TUNE_DISABLE_SIGINT_HANDLER", "1"):

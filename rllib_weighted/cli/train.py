@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pyarrow import fs
 from rich.console import Console
 
 from rllib_weighted.cli import Aborted, InputError, TrainingError, inputs, storage
@@ -72,14 +73,23 @@ def run_file(
 
 
 def run_experiments(path: str | Path, options: TrainOptions) -> list[TrainResult]:
-    """Trains the experiments of a file one after the other; see `run_file`."""
+    """Checks all experiments of a file and trains one after the other; see `run_file`."""
     experiments = inputs.load_experiments(path)
+    several = bool(options.name) and len(experiments) > 1
+    named = [
+        dataclasses.replace(options, name=f"{options.name}_{experiment.name}")
+        if several
+        else options
+        for experiment in experiments
+    ]
+    if not options.resume:
+        with quiet_ray(options.verbose):
+            for experiment, its_options in zip(experiments[1:], named[1:], strict=True):
+                asked = experiment.with_options(its_options)
+                _settled_config(asked, _settled_record(asked, its_options, ""))
     results: list[TrainResult] = []
-    for experiment in experiments:
-        named = options
-        if options.name and len(experiments) > 1:
-            named = dataclasses.replace(options, name=f"{options.name}_{experiment.name}")
-        results.append(run_experiment(experiment, named))
+    for experiment, its_options in zip(experiments, named, strict=True):
+        results.append(run_experiment(experiment, its_options))
         if results[-1].exit_code:
             break
     return results
@@ -166,6 +176,8 @@ def run_experiment(
         if asked.num_samples is not None:
             tune_config = dataclasses.replace(tune_config, num_samples=asked.num_samples)
         size = experiment_size(config, tune_config)
+        if not options.resume:
+            storage.make_storage(root)  # The first thing that is written.
         algorithm = config.algo_class or type(config)
         display = Display(
             console or Console(highlight=False),
@@ -178,10 +190,9 @@ def run_experiment(
 
 def _experiment_name(asked: TrainFile, options: TrainOptions, root: str) -> str:
     """Returns the name of the experiment to start, or to resume."""
+    storage.check_store(root, writes=not options.resume)
     if options.resume:
-        storage.check_store(root)
         return storage.experiment_to_resume(root, asked.name, options.name)
-    storage.make_storage(root)
     if options.name:
         storage.refuse_existing(root, options.name)
     return options.name or storage.new_name(asked.name)
@@ -386,6 +397,11 @@ class _Run:
             root_cause(str(failed[0].error)),
             "",
             *(f"  in full     {child(place, 'error.txt')}" for place in places),
+            *(
+                f"  rescued     {rescue}: it goes on there"
+                for rescue in map(_rescue, places)
+                if rescue
+            ),
             "  logs        the same command with -v shows those of all of Ray's processes",
             f"  try again   {self._resume_command()}",
         ]
@@ -407,6 +423,15 @@ class _Run:
         for option, value in given.items():
             command += [option, str(value)] if value else []
         return shlex.join(command)
+
+
+def _rescue(trial: str) -> str | None:
+    """Returns where the state lies that was saved when a learner of a trial died; None without."""
+    from rllib_weighted.fault_tolerance import RESCUE_DIR
+
+    folder = child(trial, RESCUE_DIR)
+    filesystem, path = storage.open_storage(folder)
+    return folder if filesystem.get_file_info(path).type == fs.FileType.Directory else None
 
 
 def _frequent_snapshots(num_trials: int | None) -> AbstractContextManager[None]:
