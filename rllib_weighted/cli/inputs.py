@@ -468,7 +468,8 @@ def _check_size(value: object, what: str) -> None:
 
     YAML's aliases make both in a few bytes: `a: &a [*a]`, or nine lists of nine aliases each.
     """
-    left, num_values = [(value, 0)], 0
+    left: list[tuple[Any, int]] = [(value, 0)]
+    num_values = 0
     while left:
         item, depth = left.pop()
         is_dict = isinstance(item, Mapping)
