@@ -83,6 +83,22 @@ def ray_in_sessions_of_its_own() -> Iterator[None]:
         vars(services)["ConsolePopen"] = popen
 
 
+def ended_ray_processes() -> list[str]:
+    """Returns which processes of the Ray that this process has started have ended unasked."""
+    from ray._private import worker
+
+    node = worker._global_node
+    return [] if node is None else [kind for kind, _ in node.dead_processes()]
+
+
+def kill_ray_processes() -> None:
+    """Ends the processes of the Ray that this process has started, without asking its control."""
+    from ray._private import worker
+
+    if worker._global_node is not None:
+        worker._global_node.kill_all_processes(check_alive=False, allow_graceful=True)
+
+
 # sampling
 
 NUM_DEFAULT_CONNECTORS = 5

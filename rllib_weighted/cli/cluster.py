@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from rllib_weighted._private import ray_in_sessions_of_its_own
+from rllib_weighted._private import ended_ray_processes, ray_in_sessions_of_its_own
 from rllib_weighted.cli import InputError
 from rllib_weighted.cli.inputs import TrainOptions
+
+_ESSENTIAL = ("gcs_server", "raylet")  # Without its other processes, Ray goes on.
+_WATCH_S = 1.0
 
 
 def start_ray(options: TrainOptions, import_folder: Path | None) -> None:
@@ -67,6 +71,31 @@ def quiet_ray(verbose: bool) -> Iterator[None]:
             stack.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")
         yield
+
+
+@contextlib.contextmanager
+def watching_ray(on_end: Callable[[str], None]) -> Iterator[None]:
+    """Calls `on_end`, in a thread, if a local Ray ends inside the block, with what has ended.
+
+    Ray (2.60) itself looks for its control process for a minute, and then ends this process from
+    C++, where nothing can be said or saved any more. A cluster that was joined is left to it.
+    """
+    stopped = threading.Event()
+
+    def watch() -> None:
+        while not stopped.wait(_WATCH_S):
+            ended = [name for name in ended_ray_processes() if name in _ESSENTIAL]
+            if ended:
+                on_end(f"Ray has ended: its process {' and '.join(ended)} is gone")
+                return
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join()
 
 
 @contextlib.contextmanager

@@ -111,6 +111,7 @@ NAMES = [
     Bad(f"lr={DIGITS}", "--set lr", "1111", "at most 50 deep and hold no whole number of more"),
     Bad(f"lr=[{DIGITS}]", "--set lr", "1111", "hold no whole number of more than 4300 digits"),
     Bad(f"env_config={DEEP}", "--set", "found more", "nested at most 50 deep"),
+    Bad('lr={"grid_search": []}', "search space", "is empty", "should list one or more values"),
     Bad('lr={"grid_search": 3}', "--set lr", "found 3", "`grid_search` takes a list"),
 ]
 STRATEGIES = [
@@ -129,6 +130,8 @@ ENVIRONMENTS = [
     Bad("env=3", "`env`", "found 3", "must be a name or a class"),
     Bad('env=["CartPole-v1"]', "`env`", "['CartPole-v1']", "must be a name or a class"),
     Bad("env=absent_module.Env", "environment", "'absent_module.Env'", "No module named"),
+    Bad("env=.", "environment", "'.'", "cannot be imported"),
+    Bad("env=..a.b", "environment", "'..a.b'", "cannot be imported"),
     Bad("env=absent_module:Env-v0", "environment", "'absent_module:Env-v0'", "register it in the"),
     Bad("env=envpool:CartPoel-v1", "EnvPool", "'CartPoel-v1'", "did you mean 'CartPole-v1'"),
     Bad(
