@@ -15,7 +15,6 @@ from rllib_weighted._private import ended_ray_processes, ray_in_sessions_of_its_
 from rllib_weighted.cli import InputError
 from rllib_weighted.cli.inputs import TrainOptions
 
-_ESSENTIAL = ("gcs_server", "raylet")  # Without its other processes, Ray goes on.
 _WATCH_S = 1.0
 
 
@@ -73,9 +72,14 @@ def quiet_ray(verbose: bool) -> Iterator[None]:
         yield
 
 
+def ended_ray() -> str:
+    """Returns which processes without which a local Ray is nothing have ended; "" if none."""
+    return " and ".join(name for name in ended_ray_processes() if name in ("gcs_server", "raylet"))
+
+
 @contextlib.contextmanager
-def watching_ray(on_end: Callable[[str], None]) -> Iterator[None]:
-    """Calls `on_end`, in a thread, if a local Ray ends inside the block, with what has ended.
+def watching_ray(on_end: Callable[[], None]) -> Iterator[None]:
+    """Calls `on_end`, in a thread, if a local Ray ends inside the block; see `ended_ray`.
 
     Ray (2.60) itself looks for its control process for a minute, and then ends this process from
     C++, where nothing can be said or saved any more. A cluster that was joined is left to it.
@@ -84,9 +88,8 @@ def watching_ray(on_end: Callable[[str], None]) -> Iterator[None]:
 
     def watch() -> None:
         while not stopped.wait(_WATCH_S):
-            ended = [name for name in ended_ray_processes() if name in _ESSENTIAL]
-            if ended:
-                on_end(f"Ray has ended: its process {' and '.join(ended)} is gone")
+            if ended_ray():
+                on_end()
                 return
 
     thread = threading.Thread(target=watch, daemon=True)

@@ -7,6 +7,7 @@ Ray.
 from __future__ import annotations
 
 import ast
+import os
 import platform
 import sys
 from collections.abc import Sequence
@@ -18,7 +19,8 @@ import typer
 from typer import Argument, Option
 from typer.core import TyperGroup
 
-from rllib_weighted.cli import Aborted, InputError, TrainingError
+from rllib_weighted._private import kill_ray_processes
+from rllib_weighted.cli import Aborted, InputError, RayEnded, TrainingError
 from rllib_weighted.cli.inputs import VERBOSE, TrainOptions, takes_train_options
 from rllib_weighted.suggest import nearest, shown
 from rllib_weighted.text import printable
@@ -64,6 +66,10 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except (InputError, TrainingError, Aborted) as error:
             typer.echo(f"Error: {_readable(error)}", err=True)
+            if isinstance(error, RayEnded):
+                # Python's way out would wait for Ray, which waits a minute for what is gone.
+                kill_ray_processes()
+                os._exit(error.exit_code)
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
             typer.echo("Interrupted before training had started.", err=True)
