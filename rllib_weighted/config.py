@@ -15,6 +15,7 @@ from ray.rllib.utils.schedules.scheduler import Scheduler
 from typing_extensions import Self
 
 import rllib_weighted
+from rllib_weighted.core.durable import DEFAULT_TIMEOUT_S
 from rllib_weighted.core.workers import MergeUnit, WorkerLayout
 from rllib_weighted.learning.learner import WeightedPPOLearner
 from rllib_weighted.learning.learner_group import WeightedLearnerGroup
@@ -45,6 +46,7 @@ class WeightedPPOConfig(PPOConfig):
     # Also of the class: 0.1 did not have these settings, and configs in its checkpoints lack them.
     env_backend = "gymnasium"
     per_worker_parameters: bool | None = None
+    storage_timeout_s = DEFAULT_TIMEOUT_S
 
     def __init__(self, algo_class: type | None = None) -> None:
         """Initializes a WeightedPPOConfig with RLlib's PPO defaults and the merge's."""
@@ -61,6 +63,7 @@ class WeightedPPOConfig(PPOConfig):
         self.env_backend = "gymnasium"
         self.fast_learner = True
         self.fast_sampling = True
+        self.storage_timeout_s = DEFAULT_TIMEOUT_S
         # A round's order carries all state to the env runners; RLlib's own broadcast may lag.
         self._dont_auto_sync_env_runner_states = True
 
@@ -175,6 +178,23 @@ class WeightedPPOConfig(PPOConfig):
         self._set_given(fast_learner=fast_learner)
         return self
 
+    @override(PPOConfig)
+    def fault_tolerance(self, *, storage_timeout_s: Any = NotProvided, **kwargs: Any) -> Self:
+        """Sets what is done about failures.
+
+        Args:
+            storage_timeout_s: Seconds for which writing a checkpoint or the merge history to a
+                remote storage is tried again while the store does not answer, or fails by itself
+                (default 300); 0 gives up at once. A store that refuses is an error at once.
+            kwargs: Everything that `AlgorithmConfig.fault_tolerance` takes.
+
+        Returns:
+            This updated config.
+        """
+        super().fault_tolerance(**kwargs)
+        self._set_given(storage_timeout_s=storage_timeout_s)
+        return self
+
     def _set_given(self, **settings: Any) -> None:
         for name, value in settings.items():
             if value is not NotProvided:
@@ -195,7 +215,7 @@ class WeightedPPOConfig(PPOConfig):
         Tune resumes an experiment with exactly the names that it was started with.
         """
         settings: dict[str, Any] = super().to_dict()
-        for name in ("env_backend", "per_worker_parameters"):
+        for name in ("env_backend", "per_worker_parameters", "storage_timeout_s"):
             if settings[name] == getattr(type(self), name):
                 del settings[name]
         return settings

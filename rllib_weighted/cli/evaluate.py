@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import collections
 import importlib.util
+import json
 import os
+import pickletools
 import re
 import statistics
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -21,6 +25,7 @@ from rllib_weighted.cli.cluster import quiet_ray
 from rllib_weighted.cli.inputs import load_experiments
 from rllib_weighted.core.envs import env_creator, env_problem
 from rllib_weighted.records.schema import is_uri
+from rllib_weighted.suggest import shown
 
 if TYPE_CHECKING:
     import gymnasium as gym
@@ -31,6 +36,7 @@ if TYPE_CHECKING:
 _MARK = "rllib_checkpoint.json"
 _MODULE_FOLDER = Path("learner_group", "learner", "rl_module")
 _RECORDED_ENV = "rllib_weighted-recorded"
+MAX_SEED = 2**32 - 1  # Of numpy's global generator.
 
 
 @dataclass(frozen=True)
@@ -92,17 +98,22 @@ def evaluate_checkpoint(
         verbose: Shows Ray's logs.
 
     Raises:
-        InputError: There is no checkpoint, or its environment cannot be built.
+        InputError: There is no checkpoint, one of its files is damaged, or its environment cannot
+            be built or is another one than it was trained in.
     """
     if episodes < 1:
         raise InputError(f"--episodes must be at least 1; found {episodes}")
+    if seed is not None and not 0 <= seed <= MAX_SEED:
+        raise InputError(f"--seed must be from 0 to {MAX_SEED}; found {shown(seed)}")
+    if video is not None and Path(video).is_file():
+        raise InputError(f"--video must be a folder; found the file {video}")
     location = find_checkpoint(checkpoint)
     from rllib_weighted.core.seeding import seeded_globals
 
     folder = None if video is None else Path(video).expanduser().resolve()
     # Actions are drawn from the global generators.
     seeded = nullcontext() if seed is None else seeded_globals(seed)
-    with quiet_ray(verbose), _local_copy(location) as found:
+    with quiet_ray(verbose), _local_copy(location) as found, _explained(location, found, verbose):
         if file is not None:
             load_experiments(file)
         config = _evaluation_config(found, seed)
@@ -134,15 +145,16 @@ def find_checkpoint(location: str | Path) -> str:
     text = storage.absolute(str(location))
     storage.check_store(text)
     filesystem, folder = storage.open_storage(text)
-    if filesystem.get_file_info(folder).type != fs.FileType.Directory:
-        raise InputError(f"there is no folder {text}")
-    if filesystem.get_file_info(f"{folder}/{_MARK}").is_file:
-        return text
-    marks = [
-        info
-        for info in filesystem.get_file_info(fs.FileSelector(folder, recursive=True))
-        if re.fullmatch(rf"([^/]+/)?checkpoint_[^/]*/{_MARK}", info.path.removeprefix(f"{folder}/"))
-    ]
+    try:
+        if filesystem.get_file_info(folder).type != fs.FileType.Directory:
+            raise InputError(f"there is no folder {text}")
+        if filesystem.get_file_info(f"{folder}/{_MARK}").is_file:
+            return text
+        files = filesystem.get_file_info(fs.FileSelector(folder, recursive=True))
+    except OSError as error:
+        raise InputError(f"{text} cannot be read: {error}") from None
+    pattern = re.compile(rf"{re.escape(folder)}/([^/]+/)?checkpoint_[^/]*/{_MARK}")
+    marks = [info for info in files if pattern.fullmatch(info.path)]
     if not marks:
         raise InputError(
             f"{text} is no checkpoint and holds none; give the folder of a checkpoint, a trial "
@@ -162,6 +174,40 @@ def _local_copy(checkpoint: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="rllib-checkpoint-") as folder:
         fs.copy_files(path, folder, source_filesystem=filesystem)
         yield Path(folder)
+
+
+@contextmanager
+def _explained(location: str, folder: Path, verbose: bool) -> Iterator[None]:
+    """Says of whatever is raised inside the block what is wrong with the checkpoint in a folder."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        damaged = [path for path in sorted(folder.rglob("*")) if _is_damaged(path)]
+        if damaged:
+            names = ", ".join(str(path.relative_to(folder)) for path in damaged)
+            raise InputError(
+                f"the checkpoint {location} is damaged, its files should be whole and these are "
+                f"not: {names}. Take an earlier checkpoint"
+            ) from None
+        cause = traceback.format_exc() if verbose else f"{type(error).__name__}: {error}"
+        raise InputError(
+            f"cannot evaluate {location}: {cause}\n-v shows where it was raised; --file names the "
+            "training file if the environment or classes of yours are defined there"
+        ) from None
+
+
+def _is_damaged(path: Path) -> bool:
+    """Whether a file of a checkpoint cannot be read to its end; nothing in it is executed."""
+    try:
+        if path.suffix == ".pkl":
+            collections.deque(pickletools.genops(path.read_bytes()), maxlen=0)
+        elif path.suffix == ".json":
+            json.loads(path.read_bytes())
+    except Exception:  # `pickletools` raises whatever a wrong byte leads to.
+        return True
+    return False
 
 
 def _evaluation_config(checkpoint: Path, seed: int | None) -> AlgorithmConfig:
@@ -240,6 +286,7 @@ def _videos_since(started: int, folder: Path) -> list[Path]:
 
 
 def _restored_runner(config: AlgorithmConfig, checkpoint: Path) -> EnvRunner:
+    from ray.rllib.core import DEFAULT_MODULE_ID
     from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
     from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
@@ -247,8 +294,23 @@ def _restored_runner(config: AlgorithmConfig, checkpoint: Path) -> EnvRunner:
         raise InputError("multi-agent checkpoints cannot be evaluated with this command")
     runner_class: Any = config.env_runner_cls or SingleAgentEnvRunner  # Ray types it as any class.
     runner = runner_class(config=config, worker_index=0, num_workers=0)
-    # Connectors with their filters, and the counters; a checkpoint's runner has no weights.
-    runner.restore_from_path(str(checkpoint / "env_runner"))
     modules = MultiRLModule.from_checkpoint(str(checkpoint / _MODULE_FOLDER))
-    runner.set_state({"rl_module": modules.get_state(inference_only=True)})
+    try:
+        # Connectors with their filters, and the counters; a checkpoint's runner has no weights.
+        runner.restore_from_path(str(checkpoint / "env_runner"))
+        runner.set_state({"rl_module": modules.get_state(inference_only=True)})
+    except Exception:
+        trained = modules[DEFAULT_MODULE_ID]
+        spaces = {
+            name: (getattr(trained, name), getattr(runner.module, name))
+            for name in ("observation_space", "action_space")
+        }
+        told = [f"{name} {a}, found {b}" for name, (a, b) in spaces.items() if a != b]
+        if not told:
+            raise
+        raise InputError(
+            f"environment {config.env!r} should be the one that the checkpoint was trained in, "
+            f"with its {' and its '.join(told)}: name the training file that registers it with "
+            "--file"
+        ) from None
     return runner

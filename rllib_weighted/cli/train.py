@@ -6,23 +6,40 @@ through `ray.tune.Tuner`, and the messages before and after it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
+import pickle
 import re
 import shlex
+import signal
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pyarrow import fs
 from rich.console import Console
 
-from rllib_weighted.cli import Aborted, InputError, TrainingError, inputs, storage
-from rllib_weighted.cli.cluster import environment_variable, quiet_ray, start_ray
+from rllib_weighted.cli import Aborted, InputError, RayEnded, TrainingError, inputs, storage
+from rllib_weighted.cli.cluster import (
+    ended_ray,
+    environment_variable,
+    quiet_ray,
+    start_ray,
+    watching_ray,
+)
 from rllib_weighted.cli.inputs import TrainFile, TrainOptions
+from rllib_weighted.cli.locks import locked
 from rllib_weighted.cli.progress import ROUND, STEPS, TIME, Display, format_duration, format_number
 from rllib_weighted.cli.storage import ExperimentRecord, child, locate
+from rllib_weighted.core.durable import DEFAULT_TIMEOUT_S, DurableFileSystem, is_full, where_full
+from rllib_weighted.core.redaction import redact
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -72,14 +89,22 @@ def run_file(
 
 
 def run_experiments(path: str | Path, options: TrainOptions) -> list[TrainResult]:
-    """Trains the experiments of a file one after the other; see `run_file`."""
+    """Checks all experiments of a file and trains one after the other; see `run_file`."""
     experiments = inputs.load_experiments(path)
+    several = bool(options.name) and len(experiments) > 1
+    named = [
+        dataclasses.replace(options, name=f"{options.name}_{experiment.name}")
+        if several
+        else options
+        for experiment in experiments
+    ]
+    if not options.resume:
+        with quiet_ray(options.verbose):
+            for experiment, its_options in zip(experiments[1:], named[1:], strict=True):
+                _settled(experiment.with_options(its_options), its_options, "")
     results: list[TrainResult] = []
-    for experiment in experiments:
-        named = options
-        if options.name and len(experiments) > 1:
-            named = dataclasses.replace(options, name=f"{options.name}_{experiment.name}")
-        results.append(run_experiment(experiment, named))
+    for experiment, its_options in zip(experiments, named, strict=True):
+        results.append(run_experiment(experiment, its_options))
         if results[-1].exit_code:
             break
     return results
@@ -151,12 +176,17 @@ def run_experiment(
         TrainingError: A trial failed.
         Aborted: A second Ctrl-C.
     """
-    with quiet_ray(options.verbose):
-        asked = asked.with_options(options)
-        root = storage.storage_root(asked.storage_path)
-        name = _experiment_name(asked, options, root)
-        record = _settled_record(asked, options, child(root, name))
-        config = _settled_config(asked, record)
+    asked = asked.with_options(options)
+    root = storage.storage_root(asked.storage_path)
+    console = console or Console(highlight=False)
+    lost: list[str] = []
+    locked_experiment = _locked_experiment(asked, options, root, console, lost)
+    with quiet_ray(options.verbose), contextlib.ExitStack() as stack:
+        name = stack.enter_context(locked_experiment) if options.resume else ""
+        if not name:
+            storage.check_store(root, writes=True)
+            storage.refuse_existing(root, options.name or "")
+        record, config = _settled(asked, options, child(root, name))
         start_ray(options, asked.path.parent if asked.path else None)
         from ray.tune import TuneConfig
 
@@ -166,25 +196,82 @@ def run_experiment(
         if asked.num_samples is not None:
             tune_config = dataclasses.replace(tune_config, num_samples=asked.num_samples)
         size = experiment_size(config, tune_config)
+        name = name or stack.enter_context(locked_experiment)  # The first thing that is written.
         algorithm = config.algo_class or type(config)
         display = Display(
-            console or Console(highlight=False),
+            console,
             title=f"{algorithm.__name__} on {getattr(config.env, '__name__', config.env)}",
             live=False if options.verbose else None,
         )
         asked = dataclasses.replace(asked, config=config, tune_config=tune_config)
-        return _Run(asked, options, display, root, name).fit(record, size)
+        return _Run(asked, options, display, root, name, lost).fit(record, size)
 
 
-def _experiment_name(asked: TrainFile, options: TrainOptions, root: str) -> str:
-    """Returns the name of the experiment to start, or to resume."""
+@contextlib.contextmanager
+def _locked_experiment(
+    asked: TrainFile, options: TrainOptions, root: str, console: Console, lost: list[str]
+) -> Iterator[str]:
+    """Yields the name of the experiment to start or to resume, whose lock is held meanwhile.
+
+    Args:
+        asked: What to train.
+        options: What the command's options say.
+        root: The storage.
+        console: Where it is said that a lock is waited for.
+        lost: Gets the reason if the lock is lost; the training is then stopped at once.
+
+    Raises:
+        InputError: There is none, there is one already, or somebody else trains it.
+    """
+
+    def stop(reason: str) -> None:
+        lost.append(reason)
+        _stop_at_once()
+
+    def lock(name: str) -> AbstractContextManager[None]:
+        filesystem, folder = storage.open_storage(child(root, name))
+        location = child(root, name)
+        return locked(filesystem, folder, location, on_lost=stop, say=console.print)
+
     if options.resume:
         storage.check_store(root)
-        return storage.experiment_to_resume(root, asked.name, options.name)
+        name = storage.experiment_to_resume(root, asked.name, options.name)
+        with lock(name):
+            yield name
+        return
     storage.make_storage(root)
-    if options.name:
-        storage.refuse_existing(root, options.name)
-    return options.name or storage.new_name(asked.name)
+    with contextlib.ExitStack() as stack:
+        for last_try in (False, False, True):
+            name = options.name or storage.new_name(asked.name)
+            try:
+                stack.enter_context(lock(name))
+                storage.refuse_existing(root, name)
+                break
+            except InputError:
+                stack.close()
+                if options.name or last_try:
+                    raise
+                time.sleep(1)  # A name is drawn by the second; somebody else has drawn it too.
+        yield name
+
+
+def _stop_at_once() -> None:
+    """Ends `Tuner.fit` in the main thread, from another one."""
+    for signum in (signal.SIGINT, signal.SIGTERM):  # The second one ends it; see `Interrupt`.
+        os.kill(os.getpid(), signum)
+
+
+def _settled(
+    asked: TrainFile, options: TrainOptions, experiment: str
+) -> tuple[ExperimentRecord, AlgorithmConfig]:
+    """Returns how this experiment is, or was, started, and the checked config to train.
+
+    Raises:
+        InputError: It is to be resumed with other settings than it was started with, or everything
+            that is wrong with the config.
+    """
+    record = _settled_record(asked, options, experiment)
+    return record, _settled_config(asked, record)
 
 
 def _settled_record(asked: TrainFile, options: TrainOptions, experiment: str) -> ExperimentRecord:
@@ -246,6 +333,7 @@ class _Run:
         display: Where messages and progress are shown.
         root: The storage.
         name: The experiment's name.
+        lost: Why the lock of the experiment is lost, if it is.
     """
 
     asked: TrainFile
@@ -253,10 +341,24 @@ class _Run:
     display: Display
     root: str
     name: str
+    lost: Sequence[str] = ()
 
     @property
     def experiment(self) -> str:
         return child(self.root, self.name)
+
+    @cached_property
+    def filesystem(self) -> DurableFileSystem:
+        """What results are written through."""
+        return self._durable_storage[0]
+
+    @cached_property
+    def _durable_storage(self) -> tuple[DurableFileSystem, str]:
+        timeout_s = self.options.storage_timeout
+        if timeout_s is None:
+            setting = getattr(self.asked.config, "storage_timeout_s", None)
+            timeout_s = setting if isinstance(setting, (int, float)) else DEFAULT_TIMEOUT_S
+        return storage.durable_storage(self.root, timeout_s)
 
     @property
     def keeps_stop(self) -> bool:
@@ -267,9 +369,9 @@ class _Run:
         """Trains until `stop`, a failure or an interrupt."""
         from rllib_weighted.cli.session import TrainSession, session
 
-        tuner = self._restored_tuner() if self.options.resume else self._new_tuner()
-        if not self.options.resume:
+        if not self.options.resume:  # Tune's own file, by which it counts, comes after it.
             storage.write_record(self.experiment, record)
+        tuner = self._restored_tuner() if self.options.resume else self._new_tuner()
         self._announce(size)
         by_time = self.asked.checkpoint_freq is None
         active = TrainSession(
@@ -279,21 +381,37 @@ class _Run:
             resumed=self.options.resume,
         )
         try:
-            with session(active), _frequent_snapshots(size.num_trials):
+            with session(active), _frequent_snapshots(size.num_trials), watching_ray(_stop_at_once):
                 results = tuner.fit()
         except KeyboardInterrupt:
+            self._require_ray()
+            if self.lost:
+                raise TrainingError(f"stopped at once: {self.lost[0]}") from None
             raise Aborted(
                 "stopped at once: what came after the last checkpoint is lost\n"
                 f"  results     {self.experiment}\n  resume      {self._resume_command()}",
                 active.interrupt.exit_code,
             ) from None
         except Exception as error:
+            self._require_ray()
+            first = next(iter(active.errors.values()), str(error))
             raise TrainingError(
-                f"training failed: {root_cause(str(error))}\n\n"
-                f"  results     {self.experiment}\n"
-                "  more        the same command with -v shows Ray's logs"
+                f"training failed: {root_cause(first)}\n\n"
+                f"  results     {self.experiment}\n{self._no_space(first)}"
+                "  more        the same command with -v shows Ray's logs\n"
+                f"  try again   {self._resume_command()}"
             ) from error
+        self._require_ray()
         return self._finish(results, active)
+
+    def _require_ray(self) -> None:
+        """Raises `RayEnded` if Ray has ended: what Tune says of it then explains nothing."""
+        if ended := ended_ray():
+            raise RayEnded(
+                f"Ray has ended: its process {ended} is gone, and what came after the last "
+                "checkpoints is lost\n"
+                f"  results     {self.experiment}\n  resume      {self._resume_command()}"
+            ) from None
 
     def _new_tuner(self) -> Tuner:
         from ray.tune import CheckpointConfig, RunConfig, Tuner
@@ -312,7 +430,8 @@ class _Run:
             tune_config=asked.tune_config,
             run_config=RunConfig(
                 name=self.name,
-                storage_path=self.root,
+                storage_path=self._durable_storage[1],
+                storage_filesystem=self.filesystem,
                 stop=asked.stop,
                 checkpoint_config=checkpoints,
                 callbacks=[SessionCallback(), ProgressTable()],
@@ -324,10 +443,21 @@ class _Run:
         from ray.tune import Tuner
 
         config = self.asked.config
+        storage.check_snapshot(self.experiment)
+        storage.remove_temporary_files(self.experiment)
         try:
             return Tuner.restore(
-                self.experiment, config.algo_class, param_space=config, resume_errored=True
+                f"{self._durable_storage[1]}/{self.name}",
+                config.algo_class,
+                param_space=config,
+                resume_errored=True,
+                storage_filesystem=self.filesystem,
             )
+        except (EOFError, pickle.UnpicklingError) as error:
+            raise InputError(
+                f"cannot resume {self.experiment}: its file {storage.STATE_FILE} is torn "
+                f"({error}). Start a new experiment; checkpoints of this one can still be evaluated"
+            ) from None
         except ValueError as error:
             raise InputError(
                 f"cannot resume {self.experiment}: {self.asked.path or 'the settings'} asks for "
@@ -335,8 +465,11 @@ class _Run:
                 f"Ray says: {error}"
             ) from None
 
+    def _say(self, text: str) -> None:
+        self.display.note(redact(text))
+
     def _announce(self, size: ExperimentSize) -> None:
-        say = self.display.note
+        say = self._say
         say(f"{'Resuming' if self.options.resume else 'Training'} {self.display.title}")
         say(f"  trials      {size}")
         say(f"  results     {self.experiment}")
@@ -351,9 +484,13 @@ class _Run:
         """Reports how the training ended and what to do next; raises if a trial failed."""
         code = active.interrupt.exit_code if active.interrupt.requested else 0
         trials = [results[index] for index in range(len(results))]
-        if results.errors and not code:
-            raise TrainingError(self._failure(trials))
-        say = self.display.note
+        if unwritten := self.filesystem.unwritten:
+            raise TrainingError(self._unwritten(unwritten, active))
+        if (results.errors or active.errors) and not code:
+            raise TrainingError(self._failure(trials, active))
+        if code:
+            active.forget_unreported_rounds()
+        say = self._say
         checkpoints = [
             locate(self.root, trial.checkpoint.path) for trial in trials if trial.checkpoint
         ]
@@ -376,16 +513,44 @@ class _Run:
             say(f"  evaluate    rllib evaluate {shlex.quote(checkpoints[0])}")
         return TrainResult(results, self.experiment, code, checkpoints)
 
-    def _failure(self, trials: list[Result]) -> str:
+    def _unwritten(self, unwritten: dict[str, OSError], active: TrainSession) -> str:
+        """Returns that results are not in the storage, although training went on to its end."""
+        path, problem = next(iter(unwritten.items()))
+        first = next(iter(active.errors.values()), str(problem))
+        more = f", nor {len(unwritten) - 1} other files" if len(unwritten) > 1 else ""
+        return (
+            f"the last results could not be written: {root_cause(first)}\n\n"
+            f"  not written {path}{more}\n{self._no_space(first)}"
+            f"  results     {self.experiment}: whole, as they were before\n"
+            f"  try again   {self._resume_command()}"
+        )
+
+    def _no_space(self, cause: str) -> str:
+        """Returns a line that says which disks are full, if that is the cause."""
+        if not is_full(OSError(cause)):
+            return ""
+        full = where_full([self._durable_storage[1], tempfile.gettempdir()])
+        places = ", ".join(full) or "the disk of one of the paths above"
+        return f"  no space    {places}: make room, then resume from the last checkpoint\n"
+
+    def _failure(self, trials: list[Result], active: TrainSession) -> str:
         """Returns which trials failed, the end of the first error, and where it lies in full."""
         failed = [trial for trial in trials if trial.error is not None]
+        first = next(iter(active.errors.values()), "") or str(failed[0].error)
         places = [locate(self.root, trial.path) for trial in failed[:_MAX_LISTED]]
+        number = max(len(failed), len(active.errors))
         lines = [
-            f"training failed ({len(failed)} of {len(trials)} trials); the first error:",
+            f"training failed ({number} of {len(trials)} trials); the first error:",
             "",
-            root_cause(str(failed[0].error)),
+            root_cause(first),
             "",
+            *self._no_space(first).splitlines(),
             *(f"  in full     {child(place, 'error.txt')}" for place in places),
+            *(
+                f"  rescued     {rescue}: it goes on there"
+                for rescue in map(_rescue, places)
+                if rescue
+            ),
             "  logs        the same command with -v shows those of all of Ray's processes",
             f"  try again   {self._resume_command()}",
         ]
@@ -400,13 +565,23 @@ class _Run:
             command += ["file", str(path) if relative.startswith("..") else relative]
         command += ["--resume", "--name", self.name]
         given = {
-            "--storage-path": self.asked.storage_path,
+            "--storage-path": redact(self.asked.storage_path or ""),
+            "--storage-timeout": self.options.storage_timeout,
             "--ray-address": self.options.ray_address,
             "--ray-num-cpus": self.options.ray_num_cpus,
         }
         for option, value in given.items():
-            command += [option, str(value)] if value else []
+            command += [option, f"{value}"] if value not in (None, "") else []
         return shlex.join(command)
+
+
+def _rescue(trial: str) -> str | None:
+    """Returns where the state lies that was saved when a learner of a trial died; None without."""
+    from rllib_weighted.fault_tolerance import RESCUE_DIR
+
+    folder = child(trial, RESCUE_DIR)
+    filesystem, path = storage.open_storage(folder)
+    return folder if filesystem.get_file_info(path).type == fs.FileType.Directory else None
 
 
 def _frequent_snapshots(num_trials: int | None) -> AbstractContextManager[None]:

@@ -84,9 +84,32 @@ def test_second_signal_stops_at_once() -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
 
+HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 def test_handlers_and_environment_come_back() -> None:
-    before = [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)]
+    before = [signal.getsignal(signum) for signum in HANDLED]
     with handling_signals(Interrupt(lambda message: None)):
         assert os.environ["TUNE_DISABLE_SIGINT_HANDLER"] == "1"
-    assert [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)] == before
+    assert [signal.getsignal(signum) for signum in HANDLED] == before
     assert "TUNE_DISABLE_SIGINT_HANDLER" not in os.environ
+
+
+@pytest.mark.parametrize(("signum", "code"), list(zip(HANDLED, (130, 143, 129), strict=True)))
+def test_each_signal_asks_to_stop_and_has_its_exit_code(signum: signal.Signals, code: int) -> None:
+    interrupt = Interrupt(lambda message: None)
+    with handling_signals(interrupt):
+        os.kill(os.getpid(), signum)
+        assert interrupt.requested
+    assert interrupt.exit_code == code
+
+
+def test_a_hangup_that_nohup_ignores_stays_ignored() -> None:
+    interrupt = Interrupt(lambda message: None)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with handling_signals(interrupt):
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not interrupt.requested
+    finally:
+        signal.signal(signal.SIGHUP, before)
