@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rllib_weighted.cli import InputError, TrainingError
-from rllib_weighted.cli.evaluate import find_checkpoint
+from rllib_weighted.cli.checkpoints import find_checkpoint
 from rllib_weighted.core.eligibility import Requirement, first_reason, required
 
 if TYPE_CHECKING:
@@ -65,8 +65,8 @@ def export_policy(
     written is read back and compared with `load_policy` on `NUM_CHECKED` observations.
 
     Args:
-        checkpoint: A checkpoint, or the folder of a trial or experiment, of which the newest
-            checkpoint is taken. A local path, or a URI.
+        checkpoint: A checkpoint, or the folder of a trial or experiment: see `find_checkpoint`.
+            A local path, or a URI.
         onnx: The ONNX file to write; needs the extra `onnx`.
         torchscript: The TorchScript file to write.
         verbose: Shows the exporters' messages.

@@ -154,18 +154,51 @@ def evaluate(
     checkpoint: Annotated[str, Argument(help="A checkpoint, or a trial's folder.")],
     episodes: Annotated[int, Option(min=1, help="Episodes to play.")] = 10,
     seed: Annotated[int | None, Option(help="Seeds environments and actions.")] = None,
+    deterministic: Annotated[
+        bool,
+        Option("--deterministic", help="Take the most likely actions, whatever the config says."),
+    ] = False,
+    best: Annotated[
+        bool | None,
+        Option(
+            "--best/--last",
+            help="Which checkpoint of a folder: the best by the sweep's metric, or the newest.",
+            show_default="best of several trials, last of one",
+        ),
+    ] = None,
+    render: Annotated[bool, Option("--render", help="Show the environment in a window.")] = False,
+    as_json: Annotated[bool, Option("--json", help="Print JSON, with every episode.")] = False,
     video: Annotated[str | None, Option(metavar="DIR", help="Write MP4s there.")] = None,
+    video_episodes: Annotated[
+        int | None, Option(min=1, help="Of so many episodes.", show_default="3")
+    ] = None,
     file: Annotated[
         str | None, Option(help="Training file that registers the environment.")
     ] = None,
     verbose: Annotated[bool, VERBOSE] = False,
 ) -> None:
     """Play whole episodes with a checkpoint's policy and print their returns."""
-    from rllib_weighted.cli.evaluate import evaluate_checkpoint
+    from rllib_weighted.cli.evaluate import evaluate_checkpoint, playing
 
-    result = evaluate_checkpoint(
-        checkpoint, episodes=episodes, seed=seed, video=video, file=file, verbose=verbose
-    )
+    if video_episodes is not None and video is None:
+        raise InputError("--video-episodes needs --video DIR")
+    with playing(episodes) as on_episode:
+        result = evaluate_checkpoint(
+            checkpoint,
+            episodes=episodes,
+            seed=seed,
+            deterministic=deterministic,
+            best=best,
+            render=render,
+            video=video,
+            video_episodes=video_episodes or 3,
+            file=file,
+            on_episode=on_episode,
+            verbose=verbose,
+        )
+    if as_json:
+        typer.echo(result.to_json())
+        return
     actions = "drawn, as in training" if result.explore else "the most likely ones"
     typer.echo(f"checkpoint   {printable(result.checkpoint)}")
     typer.echo(f"episodes     {len(result.returns)} (actions {actions})")
