@@ -41,7 +41,7 @@ from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
 from rllib_weighted._private import freeze_filters
-from rllib_weighted.records.schema import is_uri, resolve
+from rllib_weighted.records.schema import resolve
 
 MARK = "rllib_checkpoint.json"
 _CLASS = "class_and_ctor_args.pkl"
@@ -184,7 +184,7 @@ def load_policy(path: str | Path, *, explore: bool = False) -> Policy:
         ValueError: There is no checkpoint, it is a multi-agent one, or it holds a class that
             cannot be imported here.
     """
-    location = str(path) if is_uri(str(path)) else str(Path(path).expanduser())
+    location = str(path)
     filesystem, root = resolve(location)
     if not filesystem.get_file_info(f"{root}/{MARK}").is_file:
         raise ValueError(
