@@ -77,11 +77,21 @@ def _values(root: str, filesystem: fs.FileSystem, checkpoints: Iterable[str]) ->
         names = (record.metric,) if record and record.metric else _METRICS
         sign = -1.0 if record and record.mode == "min" else 1.0
         for checkpoint in own:
-            row = rows.get(_saved_in(filesystem, checkpoint), {})
+            row = dict(numbers(rows.get(_saved_in(filesystem, checkpoint), {})))
             value = next((row[name] for name in names if name in row), math.nan)
             if math.isfinite(value):
                 values[checkpoint] = sign * value
     return values
+
+
+def round_of(checkpoint: str) -> dict[str, Any]:
+    """Returns what a checkpoint's trial reported in the round that it was saved in; {} if unknown.
+
+    Args:
+        checkpoint: Its location: a local folder or a URI.
+    """
+    filesystem, path = storage.open_storage(checkpoint)
+    return _rows(filesystem, posixpath.dirname(path)).get(_saved_in(filesystem, path), {})
 
 
 def _saved_in(filesystem: fs.FileSystem, checkpoint: str) -> int | None:
@@ -95,22 +105,23 @@ def _saved_in(filesystem: fs.FileSystem, checkpoint: str) -> int | None:
         return None
 
 
-def _rows(filesystem: fs.FileSystem, trial: str) -> dict[int | None, dict[str, float]]:
-    """Returns round -> the numbers that a trial reported in it, by their joined names."""
-    rows: dict[int | None, dict[str, float]] = {}
+def _rows(filesystem: fs.FileSystem, trial: str) -> dict[int | None, dict[str, Any]]:
+    """Returns round -> what a trial reported in it."""
+    rows: dict[int | None, dict[str, Any]] = {}
     try:
         with filesystem.open_input_stream(f"{trial}/result.json") as stream:
             for line in stream.read().splitlines():
-                row = dict(_numbers(json.loads(line), ()))
+                row = json.loads(line)
                 rows[int(row["training_iteration"])] = row  # The last of one that is there twice.
-    except (OSError, ValueError, KeyError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError):
         pass  # What is torn ends there.
     return rows
 
 
-def _numbers(row: dict[str, Any], above: tuple[str, ...]) -> Iterable[tuple[str, float]]:
+def numbers(row: dict[str, Any], above: tuple[str, ...] = ()) -> Iterable[tuple[str, float]]:
+    """Yields the numbers of a result, by their joined names."""
     for name, value in row.items():
         if isinstance(value, dict):
-            yield from _numbers(value, (*above, name))
+            yield from numbers(value, (*above, name))
         elif isinstance(value, int | float) and not isinstance(value, bool):
             yield "/".join((*above, name)), float(value)

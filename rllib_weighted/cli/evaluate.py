@@ -179,7 +179,7 @@ def evaluate_checkpoint(
     folder = None if video is None else Path(video).expanduser().resolve()
     # Actions are drawn from the global generators.
     seeded = nullcontext() if seed is None else seeded_globals(seed)
-    with quiet_ray(verbose), _local_copy(location) as found, _explained(location, found, verbose):
+    with quiet_ray(verbose), local_copy(location) as found, _explained(location, found, verbose):
         if file is not None:
             load_experiments(file)
         config = _evaluation_config(found, seed)
@@ -209,7 +209,7 @@ def evaluate_checkpoint(
 
 
 @contextmanager
-def _local_copy(checkpoint: str) -> Iterator[Path]:
+def local_copy(checkpoint: str) -> Iterator[Path]:
     """Yields a local folder with the checkpoint: a temporary copy if it lies on a remote store."""
     if not is_uri(checkpoint):
         yield Path(checkpoint)

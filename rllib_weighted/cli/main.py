@@ -235,6 +235,18 @@ def export(
         typer.echo(f"written      {file} ({found})")
 
 
+@app.command("push-to-hub")
+def push_to_hub(
+    checkpoint: Annotated[str, Argument(help="A checkpoint, or a trial's folder.")],
+    repo: Annotated[str, Argument(metavar="OWNER/NAME", help="The model's repository.")],
+    private: Annotated[bool, Option("--private", help="Create it as a private one.")] = False,
+) -> None:
+    """Upload a checkpoint to the Hugging Face Hub, with a model card of its run."""
+    from rllib_weighted.cli.hub import push_checkpoint
+
+    typer.echo(f"uploaded to  {push_checkpoint(checkpoint, repo, private=private)}")
+
+
 @app.command()
 def report(
     results: Annotated[
