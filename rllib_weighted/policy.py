@@ -40,7 +40,7 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
-from rllib_weighted._private import freeze_filters
+from rllib_weighted._private import freeze_filters, without_deprecations
 from rllib_weighted.records.schema import resolve
 
 MARK = "rllib_checkpoint.json"
@@ -227,4 +227,5 @@ def _loaded(cls: Any, filesystem: fs.FileSystem, folder: str) -> Any:
             f"{folder} holds a class of yours that cannot be imported here ({error}): put its "
             "module where Python finds it (PYTHONPATH), or import it first"
         ) from error
-    return cls.from_checkpoint(folder, filesystem=filesystem)
+    with without_deprecations():
+        return cls.from_checkpoint(folder, filesystem=filesystem)

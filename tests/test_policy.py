@@ -114,7 +114,9 @@ from rllib_weighted import load_policy
 assert load_policy({str(tmp_path)!r})([0.0, 5.0, 1.0]) in range(3)
 assert not ray.is_initialized()
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, check=True, timeout=120, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("", "")  # RLlib's deprecations are not the user's.
 
 
 def test_a_batch_is_refused(tmp_path: Path) -> None:

@@ -164,6 +164,7 @@ NAMES: tuple[PrivateName, ...] = (
     PrivateName(_FILTER, "_filters", "the fast path filters observations without episodes"),
     PrivateName(_FILTER, "_init_new_filters", "likewise", ()),
     PrivateName(_FILTER, "_update_stats", "likewise; False for a loaded policy"),
+    PrivateName("ray._common.deprecation", "logger", "RLlib warns of its own call at every module"),
     PrivateName(
         "ray.rllib.core.rl_module.torch.torch_rl_module:TorchRLModule",
         "_forward_exploration",
