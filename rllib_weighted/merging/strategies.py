@@ -57,7 +57,7 @@ class Weighting(abc.ABC):
     has_own_floor: ClassVar[bool] = False
     per_worker_parameters: ClassVar[bool] = False
     optional_signals: ClassVar[tuple[str, ...]] = ()
-    signal: str
+    signal: ClassVar[str]
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         """Takes the older names of what a class declares for the new ones."""
@@ -299,7 +299,8 @@ class RewardWeighted(_SignalWeighted):
             the mean value target (advantage + value) of the round.
     """
 
-    signal: Literal["return", "reward_rate", "value_target"] = "return"
+    # Here an option, and no longer the older way to declare a signal.
+    signal: Literal["return", "reward_rate", "value_target"] = "return"  # type: ignore[misc]
 
     @property
     def signals(self) -> tuple[str, ...]:
@@ -329,6 +330,7 @@ class LossWeighted(_SignalWeighted):
             whole batch, before the first step of the round.
     """
 
+    signal = "loss"
     loss: LossName = "total"
     scope: LossScope = "minibatch"
 
