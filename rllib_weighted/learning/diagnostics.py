@@ -85,7 +85,10 @@ def gradient_signals(workers: list[int], found: Diagnostics) -> dict[str, Values
         "gradient_spread": [found.spread] * len(workers),
         "gradient_agreement": found.agreements,
     }
-    return {name: values_of(workers, torch.tensor(values)) for name, values in columns.items()}
+    return {
+        name: values_of(workers, torch.tensor(values, dtype=torch.float64))
+        for name, values in columns.items()
+    }
 
 
 def predicted_weights(

@@ -106,7 +106,9 @@ def test_an_update_measures_before_its_first_step_and_changes_nothing():
     fresh = round_of(pooled_group(3, SGD), LENGTHS)
     wanted, signals = measure_gradients(fresh, make_request(3), {})
     assert second.diagnostics.noises == pytest.approx(wanted.noises)
-    assert second.gradient_signals == pytest.approx(signals)
+    assert second.gradient_signals.keys() == signals.keys()
+    for name, values in signals.items():
+        assert second.gradient_signals[name] == pytest.approx(values, rel=1e-12)
 
 
 def test_inverse_variance_weighs_by_what_was_measured():

@@ -43,10 +43,10 @@ def test_batch_signals_by_hand():
 @pytest.mark.parametrize("signal", ["reward_rate", "value_target"])
 def test_a_round_is_weighed_by_the_signal_that_is_chosen(signal):
     group = pooled_group(3, SGD)
-    episodes = make_episodes(LENGTHS)
+    episodes = make_episodes(LENGTHS)  # Others: an update appends a step to those it gets.
     options = {"signal": signal, "offset": "min"}
     request = make_request(3, "reward_weighted", options, rewards=[9.0, 0.0, 0.0], min_weight=0.0)
-    result = run_update(group, episodes, request)
+    result = run_update(group, make_episodes(LENGTHS), request)
     if signal == "reward_rate":
         rewards = [
             np.concatenate([e.get_rewards() for e in episodes if e.custom_data[WORKER_KEY] == w])
