@@ -118,6 +118,7 @@ def update_seconds(
     The workers' gradients are measured if the strategy reads their noise, or as is said.
     """
     resolved = resolve_strategy(strategy)
+    predicts_gains = bool(measures_gradients)
     if measures_gradients is None:
         measures_gradients = any("gradient" in name for name in resolved.signals)
     known = {worker: float(worker) / num_workers for worker in range(num_workers)}
@@ -129,6 +130,7 @@ def update_seconds(
         reward_signals={worker: float(worker) for worker in range(num_workers)},
         episode_signals={"success": known, "success_episodes": known, "return_variance": known},
         measures_gradients=measures_gradients,
+        predicts_gains=predicts_gains,
     )
     wall, cpu = time.perf_counter(), time.process_time()
     learner.update(

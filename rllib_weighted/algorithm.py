@@ -234,6 +234,7 @@ class WeightedPPO(TrialPPO):
                 episode_signals=progress.episodes.signals(num_workers),
                 ages=progress.episodes.ages(progress.round),
                 measures_gradients=self.config.measures_gradients(progress.round),
+                predicts_gains=self.config.merge_diagnostics_interval is not None,
                 invalid=rollouts.invalid,
             ),
         )

@@ -29,7 +29,8 @@ class UpdateRequest:
         episode_signals: Name of a signal -> worker -> value, of those that follow from episodes
             that ended and that the strategy reads.
         ages: Worker -> rounds since one of its episodes ended; absent if none has.
-        measures_gradients: Whether signals and diagnostics of gradients are measured anew.
+        measures_gradients: Whether signals of gradients are measured anew.
+        predicts_gains: Whether it is then also predicted what each strategy would gain.
         invalid: Worker -> why it is dropped before the first step.
     """
 
@@ -42,6 +43,7 @@ class UpdateRequest:
     episode_signals: dict[str, dict[int, float]] = field(default_factory=dict)
     ages: dict[int, int] = field(default_factory=dict)
     measures_gradients: bool = False
+    predicts_gains: bool = True
     invalid: dict[int, str] = field(default_factory=dict)
 
 

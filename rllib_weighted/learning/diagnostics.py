@@ -48,21 +48,27 @@ def measure_gradients(
     ]
     gradients = WorkerGradients(round)
     size = max(1, _BLOCK // max(1, gradients.num_parameters))
-    blocks = _Blocks(gradients, [measured[i : i + size] for i in range(0, len(measured), size)])
+    blocks = _Blocks(
+        gradients,
+        [measured[i : i + size] for i in range(0, len(measured), size)],
+        in_parts=request.predicts_gains,
+    )
     rows, totals = _tables(round, blocks)
     workers = [worker for worker in round.workers if rows[worker, -1] > 0]
     if not workers:
         return None, {}
     rows = rows[workers]
     sums = {part: _sums(rows[:, 4 * i : 4 * i + 4], totals[i]) for i, part in enumerate(_PARTS)}
-    signals = {**signals, "loss": values_of(workers, rows[:, -3])}
     plain = diagnose(sums["total"])
-    signals |= gradient_signals(workers, plain)
-    weights = predicted_weights(request, workers, signals)
+    measured_signals = gradient_signals(workers, plain)
+    if not request.predicts_gains:
+        return plain, measured_signals
+    losses = {"loss": values_of(workers, rows[:, -3])}
+    weights = predicted_weights(request, workers, {**signals, **losses, **measured_signals})
     found = {part: diagnose(sums[part], weights) for part in _PARTS}
     parts = {part: found[part] for part in _PARTS[1:]} if bool(rows[:, -2].all()) else {}
     total = dataclasses.replace(found["total"], parts=parts)
-    return total, gradient_signals(workers, total)
+    return total, measured_signals
 
 
 def half_batches(
@@ -118,7 +124,10 @@ def predicted_weights(
 class _Blocks:
     """Half-batch gradients, some workers at a time; those of a single block are kept."""
 
-    def __init__(self, gradients: WorkerGradients, blocks: list[list[_Halves]]) -> None:
+    def __init__(
+        self, gradients: WorkerGradients, blocks: list[list[_Halves]], *, in_parts: bool
+    ) -> None:
+        self._in_parts = in_parts
         self._gradients = gradients
         self._blocks = blocks
         self.num_parameters = gradients.num_parameters
@@ -133,7 +142,8 @@ class _Blocks:
             workers = [worker for worker, _, _ in block]
             first, second = (
                 self._gradients.of(
-                    Minibatch.of({worker: halves[i] for worker, *halves in block}), in_parts=True
+                    Minibatch.of({worker: halves[i] for worker, *halves in block}),
+                    in_parts=self._in_parts,
                 )
                 for i in (0, 1)
             )
@@ -155,13 +165,15 @@ def _tables(round: Round, blocks: _Blocks) -> tuple[Tensor, Tensor]:
     for _, *halves in blocks:
         is_sound = _is_sound(halves)
         for half, rows in zip(sums, halves, strict=True):
-            half += torch.stack([part[is_sound].double().sum(0) for part in _parts_of(rows)])
+            kept = slice(None) if bool(is_sound.all()) else is_sound
+            half += torch.stack([part[kept].sum(0) for part in _parts_of(rows)])
     sums = round.learner.collectives.sum(sums)
     workers: list[int] = []
     own = [sums.new_zeros(0, 15)]
     for block, first, second in blocks:
         workers += block
-        own.append(_rows(first, second, sums) * _is_sound([first, second]).unsqueeze(1))
+        is_sound = _is_sound([first, second]).unsqueeze(1)
+        own.append(torch.where(is_sound, _rows(first, second, sums), 0.0))
     table = round.learner.collectives.of_workers(workers, torch.cat(own))
     overall = sums.mean(0)  # [policy and value, P]
     totals = torch.stack([overall.sum(0), *overall]).square().sum(1)
@@ -178,15 +190,11 @@ def _rows(first: GradientRows, second: GradientRows, sums: Tensor) -> Tensor:
     overall = [sums.sum(1), *sums.unbind(1)]  # Of each part: [halves, P].
     columns = []
     for (a, b), (all_a, all_b) in zip(pairs, overall, strict=True):
-        rows = GradientSums.of_rows(_filled(a), _filled(b), all_a, all_b)
+        rows = GradientSums.of_rows(a, b, all_a, all_b)
         columns += [rows.noise, rows.squares, rows.dots, rows.ahead]
     loss = (first.losses.total + second.losses.total).double() / 2
     known = torch.full_like(loss, float(first.value is not None))
-    return torch.stack([*columns, loss.nan_to_num(), known, torch.ones_like(loss)], dim=1)
-
-
-def _filled(gradients: Tensor) -> Tensor:
-    return gradients.double().nan_to_num()
+    return torch.stack([*columns, loss, known, torch.ones_like(loss)], dim=1)
 
 
 def _parts_of(rows: GradientRows) -> tuple[Tensor, Tensor]:

@@ -189,6 +189,7 @@ class WeightedPPOLearner(PPOTorchLearner):
             reward_signals={w: float(np.mean(r)) for w, r in returns.items() if r},
             ages={w: 0 for w, r in returns.items() if r},
             measures_gradients=self.config.measures_gradients(self._weights_seq_no),
+            predicts_gains=self.config.merge_diagnostics_interval is not None,
         )
 
     def _round_batch(self, training_data: Data) -> tuple[str, RoundBatch]:

@@ -53,11 +53,12 @@ class GradientSums:
     ) -> GradientSums:
         """Returns the rows of some workers; `all_first`, `all_second` [P] are the sums over all."""
         gradients, overall = (first + second) / 2, (all_first + all_second) / 2
+        # Products in the precision of the gradients: a copy in another takes longer than they do.
         return GradientSums(
-            noise=(first - second).square().sum(1) / 4,
-            squares=gradients.square().sum(1),
-            dots=gradients @ overall,
-            ahead=first @ all_second,
+            noise=(first - second).square_().sum(1, dtype=torch.float64) / 4,
+            squares=torch.linalg.vector_norm(gradients, dim=1).double().square(),
+            dots=(gradients @ overall.to(gradients)).double(),
+            ahead=(first @ all_second.to(first)).double(),
             total=overall.square().sum(),
         )
 
