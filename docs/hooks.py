@@ -99,16 +99,20 @@ def options() -> str:
     """The `merge_options` of the strategies that are built in."""
     from rllib_weighted.merging.strategies import BUILT_IN
 
-    rows = [("Option", "Strategies", "Default", "Meaning")]
-    found: dict[str, dict[str, Any]] = {}
+    meanings: dict[str, str] = {}
+    strategies: dict[tuple[str, str], list[str]] = {}  # Of an option and its default.
     for name, cls in BUILT_IN.items():
+        own = arguments(cls, "Attributes")
         for option in dataclasses.fields(cls):  # type: ignore[arg-type]
-            row = found.setdefault(option.name, {"strategies": [], "default": option.default})
-            row["strategies"].append(f"`{name}`")
-            row.setdefault("meaning", arguments(cls, "Attributes").get(option.name))
-    for name, row in found.items():
-        strategies = ", ".join(row["strategies"])
-        rows.append((f"`{name}`", strategies, _code(repr(row["default"])), row["meaning"]))
+            strategies.setdefault((option.name, repr(option.default)), []).append(f"`{name}`")
+            if option.name in own:
+                meaning = meanings.setdefault(option.name, own[option.name])
+                _, also, difference = own[option.name].partition("as in `RewardWeighted`; ")
+                if also:
+                    meanings[option.name] = f"{meaning} `{name}`: {difference}"
+    rows = [("Option", "Strategies", "Default", "Meaning")]
+    for (name, default), names in strategies.items():
+        rows.append((f"`{name}`", ", ".join(names), _code(default), meanings[name]))
     return table(rows)
 
 

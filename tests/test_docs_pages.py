@@ -268,7 +268,8 @@ def test_options_are_those_of_the_strategies(hooks: Any) -> None:
     assert {cell.strip("`") for cell in first_cells(table)} == fields
     row = "| `normalize` | `reward_weighted`, `loss_weighted` | `False` | divide the weights by"
     assert row in table
-    assert "None |\n" not in table.replace("`None`", "")
+    assert "None: they are not. `inverse_variance`: None is N/2. |" in table
+    assert "| `smoothing` | `inverse_variance` | `0.95` | b in [0, 1) of a moving" in table
 
 
 def test_signals_metrics_and_columns(hooks: Any) -> None:
