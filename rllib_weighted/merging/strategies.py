@@ -323,8 +323,8 @@ class LossWeighted(_SignalWeighted):
         [0.0, 0.3333333333333333, 0.6666666666666666]
 
     Attributes:
-        offset, direction, transform, temperature, top_k, normalize, smoothing,
-            min_effective_workers: as in `RewardWeighted`.
+        offset, direction, transform, temperature, top_k: as in `RewardWeighted`.
+        normalize, smoothing, min_effective_workers: as in `RewardWeighted`.
         loss: which loss of the worker is the signal.
         scope: "minibatch": on the minibatch being merged, detached; "round": on the worker's
             whole batch, before the first step of the round.
