@@ -166,6 +166,8 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+# Of torch, where the page on exporting reads TorchScript.
+@pytest.mark.filterwarnings("ignore:`torch.jit.load` is deprecated:DeprecationWarning")
 @pytest.mark.usefixtures("ray_session")
 @pytest.mark.parametrize(
     "page", [pytest.param(p, marks=pytest.mark.slow) if "track" in p else p for p in RUNS]
