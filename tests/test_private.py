@@ -76,6 +76,7 @@ NAMES: tuple[PrivateName, ...] = (
         "whether Ray's control process lives, and its end where it cannot be asked any more",
     ),
     PrivateName("ray._private.node:Node", "dead_processes", "likewise", ()),
+    PrivateName("ray._private.node:Node", "live_processes", "likewise", ()),
     PrivateName(
         "ray._private.node:Node",
         "kill_all_processes",

@@ -16,7 +16,7 @@ import shlex
 import signal
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -40,6 +40,7 @@ from rllib_weighted.cli.progress import ROUND, STEPS, TIME, Display, format_dura
 from rllib_weighted.cli.storage import ExperimentRecord, child, locate
 from rllib_weighted.core.durable import DEFAULT_TIMEOUT_S, DurableFileSystem, is_full, where_full
 from rllib_weighted.core.redaction import redact
+from rllib_weighted.suggest import shown
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -132,6 +133,8 @@ def run_algorithm(
         TrainingError: A trial failed.
     """
     settings = inputs.parse_json_object(config, "--config") if isinstance(config, str) else config
+    if not isinstance(settings, Mapping):
+        raise InputError(f"--config must be a dict of settings; found {shown(settings)}")
     built = inputs.algorithm_config(algo)
     inputs.apply_settings(built, {**({"env": env} if env else {}), **settings}, "--config")
     asked = TrainFile(
@@ -153,14 +156,14 @@ def resume_by_name(options: TrainOptions) -> TrainResult:
     root = storage.storage_root(options.storage_path)
     storage.check_store(root)
     record = storage.read_record(child(root, options.name))
-    if record is None:
+    if record is None or not (record.arguments or record.file):
         raise InputError(
-            f"nothing to resume: {root} holds no experiment "
-            f"{options.name!r} that the `rllib` command started"
+            f"nothing to resume: {root} holds no experiment {shown(options.name)} that the `rllib` "
+            "command started; resume one that was started in Python there"
         )
     if record.arguments:
         return run_algorithm(**record.arguments, options=options)
-    for experiment in inputs.load_experiments(record.file or ""):
+    for experiment in inputs.load_experiments(str(record.file)):
         if experiment.name == record.experiment:
             return run_experiment(experiment, options)
     raise InputError(f"{record.file} no longer holds the experiment {record.experiment!r}")

@@ -130,7 +130,7 @@ def test_environment_of_a_training_file_is_loaded_from_its_record(
         "class_and_ctor_args.pkl",
         "env_runner/state.pkl",
         "learner_group/learner/rl_module/default_policy/module_state.pkl",
-        "learner_group/learner/rl_module/rllib_checkpoint.json",
+        "learner_group/learner/rl_module/class_and_ctor_args.pkl",
     ],
 )
 def test_a_torn_file_is_named(
