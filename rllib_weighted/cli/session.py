@@ -12,6 +12,7 @@ import errno
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import threading
@@ -223,7 +224,9 @@ class TrainSession:
     def failed(self, trial: Trial) -> None:
         """Keeps what a trial has failed of: its file of that may not fit on the disk."""
         with contextlib.suppress(OSError):
-            self.errors[trial.trial_id] = Path(trial.error_file or "").read_text(errors="replace")
+            text = Path(trial.error_file or "").read_text(errors="replace")
+            # Tune appends to the file; before this failure may be those of an earlier process.
+            self.errors[trial.trial_id] = re.split(r"(?m)^Failure # \d+ .*\n", text)[-1]
 
     def publish_logs(self) -> None:
         """Copies the logs of trials that have a new checkpoint into the storage.
