@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 import pickle
@@ -16,7 +17,6 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +34,15 @@ from rllib_weighted.cli.cluster import (
 from rllib_weighted.cli.failures import no_space, root_cause
 from rllib_weighted.cli.inputs import TrainFile, TrainOptions
 from rllib_weighted.cli.locks import locked_experiment, stop_at_once
-from rllib_weighted.cli.progress import ROUND, STEPS, TIME, Display, format_duration, format_number
+from rllib_weighted.cli.progress import (
+    ROUND,
+    STEPS,
+    TIME,
+    Display,
+    format_duration,
+    format_number,
+    show,
+)
 from rllib_weighted.cli.storage import ExperimentRecord, child, locate
 from rllib_weighted.core.durable import DEFAULT_TIMEOUT_S, DurableFileSystem
 from rllib_weighted.core.redaction import redact
@@ -178,7 +186,8 @@ def run_experiment(
     root = storage.storage_root(asked.storage_path)
     console = console or Console(highlight=False)
     lost: list[str] = []
-    lock = locked_experiment(asked.name, options, root, say=console.print, lost=lost)
+    say = functools.partial(show, console)
+    lock = locked_experiment(asked.name, options, root, say=say, lost=lost)
     with quiet_ray(options.verbose), contextlib.ExitStack() as stack:
         name = stack.enter_context(lock) if options.resume else ""
         if not name:
@@ -291,12 +300,12 @@ class _Run:
     def experiment(self) -> str:
         return child(self.root, self.name)
 
-    @cached_property
+    @functools.cached_property
     def filesystem(self) -> DurableFileSystem:
         """What results are written through."""
         return self._durable_storage[0]
 
-    @cached_property
+    @functools.cached_property
     def _durable_storage(self) -> tuple[DurableFileSystem, str]:
         timeout_s = self.options.storage_timeout
         if timeout_s is None:
