@@ -141,7 +141,7 @@ def test_a_killed_one_is_taken_over_at_once(tmp_path: Path) -> None:
     wait_for(lambda: list(tmp_path.glob("run/*/checkpoint_000004")), first)
     time.sleep(2.5)  # What the last two seconds brought, Tune has not recorded yet.
     first.kill()
-    first.wait()
+    first.communicate()
     (folder,) = (tmp_path / "run").glob("WeightedPPO_*")
     until = max(logged(folder)) + 3
     code, output = run(file, "--resume", "--stop", f'{{"training_iteration": {until}}}')
