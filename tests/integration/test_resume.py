@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -79,11 +80,10 @@ def recorded(folder: Path) -> list[int]:
     return [round for round, worker in keys if worker == 0]
 
 
-def wait_for(condition: object, process: subprocess.Popen[str]) -> None:
-    assert callable(condition)
+def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + 120
     while not condition():
-        assert process.poll() is None
+        assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
