@@ -58,9 +58,9 @@ def living(processes: list[Any]) -> int:
     return alive
 
 
-def fails(error: Exception) -> Any:
+def fails(error: type[Exception], *details: Any) -> Any:
     def failing(*args: Any, **kwargs: Any) -> None:
-        raise error
+        raise error(*details)
 
     return failing
 
@@ -72,10 +72,10 @@ def test_a_full_disk_and_a_stuck_learner_group_leave_nobody_behind(
     algorithm.train()
     processes = actors(algorithm)
     assert len(processes) == 3
-    no_space = OSError(errno.ENOSPC, "No space left on device", "/full")
-    monkeypatch.setattr(algorithm._history, "close", fails(no_space))
-    monkeypatch.setattr(algorithm_module, "kill_unresponsive", fails(RuntimeError("no answer")))
-    monkeypatch.setattr(algorithm.learner_group, "shutdown", fails(RuntimeError("no learner")))
+    no_space = errno.ENOSPC, "No space left on device", "/full"
+    monkeypatch.setattr(algorithm._history, "close", fails(OSError, *no_space))
+    monkeypatch.setattr(algorithm_module, "kill_unresponsive", fails(RuntimeError, "no answer"))
+    monkeypatch.setattr(algorithm.learner_group, "shutdown", fails(RuntimeError, "no learner"))
     with pytest.raises((OSError, RuntimeError)) as caught:
         algorithm.stop()
     causes = [caught.value]

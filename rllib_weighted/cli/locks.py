@@ -270,7 +270,10 @@ class _Lease:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        self._acquire()
+        try:
+            self._acquire()
+        except OSError as error:
+            raise InputError(f"cannot lock {self._location}: {error}") from None
         thread = threading.Thread(target=self._keep, name="experiment lock", daemon=True)
         thread.start()
         try:

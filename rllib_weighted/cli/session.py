@@ -263,7 +263,8 @@ class TrainSession:
     def forget_unreported_rounds(self) -> None:
         """Shortens the trials' merge histories to what `result.json` holds; see the function."""
         for trial in self.tune_trials:
-            forget_unreported_rounds(trial)
+            with contextlib.suppress(OSError):  # A resumed trial does it, too.
+                forget_unreported_rounds(trial)
 
 
 _current: TrainSession | None = None

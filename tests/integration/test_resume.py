@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -79,11 +80,10 @@ def recorded(folder: Path) -> list[int]:
     return [round for round, worker in keys if worker == 0]
 
 
-def wait_for(condition: object, process: subprocess.Popen[str]) -> None:
-    assert callable(condition)
+def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + 120
     while not condition():
-        assert process.poll() is None
+        assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
@@ -141,7 +141,7 @@ def test_a_killed_one_is_taken_over_at_once(tmp_path: Path) -> None:
     wait_for(lambda: list(tmp_path.glob("run/*/checkpoint_000004")), first)
     time.sleep(2.5)  # What the last two seconds brought, Tune has not recorded yet.
     first.kill()
-    first.wait()
+    first.communicate()
     (folder,) = (tmp_path / "run").glob("WeightedPPO_*")
     until = max(logged(folder)) + 3
     code, output = run(file, "--resume", "--stop", f'{{"training_iteration": {until}}}')

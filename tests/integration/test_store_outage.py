@@ -67,7 +67,8 @@ class Training:
         filesystem, path = fs.FileSystem.from_uri(storage)
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and self.process.poll() is None:
-            found = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
+            selector = fs.FileSelector(path, allow_not_found=True, recursive=True)
+            found = filesystem.get_file_info(selector)
             if any("/checkpoint_" in info.path for info in found):
                 return
             time.sleep(0.3)
