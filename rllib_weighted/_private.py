@@ -116,11 +116,22 @@ def ended_ray_processes() -> list[str]:
 
 
 def kill_ray_processes() -> None:
-    """Ends the processes of the Ray that this process has started, without asking its control."""
+    """Ends the Ray that this process has started, without asking its control process.
+
+    Ray (2.60) itself leaves its agents behind where that one is gone.
+    """
+    import psutil  # Ray brings it along, and makes it importable.
     from ray._private import worker
 
-    if worker._global_node is not None:
-        worker._global_node.kill_all_processes(check_alive=False, allow_graceful=True)
+    node = worker._global_node
+    if node is None:
+        return
+    living = [psutil.Process(process.pid) for _, process in node.live_processes()]
+    started = [child for process in living for child in process.children(recursive=True)]
+    node.kill_all_processes(check_alive=False, allow_graceful=True)
+    for process in started:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 # sampling

@@ -223,13 +223,8 @@ class WeightedPPOConfig(PPOConfig):
         Tune resumes an experiment with exactly the names that it was started with.
         """
         settings: dict[str, Any] = super().to_dict()
-        added = (
-            "env_backend",
-            "merge_diagnostics_interval",
-            "per_worker_parameters",
-            "storage_timeout_s",
-        )
-        for name in added:
+        added = ("env_backend", "merge_diagnostics_interval", "per_worker_parameters")
+        for name in (*added, "storage_timeout_s"):
             if settings[name] == getattr(type(self), name):
                 del settings[name]
         return settings

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import gymnasium as gym
@@ -41,6 +40,7 @@ from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
 from rllib_weighted._private import freeze_filters, without_deprecations
+from rllib_weighted.core.checkpoints import restoring
 from rllib_weighted.records.schema import resolve
 
 MARK = "rllib_checkpoint.json"
@@ -181,8 +181,8 @@ def load_policy(path: str | Path, *, explore: bool = False) -> Policy:
         explore: Whether actions are drawn, as in training; else the most likely one is taken.
 
     Raises:
-        ValueError: There is no checkpoint, it is a multi-agent one, or it holds a class that
-            cannot be imported here.
+        ValueError: There is no checkpoint, one of its files is damaged, it is a multi-agent one,
+            or it holds a class that cannot be imported here.
     """
     location = str(path)
     filesystem, root = resolve(location)
@@ -191,6 +191,11 @@ def load_policy(path: str | Path, *, explore: bool = False) -> Policy:
             f"{location} should be the folder of a checkpoint, found no {MARK} there: name one of "
             "a trial's folders checkpoint_…"
         )
+    with restoring(Path(root)):
+        return _restored(filesystem, root, location, explore=explore)
+
+
+def _restored(filesystem: fs.FileSystem, root: str, location: str, *, explore: bool) -> Policy:
     learner = f"{root}/{COMPONENT_LEARNER_GROUP}/{COMPONENT_LEARNER}"
     modules = _loaded(MultiRLModule, filesystem, f"{learner}/{COMPONENT_RL_MODULE}")
     if set(modules.keys()) != {DEFAULT_MODULE_ID}:
@@ -217,10 +222,10 @@ def _loaded(cls: Any, filesystem: fs.FileSystem, folder: str) -> Any:
     try:
         with filesystem.open_input_stream(f"{folder}/{_CLASS}") as stream:
             pickle.loads(stream.read())
-    except (FileNotFoundError, EOFError, UnpicklingError):
+    except FileNotFoundError:
         raise ValueError(
-            f"there should be a whole file {_CLASS} in {folder}, found none: the checkpoint is "
-            "torn, or not one of a single agent on RLlib's new API stack; take another one"
+            f"there should be a file {_CLASS} in {folder}, found none: the checkpoint is torn, or "
+            "not one of a single agent on RLlib's new API stack; take another one"
         ) from None
     except (ImportError, AttributeError) as error:
         raise ValueError(

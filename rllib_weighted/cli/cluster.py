@@ -48,8 +48,13 @@ def start_ray(options: TrainOptions, import_folder: Path | None) -> None:
             ray_in_sessions_of_its_own(),
         ):
             ray.init(address=address or "local", **local, **logs)
-    except (ConnectionError, RuntimeError) as error:
-        raise InputError(f"cannot join the Ray cluster at {address!r}: {error}") from None
+    except (OSError, RuntimeError, ValueError, AssertionError) as error:
+        if not address:
+            raise InputError(f"cannot start Ray: {error}") from None
+        raise InputError(
+            f"cannot join the Ray cluster at {address!r}, which should be its HOST:PORT, as `ray "
+            f"start --head` prints it: {error}"
+        ) from None
 
 
 @contextlib.contextmanager

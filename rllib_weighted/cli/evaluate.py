@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import collections
 import importlib.util
 import json
 import math
 import os
-import pickletools
 import statistics
 import tempfile
 import time
@@ -24,6 +22,7 @@ from rllib_weighted.cli import InputError, storage
 from rllib_weighted.cli.checkpoints import find_checkpoint
 from rllib_weighted.cli.cluster import quiet_ray
 from rllib_weighted.cli.inputs import load_experiments
+from rllib_weighted.core.checkpoints import MODULE_FOLDER, restoring
 from rllib_weighted.core.envs import env_creator, env_problem, envpool_id
 from rllib_weighted.records.schema import is_uri
 from rllib_weighted.suggest import shown
@@ -35,9 +34,8 @@ if TYPE_CHECKING:
     from ray.rllib.env.env_runner import EnvRunner
     from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
-_MODULE_FOLDER = Path("learner_group", "learner", "rl_module")
 _SHOWN_ENV = "rllib_weighted-shown"
-MAX_SEED = 2**32 - 1  # Of numpy's global generator.
+_MAX_SEED = 2**32 - 1  # Of numpy's global generator.
 
 
 @dataclass(frozen=True)
@@ -165,8 +163,8 @@ def evaluate_checkpoint(
     """
     if episodes < 1:
         raise InputError(f"--episodes must be at least 1; found {episodes}")
-    if seed is not None and not 0 <= seed <= MAX_SEED:
-        raise InputError(f"--seed must be from 0 to {MAX_SEED}; found {shown(seed)}")
+    if seed is not None and not 0 <= seed <= _MAX_SEED:
+        raise InputError(f"--seed must be from 0 to {_MAX_SEED}; found {shown(seed)}")
     if video is not None and Path(video).is_file():
         raise InputError(f"--video must be a folder; found the file {video}")
     if video is not None and render:
@@ -179,10 +177,11 @@ def evaluate_checkpoint(
     folder = None if video is None else Path(video).expanduser().resolve()
     # Actions are drawn from the global generators.
     seeded = nullcontext() if seed is None else seeded_globals(seed)
-    with quiet_ray(verbose), local_copy(location) as found, _explained(location, found, verbose):
+    with quiet_ray(verbose), local_copy(location) as found, _explained(location, verbose):
         if file is not None:
             load_experiments(file)
-        config = _evaluation_config(found, seed)
+        with restoring(found):
+            config = _evaluation_config(found, seed)
         _require_env(config, location)
         started = time.time_ns()
         if deterministic:
@@ -221,37 +220,19 @@ def local_copy(checkpoint: str) -> Iterator[Path]:
 
 
 @contextmanager
-def _explained(location: str, folder: Path, verbose: bool) -> Iterator[None]:
-    """Says of whatever is raised inside the block what is wrong with the checkpoint in a folder."""
+def _explained(location: str, verbose: bool) -> Iterator[None]:
+    """Makes whatever is raised inside the block an `InputError` that names the checkpoint."""
     try:
         yield
     except InputError:
         raise
     except Exception as error:
-        damaged = [path for path in sorted(folder.rglob("*")) if _is_damaged(path)]
-        if damaged:
-            names = ", ".join(str(path.relative_to(folder)) for path in damaged)
-            raise InputError(
-                f"the checkpoint {location} is damaged, its files should be whole and these are "
-                f"not: {names}. Take an earlier checkpoint"
-            ) from None
-        cause = traceback.format_exc() if verbose else f"{type(error).__name__}: {error}"
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        cause = traceback.format_exc() if verbose else f"{kind}{error}"
         raise InputError(
             f"cannot evaluate {location}: {cause}\n-v shows where it was raised; --file names the "
             "training file if the environment or classes of yours are defined there"
         ) from None
-
-
-def _is_damaged(path: Path) -> bool:
-    """Whether a file of a checkpoint cannot be read to its end; nothing in it is executed."""
-    try:
-        if path.suffix == ".pkl":
-            collections.deque(pickletools.genops(path.read_bytes()), maxlen=0)
-        elif path.suffix == ".json":
-            json.loads(path.read_bytes())
-    except Exception:  # `pickletools` raises whatever a wrong byte leads to.
-        return True
-    return False
 
 
 def _evaluation_config(checkpoint: Path, seed: int | None) -> AlgorithmConfig:
@@ -360,7 +341,6 @@ def _videos_since(started: int, folder: Path) -> list[Path]:
 
 
 def _restored_runner(config: AlgorithmConfig, checkpoint: Path) -> EnvRunner:
-    from ray.rllib.core import DEFAULT_MODULE_ID
     from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
     from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
@@ -368,23 +348,9 @@ def _restored_runner(config: AlgorithmConfig, checkpoint: Path) -> EnvRunner:
         raise InputError("multi-agent checkpoints cannot be evaluated with this command")
     runner_class: Any = config.env_runner_cls or SingleAgentEnvRunner  # Ray types it as any class.
     runner = runner_class(config=config, worker_index=0, num_workers=0)
-    modules = MultiRLModule.from_checkpoint(str(checkpoint / _MODULE_FOLDER))
-    try:
+    with restoring(checkpoint, lambda: runner.module):
         # Connectors with their filters, and the counters; a checkpoint's runner has no weights.
         runner.restore_from_path(str(checkpoint / "env_runner"))
+        modules = MultiRLModule.from_checkpoint(str(checkpoint / MODULE_FOLDER))
         runner.set_state({"rl_module": modules.get_state(inference_only=True)})
-    except Exception:
-        trained = modules[DEFAULT_MODULE_ID]
-        spaces = {
-            name: (getattr(trained, name), getattr(runner.module, name))
-            for name in ("observation_space", "action_space")
-        }
-        told = [f"{name} {a}, found {b}" for name, (a, b) in spaces.items() if a != b]
-        if not told:
-            raise
-        raise InputError(
-            f"environment {config.env!r} should be the one that the checkpoint was trained in, "
-            f"with its {' and its '.join(told)}: name the training file that registers it with "
-            "--file"
-        ) from None
     return runner

@@ -16,6 +16,7 @@ import logging
 import os
 import random
 import secrets
+import signal
 import socket
 import threading
 import time
@@ -25,7 +26,8 @@ from pathlib import Path
 
 from pyarrow import fs
 
-from rllib_weighted.cli import InputError
+from rllib_weighted.cli import InputError, storage
+from rllib_weighted.cli.inputs import TrainOptions
 from rllib_weighted.core.redaction import redact
 
 LOCK_FILE = ".rllib_train.lock"
@@ -107,6 +109,59 @@ def _started(pid: int) -> str:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return "" if fields[0] in "ZX" else fields[19]
     return ""
+
+
+def stop_at_once() -> None:
+    """Ends `Tuner.fit`, which runs in the main thread, from another one."""
+    for signum in (signal.SIGINT, signal.SIGTERM):  # The second one ends it; see `Interrupt`.
+        os.kill(os.getpid(), signum)
+
+
+@contextlib.contextmanager
+def locked_experiment(
+    stem: str, options: TrainOptions, root: str, *, say: Callable[[str], None], lost: list[str]
+) -> Iterator[str]:
+    """Yields the name of the experiment to start or to resume, whose lock is held meanwhile.
+
+    Args:
+        stem: What names begin with that are drawn for it.
+        options: What the command's options say.
+        root: The storage.
+        say: Shows that a lock is waited for.
+        lost: Gets the reason if the lock is lost; the training is then stopped at once.
+
+    Raises:
+        InputError: There is none, there is one already, or somebody else trains it.
+    """
+
+    def stop(reason: str) -> None:
+        lost.append(reason)
+        stop_at_once()
+
+    def lock(name: str) -> contextlib.AbstractContextManager[None]:
+        location = storage.child(root, name)
+        return locked(*storage.open_storage(location), location, on_lost=stop, say=say)
+
+    if options.resume:
+        storage.check_store(root)
+        name = storage.experiment_to_resume(root, stem, options.name)
+        with lock(name):
+            yield name
+        return
+    storage.make_storage(root)
+    with contextlib.ExitStack() as stack:
+        for last_try in (False, False, True):
+            name = options.name or storage.new_name(stem)
+            try:
+                stack.enter_context(lock(name))
+                storage.refuse_existing(root, name)
+                break
+            except InputError:
+                stack.close()
+                if options.name or last_try:
+                    raise
+                time.sleep(1)  # A name is drawn by the second; somebody else has drawn it too.
+        yield name
 
 
 @contextlib.contextmanager
@@ -215,7 +270,10 @@ class _Lease:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        self._acquire()
+        try:
+            self._acquire()
+        except OSError as error:
+            raise InputError(f"cannot lock {self._location}: {error}") from None
         thread = threading.Thread(target=self._keep, name="experiment lock", daemon=True)
         thread.start()
         try:

@@ -22,6 +22,7 @@ from typer.core import TyperGroup
 from rllib_weighted._private import kill_ray_processes
 from rllib_weighted.cli import Aborted, InputError, RayEnded, TrainingError
 from rllib_weighted.cli.inputs import VERBOSE, TrainOptions, takes_train_options
+from rllib_weighted.core.redaction import redact
 from rllib_weighted.suggest import nearest, shown
 from rllib_weighted.text import printable
 
@@ -200,7 +201,7 @@ def evaluate(
         typer.echo(result.to_json())
         return
     actions = "drawn, as in training" if result.explore else "the most likely ones"
-    typer.echo(f"checkpoint   {printable(result.checkpoint)}")
+    typer.echo(f"checkpoint   {printable(redact(result.checkpoint))}")
     typer.echo(f"episodes     {len(result.returns)} (actions {actions})")
     typer.echo(f"return mean  {result.return_mean:.2f}")
     typer.echo(f"return std   {result.return_std:.2f}")

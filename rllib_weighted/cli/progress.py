@@ -324,6 +324,11 @@ def _fitting(rows: Sequence[dict[str, str]], width: int) -> list[str]:
     return list(widths)
 
 
+def show(console: Console, message: str) -> None:
+    """Writes a message; what others have named in it does not control the terminal."""
+    console.print(Text(printable(message)), soft_wrap=True)
+
+
 class Display:
     """Shows the progress of trials and messages.
 
@@ -350,7 +355,7 @@ class Display:
 
     def note(self, message: str) -> None:
         """Shows a message above the progress."""
-        self.console.print(Text(printable(message)), soft_wrap=True)
+        show(self.console, message)
 
     def refresh(self, trials: Sequence[TrialProgress]) -> None:
         """Sets the trials to show."""

@@ -12,6 +12,7 @@ import errno
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import threading
@@ -46,6 +47,7 @@ from rllib_weighted.tuning import uses_min_weight
 
 _LOGS = (EXPR_RESULT_FILE, EXPR_PROGRESS_FILE)
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_TWICE_S = 1.0  # Between two signals that are two.
 _STOPPING = "Stopping after this round, to save a checkpoint. Once more Ctrl-C stops at once."
 
 Result = dict[str, Any]  # Metrics of a round, nested, as RLlib reports them.
@@ -60,6 +62,7 @@ class Interrupt:
 
     def __init__(self, on_request: Callable[[str], None]) -> None:
         self.signum: int | None = None
+        self._asked_at = 0.0
         self._on_request = on_request
         self._waiting: set[str] | None = None
         self._saved: set[str] = set()
@@ -76,12 +79,19 @@ class Interrupt:
         return 128 + (self.signum or signal.SIGINT)
 
     def handle(self, signum: int, frame: FrameType | None) -> None:
-        """Signal handler: the first signal asks to stop, a second one stops at once."""
-        if self.requested:
-            raise KeyboardInterrupt
-        self.signum = signum  # Do not print here: the handler may have interrupted a print.
+        """Signal handler: the first signal asks to stop, a second one stops at once.
+
+        Not so SIGHUP, which the shell sends again, nor a SIGTERM that comes twice at a time, to the
+        process and to its group, as `timeout` sends it.
+        """
+        now = time.monotonic()  # Do not print here: the handler may have interrupted a print.
+        is_echo = signum == self.signum == signal.SIGTERM and now - self._asked_at < _TWICE_S
         if signum == signal.SIGHUP:
             _leave_lost_terminal()
+        elif self.requested and not is_echo:
+            raise KeyboardInterrupt
+        if not self.requested:
+            self.signum, self._asked_at = signum, now
 
     def before_result(self, trial_id: str, result: Result) -> None:
         """Asks Tune to save a trial after this result; it reads the flag from the result."""
@@ -223,7 +233,9 @@ class TrainSession:
     def failed(self, trial: Trial) -> None:
         """Keeps what a trial has failed of: its file of that may not fit on the disk."""
         with contextlib.suppress(OSError):
-            self.errors[trial.trial_id] = Path(trial.error_file or "").read_text(errors="replace")
+            text = Path(trial.error_file or "").read_text(errors="replace")
+            # Tune appends to the file; before this failure may be those of an earlier process.
+            self.errors[trial.trial_id] = re.split(r"(?m)^Failure # \d+ .*\n", text)[-1]
 
     def publish_logs(self) -> None:
         """Copies the logs of trials that have a new checkpoint into the storage.
@@ -251,7 +263,8 @@ class TrainSession:
     def forget_unreported_rounds(self) -> None:
         """Shortens the trials' merge histories to what `result.json` holds; see the function."""
         for trial in self.tune_trials:
-            forget_unreported_rounds(trial)
+            with contextlib.suppress(OSError):  # A resumed trial does it, too.
+                forget_unreported_rounds(trial)
 
 
 _current: TrainSession | None = None

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import pyarrow
 from pyarrow import fs
+from pydantic import TypeAdapter
 
 from rllib_weighted.cli import InputError
 from rllib_weighted.core import stores
@@ -232,6 +233,9 @@ class ExperimentRecord:
     mode: str | None = None
 
 
+_ARGUMENTS = {"algo", "env", "config"}  # Of `run_algorithm`.
+
+
 def write_record(experiment: str, record: ExperimentRecord) -> None:
     """Writes how an experiment was started into its folder."""
     content = dataclasses.asdict(record)
@@ -249,9 +253,12 @@ def read_record(experiment: str) -> ExperimentRecord | None:
     filesystem, path = open_storage(experiment)
     try:
         with filesystem.open_input_stream(f"{path}/{RECORD_FILE}") as stream:
-            return ExperimentRecord(**json.loads(stream.read()))
-    except (OSError, ValueError, TypeError):
+            record = ExperimentRecord(**json.loads(stream.read()))
+        checked = TypeAdapter(ExperimentRecord).validate_python(dataclasses.asdict(record))
+    except (OSError, ValueError, TypeError, RecursionError):  # Damaged, or of another tool.
         return None
+    names = set(checked.arguments or _ARGUMENTS)
+    return checked if names == _ARGUMENTS else None
 
 
 def check_store(root: str, *, writes: bool = False) -> None:

@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 import pickle
-import re
 import shlex
-import signal
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,12 +31,22 @@ from rllib_weighted.cli.cluster import (
     start_ray,
     watching_ray,
 )
+from rllib_weighted.cli.failures import no_space, root_cause
 from rllib_weighted.cli.inputs import TrainFile, TrainOptions
-from rllib_weighted.cli.locks import locked
-from rllib_weighted.cli.progress import ROUND, STEPS, TIME, Display, format_duration, format_number
+from rllib_weighted.cli.locks import locked_experiment, stop_at_once
+from rllib_weighted.cli.progress import (
+    ROUND,
+    STEPS,
+    TIME,
+    Display,
+    format_duration,
+    format_number,
+    show,
+)
 from rllib_weighted.cli.storage import ExperimentRecord, child, locate
-from rllib_weighted.core.durable import DEFAULT_TIMEOUT_S, DurableFileSystem, is_full, where_full
+from rllib_weighted.core.durable import DEFAULT_TIMEOUT_S, DurableFileSystem
 from rllib_weighted.core.redaction import redact
+from rllib_weighted.suggest import shown
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -91,13 +98,10 @@ def run_file(
 def run_experiments(path: str | Path, options: TrainOptions) -> list[TrainResult]:
     """Checks all experiments of a file and trains one after the other; see `run_file`."""
     experiments = inputs.load_experiments(path)
-    several = bool(options.name) and len(experiments) > 1
-    named = [
-        dataclasses.replace(options, name=f"{options.name}_{experiment.name}")
-        if several
-        else options
-        for experiment in experiments
-    ]
+    named = [options] * len(experiments)
+    if options.name and len(experiments) > 1:
+        names = [f"{options.name}_{experiment.name}" for experiment in experiments]
+        named = [dataclasses.replace(options, name=name) for name in names]
     if not options.resume:
         with quiet_ray(options.verbose):
             for experiment, its_options in zip(experiments[1:], named[1:], strict=True):
@@ -132,6 +136,8 @@ def run_algorithm(
         TrainingError: A trial failed.
     """
     settings = inputs.parse_json_object(config, "--config") if isinstance(config, str) else config
+    if not isinstance(settings, Mapping):
+        raise InputError(f"--config must be a dict of settings; found {shown(settings)}")
     built = inputs.algorithm_config(algo)
     inputs.apply_settings(built, {**({"env": env} if env else {}), **settings}, "--config")
     asked = TrainFile(
@@ -153,14 +159,14 @@ def resume_by_name(options: TrainOptions) -> TrainResult:
     root = storage.storage_root(options.storage_path)
     storage.check_store(root)
     record = storage.read_record(child(root, options.name))
-    if record is None:
+    if record is None or not (record.arguments or record.file):
         raise InputError(
-            f"nothing to resume: {root} holds no experiment "
-            f"{options.name!r} that the `rllib` command started"
+            f"nothing to resume: {root} holds no experiment {shown(options.name)} that the `rllib` "
+            "command started; resume one that was started in Python there"
         )
     if record.arguments:
         return run_algorithm(**record.arguments, options=options)
-    for experiment in inputs.load_experiments(record.file or ""):
+    for experiment in inputs.load_experiments(str(record.file)):
         if experiment.name == record.experiment:
             return run_experiment(experiment, options)
     raise InputError(f"{record.file} no longer holds the experiment {record.experiment!r}")
@@ -180,9 +186,10 @@ def run_experiment(
     root = storage.storage_root(asked.storage_path)
     console = console or Console(highlight=False)
     lost: list[str] = []
-    locked_experiment = _locked_experiment(asked, options, root, console, lost)
+    say = functools.partial(show, console)
+    lock = locked_experiment(asked.name, options, root, say=say, lost=lost)
     with quiet_ray(options.verbose), contextlib.ExitStack() as stack:
-        name = stack.enter_context(locked_experiment) if options.resume else ""
+        name = stack.enter_context(lock) if options.resume else ""
         if not name:
             storage.check_store(root, writes=True)
             storage.refuse_existing(root, options.name or "")
@@ -196,7 +203,7 @@ def run_experiment(
         if asked.num_samples is not None:
             tune_config = dataclasses.replace(tune_config, num_samples=asked.num_samples)
         size = experiment_size(config, tune_config)
-        name = name or stack.enter_context(locked_experiment)  # The first thing that is written.
+        name = name or stack.enter_context(lock)  # The first thing that is written.
         algorithm = config.algo_class or type(config)
         display = Display(
             console,
@@ -205,60 +212,6 @@ def run_experiment(
         )
         asked = dataclasses.replace(asked, config=config, tune_config=tune_config)
         return _Run(asked, options, display, root, name, lost).fit(record, size)
-
-
-@contextlib.contextmanager
-def _locked_experiment(
-    asked: TrainFile, options: TrainOptions, root: str, console: Console, lost: list[str]
-) -> Iterator[str]:
-    """Yields the name of the experiment to start or to resume, whose lock is held meanwhile.
-
-    Args:
-        asked: What to train.
-        options: What the command's options say.
-        root: The storage.
-        console: Where it is said that a lock is waited for.
-        lost: Gets the reason if the lock is lost; the training is then stopped at once.
-
-    Raises:
-        InputError: There is none, there is one already, or somebody else trains it.
-    """
-
-    def stop(reason: str) -> None:
-        lost.append(reason)
-        _stop_at_once()
-
-    def lock(name: str) -> AbstractContextManager[None]:
-        filesystem, folder = storage.open_storage(child(root, name))
-        location = child(root, name)
-        return locked(filesystem, folder, location, on_lost=stop, say=console.print)
-
-    if options.resume:
-        storage.check_store(root)
-        name = storage.experiment_to_resume(root, asked.name, options.name)
-        with lock(name):
-            yield name
-        return
-    storage.make_storage(root)
-    with contextlib.ExitStack() as stack:
-        for last_try in (False, False, True):
-            name = options.name or storage.new_name(asked.name)
-            try:
-                stack.enter_context(lock(name))
-                storage.refuse_existing(root, name)
-                break
-            except InputError:
-                stack.close()
-                if options.name or last_try:
-                    raise
-                time.sleep(1)  # A name is drawn by the second; somebody else has drawn it too.
-        yield name
-
-
-def _stop_at_once() -> None:
-    """Ends `Tuner.fit` in the main thread, from another one."""
-    for signum in (signal.SIGINT, signal.SIGTERM):  # The second one ends it; see `Interrupt`.
-        os.kill(os.getpid(), signum)
 
 
 def _settled(
@@ -349,12 +302,12 @@ class _Run:
     def experiment(self) -> str:
         return child(self.root, self.name)
 
-    @cached_property
+    @functools.cached_property
     def filesystem(self) -> DurableFileSystem:
         """What results are written through."""
         return self._durable_storage[0]
 
-    @cached_property
+    @functools.cached_property
     def _durable_storage(self) -> tuple[DurableFileSystem, str]:
         timeout_s = self.options.storage_timeout
         if timeout_s is None:
@@ -383,7 +336,7 @@ class _Run:
             resumed=self.options.resume,
         )
         try:
-            with session(active), _frequent_snapshots(size.num_trials), watching_ray(_stop_at_once):
+            with session(active), _frequent_snapshots(size.num_trials), watching_ray(stop_at_once):
                 results = tuner.fit()
         except KeyboardInterrupt:
             self._require_ray()
@@ -396,13 +349,8 @@ class _Run:
             ) from None
         except Exception as error:
             self._require_ray()
-            first = next(iter(active.errors.values()), str(error))
-            raise TrainingError(
-                f"training failed: {root_cause(first)}\n\n"
-                f"  results     {self.experiment}\n{self._no_space(first)}"
-                "  more        the same command with -v shows Ray's logs\n"
-                f"  try again   {self._resume_command()}"
-            ) from error
+            cause = next(iter(active.errors.values()), str(error))
+            raise TrainingError(self._failure("training failed", cause)) from error
         self._require_ray()
         return self._finish(results, active)
 
@@ -486,10 +434,7 @@ class _Run:
         """Reports how the training ended and what to do next; raises if a trial failed."""
         code = active.interrupt.exit_code if active.interrupt.requested else 0
         trials = [results[index] for index in range(len(results))]
-        if unwritten := self.filesystem.unwritten:
-            raise TrainingError(self._unwritten(unwritten, active))
-        if (results.errors or active.errors) and not code:
-            raise TrainingError(self._failure(trials, active))
+        self._raise_failures(trials, active, code)
         if code:
             active.forget_unreported_rounds()
         say = self._say
@@ -515,48 +460,45 @@ class _Run:
             say(f"  evaluate    rllib evaluate {shlex.quote(checkpoints[0])}")
         return TrainResult(results, self.experiment, code, checkpoints)
 
-    def _unwritten(self, unwritten: dict[str, OSError], active: TrainSession) -> str:
-        """Returns that results are not in the storage, although training went on to its end."""
-        path, problem = next(iter(unwritten.items()))
-        first = next(iter(active.errors.values()), str(problem))
-        more = f", nor {len(unwritten) - 1} other files" if len(unwritten) > 1 else ""
-        return (
-            f"the last results could not be written: {root_cause(first)}\n\n"
-            f"  not written {path}{more}\n{self._no_space(first)}"
-            f"  results     {self.experiment}: whole, as they were before\n"
-            f"  try again   {self._resume_command()}"
+    def _raise_failures(self, trials: list[Result], active: TrainSession, code: int) -> None:
+        """Raises if results are not in the storage, or if a trial failed.
+
+        Which trials have failed of what, the storage may not know: it may be full.
+        """
+        causes = [*active.errors.values(), *(str(trial.error) for trial in trials if trial.error)]
+        if unwritten := self.filesystem.unwritten:
+            path, problem = next(iter(unwritten.items()))
+            more = f" and {len(unwritten) - 1} more" if len(unwritten) > 1 else ""
+            lines = [f"  not written {path}{more}; what is there is whole, as it was before"]
+            causes.append(str(problem))
+            what = "the last results could not be written"
+            raise TrainingError(self._failure(what, causes[0], lines))
+        if causes and not code:
+            failed = [trial for trial in trials if trial.error]
+            places = [locate(self.root, trial.path) for trial in failed[:_MAX_LISTED]]
+            count = max(len(failed), len(active.errors))
+            what = f"training failed ({count} of {len(trials)} trials); the first error"
+            lines = [f"  in full     {child(place, 'error.txt')}" for place in places]
+            rescues = filter(None, map(_rescue, places))
+            lines += [f"  rescued     {rescue}: it goes on there" for rescue in rescues]
+            raise TrainingError(self._failure(what, causes[0], lines))
+
+    def _failure(self, what: str, cause: str, lines: Sequence[str] = ()) -> str:
+        """Returns what has failed, the end of the first error, and what to do."""
+        folders = [self._durable_storage[1], tempfile.gettempdir()]
+        return "\n".join(
+            [
+                f"{what}:",
+                "",
+                root_cause(cause),
+                "",
+                f"  results     {self.experiment}",
+                *no_space(cause, folders),
+                *lines,
+                "  logs        the same command with -v shows those of all of Ray's processes",
+                f"  try again   {self._resume_command()}",
+            ]
         )
-
-    def _no_space(self, cause: str) -> str:
-        """Returns a line that says which disks are full, if that is the cause."""
-        if not is_full(OSError(cause)):
-            return ""
-        full = where_full([self._durable_storage[1], tempfile.gettempdir()])
-        places = ", ".join(full) or "the disk of one of the paths above"
-        return f"  no space    {places}: make room, then resume from the last checkpoint\n"
-
-    def _failure(self, trials: list[Result], active: TrainSession) -> str:
-        """Returns which trials failed, the end of the first error, and where it lies in full."""
-        failed = [trial for trial in trials if trial.error is not None]
-        first = next(iter(active.errors.values()), "") or str(failed[0].error)
-        places = [locate(self.root, trial.path) for trial in failed[:_MAX_LISTED]]
-        number = max(len(failed), len(active.errors))
-        lines = [
-            f"training failed ({number} of {len(trials)} trials); the first error:",
-            "",
-            root_cause(first),
-            "",
-            *self._no_space(first).splitlines(),
-            *(f"  in full     {child(place, 'error.txt')}" for place in places),
-            *(
-                f"  rescued     {rescue}: it goes on there"
-                for rescue in map(_rescue, places)
-                if rescue
-            ),
-            "  logs        the same command with -v shows those of all of Ray's processes",
-            f"  try again   {self._resume_command()}",
-        ]
-        return "\n".join(lines)
 
     def _resume_command(self) -> str:
         """Returns the command line that continues this experiment."""
@@ -609,14 +551,3 @@ def _outcome(active: TrainSession) -> str:
         f"{format_duration(trial.value(TIME))}"
     )
     return "; ".join([*trial.reached(), spent])
-
-
-def root_cause(text: str, max_lines: int = 12) -> str:
-    """Returns the last lines of the first error in a printed chain of errors, without colours.
-
-    The errors that were raised from it, or while it was handled, come later and explain less.
-    """
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
-    chained = r"(?m)^(?:During handling of the above|The above exception was the direct cause).*$"
-    lines = [line for line in re.split(chained, plain)[0].splitlines() if line.strip()]
-    return "\n".join(lines[-max_lines:])

@@ -41,6 +41,7 @@ names that begin with an underscore or a dot."""
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 10.0
+_BLOCK = 2**20
 _IN_MEMORY = 32 * 2**20  # Bytes of a file that is on its way to a remote store.
 _TUNE_STATE = "experiment_state-"  # Begins the names of Tune's own files of an experiment's state.
 
@@ -246,9 +247,10 @@ class _Handler(fs.FileSystemHandler):
 
         def commit(file: IO[bytes]) -> None:
             _refuse_torn_state(path, file)
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(temporary, final)
+            # Tune copies all files of all trials, every few seconds; most are those of before.
+            if not _is_as_before(file, final):
+                os.fsync(file.fileno())
+                os.replace(temporary, final)
             self.unwritten.pop(path, None)
 
         with self._noting(path):
@@ -267,7 +269,7 @@ class _Handler(fs.FileSystemHandler):
     def _upload(self, file: IO[bytes], path: str, metadata: Any) -> None:
         file.seek(0)
         with self.inner.open_output_stream(path, compression=None, metadata=metadata) as stream:
-            shutil.copyfileobj(file, stream, 2**24)
+            shutil.copyfileobj(file, stream, _BLOCK)
 
     @contextlib.contextmanager
     def _noting(self, path: str) -> Iterator[None]:
@@ -364,6 +366,22 @@ def _refuse_torn_state(path: str, written: IO[bytes]) -> None:
             json.load(written)
         except ValueError:
             raise OSError(errno.EAGAIN, "was still being written; it comes again") from None
+
+
+def _is_as_before(file: IO[bytes], path: str) -> bool:
+    """Whether a file that was just written is the same as the one that is there."""
+    size = file.seek(0, os.SEEK_END)  # This flushes, too.
+    try:
+        with open(path, "rb") as before:
+            if os.fstat(before.fileno()).st_size != size:
+                return False
+            file.seek(0)
+            while block := file.read(_BLOCK):
+                if before.read(_BLOCK) != block:
+                    return False
+            return True
+    except FileNotFoundError:
+        return False
 
 
 def _remove(path: str) -> None:

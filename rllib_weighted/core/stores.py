@@ -58,11 +58,16 @@ def public(uri: str) -> str:
     """Returns a URI that opens the same store and holds no credentials.
 
     The endpoint of this process's environment becomes part of it: it is for other processes.
+
+    Raises:
+        OSError: Amazon does not know the bucket.
     """
     parts = urlsplit(uri)
     options = dict(_query(uri))
     if parts.scheme == "s3" and (endpoint := _endpoint(options)):
         options["endpoint_override"] = endpoint
+    elif parts.scheme == "s3" and "region" not in options:
+        options["region"] = fs.resolve_s3_region(bucket(uri))  # Once, and not in every process.
     user, _, host = parts.netloc.rpartition("@")
     netloc = host if ":" in user else parts.netloc
     shown = urlunsplit((parts.scheme, netloc, parts.path, urlencode(options), ""))

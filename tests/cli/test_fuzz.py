@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from rllib_weighted import WeightedPPOConfig
 from rllib_weighted.cli import train
+from rllib_weighted.cli.storage import RECORD_FILE
 from tests.cli.test_main import rllib
 
 SEED = os.environ.get("FUZZ_SEED")
@@ -155,6 +156,33 @@ def test_names(folder: Path, name: str) -> None:
     before = sorted(folder.parent.iterdir())
     run(*ALGORITHM, f"--name={name}", "--storage-path", folder / "results")
     assert sorted(folder.parent.iterdir()) == before
+
+
+ARGUMENTS = st.fixed_dictionaries(
+    {"algo": st.just("PPO") | JSON, "env": st.just("CartPole-v1") | JSON, "config": SETTINGS | JSON}
+)
+RECORD = st.fixed_dictionaries(
+    {},
+    optional={
+        "file": TEXT | JSON,
+        "experiment": JSON,
+        "arguments": ARGUMENTS | JSON,
+        "settings": st.lists(st.just("lr=1") | TEXT) | JSON,
+        "local_mode": st.booleans() | JSON,
+    },
+)
+
+
+@fuzzed
+@given(content=(RECORD | JSON).map(json.dumps).map(str.encode) | st.binary(max_size=50))
+@example(content=b"[" * 100_000)
+def test_records_of_experiments(folder: Path, content: bytes) -> None:
+    """How an experiment was started is read from its folder when it is resumed."""
+    experiment = folder / "storage" / "recorded"
+    experiment.mkdir(parents=True, exist_ok=True)
+    (experiment / "tuner.pkl").touch()
+    (experiment / RECORD_FILE).write_bytes(content)
+    run("train", "--resume", "--name", "recorded", "--storage-path", folder / "storage")
 
 
 # No host that could be asked.

@@ -165,6 +165,16 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 # On a remote store
 
 
+def test_a_store_that_cannot_be_written(tmp_path: Path) -> None:
+    class Store(fs.SubTreeFileSystem):
+        def open_output_stream(self, *args: Any, **kwargs: Any) -> Any:
+            raise OSError("s3://KEY:SECRET@bucket is read-only")
+
+    store = Store("/", fs.LocalFileSystem())
+    with pytest.raises(InputError, match=r"cannot lock .*: s3://bucket is"), lock(tmp_path, store):
+        pass
+
+
 @pytest.fixture
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """Claims lapse after a second and a half."""

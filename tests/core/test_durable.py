@@ -51,6 +51,18 @@ def test_a_file_has_its_old_content_until_it_is_whole(
     assert names(tmp_path) == ["result.json"]
 
 
+def test_an_equal_file_is_left_as_it_is(tmp_path: Path, local: DurableFileSystem) -> None:
+    """Most of what Tune copies is; forcing it to the disk again would take milliseconds each."""
+    path, content = tmp_path / "result.json", bytes(3 * 2**20)
+    path.write_bytes(content)
+    before = path.stat()
+    write(local, path, content)
+    assert path.stat() == before
+    write(local, path, content[:-1] + b"1")
+    assert path.stat().st_ino != before.st_ino
+    assert names(tmp_path) == ["result.json"]
+
+
 def test_a_link_stays_a_link(tmp_path: Path, local: DurableFileSystem) -> None:
     (tmp_path / "real").write_bytes(b"old")
     (tmp_path / "link").symlink_to(tmp_path / "real")
