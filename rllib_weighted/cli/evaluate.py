@@ -64,6 +64,8 @@ class EvaluationResult:
     @property
     def return_std(self) -> float:
         """Sample standard deviation of the returns; 0 for a single episode."""
+        if not all(map(math.isfinite, self.returns)):
+            return math.nan  # Which `statistics` cannot say.
         return statistics.stdev(self.returns) if len(self.returns) > 1 else 0.0
 
     @property

@@ -277,10 +277,8 @@ def _chosen(policy: Policy) -> Callable[[Tensor], Tensor]:
         return lambda inputs: inputs.argmax(-1)
     if kind == "TorchDiagGaussian":
         return lambda inputs: inputs.chunk(2, dim=-1)[0]
-    space: Any = policy.action_space
-    # A `Box` of integers has as many choices each as it is wide.
-    sizes = space.nvec if hasattr(space, "nvec") else space.high - space.low + 1
-    lengths = [int(size) for size in np.ravel(sizes)]
+    space: Any = policy.action_space  # `MultiDiscrete`.
+    lengths = [int(size) for size in np.ravel(space.nvec)]
     return lambda inputs: torch.stack([x.argmax(-1) for x in inputs.split(lengths, dim=-1)], dim=-1)
 
 
@@ -297,7 +295,6 @@ def _transform(policy: Policy) -> nn.Module:
     is_bounded = bool(np.all(space.bounded_below) and np.all(space.bounded_above))
     unsquash = found[0].normalize_actions and is_bounded
     clip = unsquash or (found[0].clip_actions and not found[0].normalize_actions)
-    is_integer = np.issubdtype(space.dtype, np.integer)
 
     class Transform(torch.nn.Module):
         low: Tensor
@@ -309,8 +306,6 @@ def _transform(policy: Policy) -> nn.Module:
             self.register_buffer("high", torch.as_tensor(space.high))
 
         def forward(self, actions: Tensor) -> Tensor:
-            if unsquash and is_integer:
-                return self.low + actions
             if unsquash:
                 actions = self.low + (actions + 1.0) * (self.high - self.low) / 2.0
             return torch.clamp(actions, self.low, self.high) if clip else actions
