@@ -75,7 +75,7 @@ class EvaluationResult:
 
     def to_json(self) -> str:
         """Returns all of it as a JSON object; what is not finite is null there."""
-        values = {
+        values: dict[str, Any] = {
             "checkpoint": self.checkpoint,
             "explore": self.explore,
             "return_mean": self.return_mean,
