@@ -158,6 +158,7 @@ def config_problems(config: WeightedPPOConfig) -> list[str]:
     ]
     if not of_strategy and not any(_broken_rules(config, ["per_worker_parameters"])):
         problems += _per_worker_parameters(config)
+        problems += _aggregated(config)
     if not any(_broken_rules(config, (*_COUNTS, "merge_unit"))):
         compares = not of_strategy and bool(config.resolve_merge_strategy().signals)
         problems += _workers(config, compares)
@@ -267,6 +268,26 @@ def _per_worker_parameters(config: WeightedPPOConfig) -> Iterator[str]:
         yield (
             f"{cause} works without a gradient scaler, found "
             f"{grad_scaler_class(config)!r}: leave `_torch_grad_scaler_class` out"
+        )
+
+
+def _aggregated(config: WeightedPPOConfig) -> Iterator[str]:
+    """What does not go together with an aggregator of gradients."""
+    if not config.resolve_merge_strategy().aggregates_gradients:
+        return
+    cause = f"`merge_strategy`={config.merge_strategy!r} merges the gradients themselves"
+    if config.uses_per_worker_parameters:
+        yield (
+            f"{cause}, which workers with parameters of their own do not have in common: leave "
+            "`per_worker_parameters` out, or use a strategy with weights"
+        )
+    learner = config.learner_class
+    if _RULES["learner_class"].holds(learner) and (
+        learner.compute_gradients is not WeightedPPOLearner.compute_gradients
+    ):
+        yield (
+            f"{cause} and does not call `compute_gradients`, but {learner.__name__} overrides it: "
+            "leave it out, or use a strategy with weights"
         )
 
 

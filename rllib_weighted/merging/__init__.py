@@ -3,6 +3,7 @@
 Pure tensors, no RLlib. The idea is that of arXiv 2304.12778; the formulas are ours, after it.
 """
 
+from rllib_weighted.merging.aggregators import TorchJD
 from rllib_weighted.merging.diagnostics import Diagnostics, GradientSums, diagnose
 from rllib_weighted.merging.merge import (
     Merge,
@@ -48,6 +49,7 @@ __all__ = [
     "RewardWeighted",
     "Signal",
     "Sum",
+    "TorchJD",
     "Weighting",
     "diagnose",
     "is_quick",
