@@ -14,6 +14,7 @@ from rllib_weighted.merging.merge import (
     weighted_sum,
 )
 from rllib_weighted.merging.registry import (
+    MergeChoice,
     register_strategy,
     resolve_strategy,
     strategy_names,
@@ -46,6 +47,7 @@ __all__ = [
     "Learnability",
     "LossWeighted",
     "Merge",
+    "MergeChoice",
     "RewardWeighted",
     "Signal",
     "Sum",

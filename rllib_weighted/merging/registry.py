@@ -290,3 +290,27 @@ def resolve_strategy(
     if isinstance(strategy, Weighting):
         return strategy
     return _strategies[strategy](**(options or {}))
+
+
+@dataclasses.dataclass(frozen=True)
+class MergeChoice:
+    """A strategy as a setting names it, for one part of the loss.
+
+    Args:
+        merge_strategy: A registered name, or a strategy object.
+        merge_options: Its options by name.
+        min_weight: Its minimum weight; None is the strategy's default.
+    """
+
+    merge_strategy: str | Weighting
+    merge_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    min_weight: float | None = None
+
+    @classmethod
+    def of(cls, setting: object) -> MergeChoice:
+        """Reads a name, an object, or a dict of the fields; `problems` says what is wrong."""
+        return cls(**setting) if isinstance(setting, dict) else cls(setting)  # type: ignore[arg-type]
+
+    def resolve(self) -> Weighting:
+        """Returns the strategy object."""
+        return resolve_strategy(self.merge_strategy, self.merge_options)
