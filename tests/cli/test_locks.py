@@ -171,7 +171,7 @@ def test_a_store_that_cannot_be_written(tmp_path: Path) -> None:
             raise OSError("s3://KEY:SECRET@bucket is read-only")
 
     store = Store("/", fs.LocalFileSystem())
-    with pytest.raises(InputError, match="cannot lock .*: s3://bucket is"), lock(tmp_path, store):
+    with pytest.raises(InputError, match=r"cannot lock .*: s3://bucket is"), lock(tmp_path, store):
         pass
 
 
