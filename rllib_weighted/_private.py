@@ -8,6 +8,7 @@ name and the version when upstream changes it.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,29 @@ def batch_size_per_learner(config: Any) -> int | None:
 def grad_scaler_class(config: Any) -> Any:
     """Returns the class of the gradient scaler of mixed precision; None without one."""
     return config._torch_grad_scaler_class
+
+
+_NAMESPACE = "rllib_weighted"
+
+
+def cluster_value(key: str) -> str | None:
+    """Returns what `set_cluster_value` has put; None without it, or without a running Ray."""
+    if "ray" not in sys.modules:
+        return None
+    from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_initialized
+
+    value = _internal_kv_get(key, namespace=_NAMESPACE) if _internal_kv_initialized() else None
+    return None if value is None else value.decode()
+
+
+def set_cluster_value(key: str, value: str) -> None:
+    """Puts a text into the memory of the running Ray's control process, if there is one."""
+    if "ray" not in sys.modules:
+        return
+    from ray.experimental.internal_kv import _internal_kv_initialized, _internal_kv_put
+
+    if _internal_kv_initialized():
+        _internal_kv_put(key, value, namespace=_NAMESPACE)
 
 
 # sampling

@@ -6,6 +6,7 @@ is below it.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import logging
@@ -367,12 +368,15 @@ class WeightedPPO(TrialPPO):
     @override(Algorithm)
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         super().save_checkpoint(checkpoint_dir)
-        self._rescue.forget()
+        self._rescue.supersede()
 
     @override(Algorithm)
     def load_checkpoint(self, checkpoint_dir: str) -> None:
         super().load_checkpoint(checkpoint_dir)
-        self._rescue.restore_if_newer()
+        if self._is_clone:
+            self._rescue.forget()  # Of what this trial was before.
+        else:
+            self._rescue.restore_if_newer()
 
     @override(Algorithm)
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -420,12 +424,32 @@ class WeightedPPO(TrialPPO):
 
     @override(Algorithm)
     def cleanup(self) -> None:
-        if self._history is not None:
-            self._history.close()
-        group = getattr(self, "env_runner_group", None)
-        if group is not None and group.num_remote_workers():
-            kill_unresponsive(group)
-        super().cleanup()
+        """Ends all processes of the algorithm, whatever fails meanwhile.
+
+        Raises:
+            OSError: The last rounds of the merge history could not be written.
+        """
+        groups = [getattr(self, f"{name}env_runner_group", None) for name in ("", "eval_")]
+        with contextlib.ExitStack() as stack:  # Calls all of them, the last one first.
+            stack.callback(self._end_processes, groups)
+            for group in groups:
+                if group is not None and group.num_remote_workers():
+                    stack.callback(kill_unresponsive, group)
+            if self._history is not None:
+                stack.callback(self._history.close)
+
+    def _end_processes(self, groups: list[Any]) -> None:
+        """Calls RLlib's `cleanup`; where it (2.60) stops half way, ends what is left."""
+        try:
+            super().cleanup()
+        except Exception:
+            logger.exception("Stopping the learners failed; ending what is left.")
+            learner_group = getattr(self, "learner_group", None)
+            if learner_group is not None and not learner_group.is_local:
+                learner_group.end_all()
+            for group in groups:
+                if group is not None:
+                    group.stop()  # It logs its own failures.
 
 
 def worker_records(

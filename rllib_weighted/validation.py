@@ -106,6 +106,7 @@ _NUMBERS = _COUNTS | {
     "kl_coeff": _NOT_NEGATIVE,
     "kl_target": _POSITIVE,
     "grad_clip": _POSITIVE_OR_NONE,
+    "storage_timeout_s": _NOT_NEGATIVE,
     "seed": _Rule(
         f"None or a whole number from 0 to {_MAX_SEED}",
         lambda x: _is_count(x, 0) and x <= _MAX_SEED,

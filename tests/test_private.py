@@ -108,6 +108,19 @@ NAMES: tuple[PrivateName, ...] = (
         "a round's request carries all state; RLlib's own broadcast may lag",
     ),
     PrivateName(_CONFIG, "_validate_config", "False turns problems into warnings"),
+    *(
+        PrivateName(
+            "ray.experimental.internal_kv",
+            name,
+            "credentials of a storage's URI reach the workers without being written to a file",
+            parameters,
+        )
+        for name, parameters in (
+            ("_internal_kv_get", ("key", "namespace")),
+            ("_internal_kv_put", ("key", "value", "overwrite", "namespace")),
+            ("_internal_kv_initialized", ()),
+        )
+    ),
     # sampling, fault_tolerance
     PrivateName(
         _ENV_RUNNER,

@@ -88,6 +88,8 @@ class TrainOptions:
             minute and keeps the last three.
         checkpoint_at_end: Whether a trial that ends writes a checkpoint.
         resume: Continue an experiment instead of starting one.
+        storage_timeout: Seconds for which a remote storage may be away; None takes the config's
+            `storage_timeout_s`.
         ray_address: The Ray cluster to join.
         ray_num_cpus: CPUs that a local Ray counts with.
         local_mode: Samples and learns in a single process, for debugging.
@@ -125,6 +127,12 @@ class TrainOptions:
         default=False,
         help="Continue the experiment --name (or the newest of this file) from its last "
         "checkpoints, with the settings and samples of its start.",
+    )
+    storage_timeout: float | None = _option(
+        min=0,
+        metavar="SECONDS",
+        help="How long a remote storage may be away before training ends.",
+        show_default="storage_timeout_s of the config, else 300",
     )
     ray_address: str | None = _option(
         help="Ray cluster to join.", show_default="RAY_ADDRESS, else a local Ray of its own"

@@ -21,6 +21,7 @@ from typer.core import TyperGroup
 
 from rllib_weighted.cli import Aborted, InputError, TrainingError
 from rllib_weighted.cli.inputs import VERBOSE, TrainOptions, takes_train_options
+from rllib_weighted.core.redaction import redact
 from rllib_weighted.suggest import nearest
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -152,7 +153,7 @@ def evaluate(
         checkpoint, episodes=episodes, seed=seed, video=video, file=file, verbose=verbose
     )
     actions = "drawn, as in training" if result.explore else "the most likely ones"
-    typer.echo(f"checkpoint   {result.checkpoint}")
+    typer.echo(f"checkpoint   {redact(result.checkpoint)}")
     typer.echo(f"episodes     {len(result.returns)} (actions {actions})")
     typer.echo(f"return mean  {result.return_mean:.2f}")
     typer.echo(f"return std   {result.return_std:.2f}")
