@@ -14,6 +14,7 @@ import math
 import posixpath
 import uuid
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,7 @@ from ray.rllib.utils.metrics import (
 
 from rllib_weighted._private import connector_pipelines
 from rllib_weighted.config import WeightedPPOConfig
+from rllib_weighted.core.checkpoints import restoring
 from rllib_weighted.core.episode_signals import EpisodeSignals
 from rllib_weighted.core.messages import SampleRequest, UpdateRequest, UpdateResult
 from rllib_weighted.core.seeding import draw_root_seed, environment_seed
@@ -399,7 +401,8 @@ class WeightedPPO(TrialPPO):
 
     @override(Algorithm)
     def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
-        super().restore_from_path(path, *args, **kwargs)
+        with restoring(Path(path), self.get_module):
+            super().restore_from_path(path, *args, **kwargs)
         self._runner_state = None
         if kwargs.get("component") is not None:
             return
