@@ -6,13 +6,14 @@ is below it.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
+import functools
 import logging
 import math
 import posixpath
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,7 +46,7 @@ from rllib_weighted.core.episode_signals import EpisodeSignals
 from rllib_weighted.core.messages import SampleRequest, UpdateRequest, UpdateResult
 from rllib_weighted.core.seeding import draw_root_seed, environment_seed
 from rllib_weighted.core.workers import WorkerLayout
-from rllib_weighted.fault_tolerance import Rescue, kill_unresponsive, take_back
+from rllib_weighted.fault_tolerance import Rescue, call_all, kill_unresponsive, take_back
 from rllib_weighted.learning.learner_group import LearnerFailedError
 from rllib_weighted.records import metrics as names
 from rllib_weighted.records.history import HISTORY_DIR, MergeHistory
@@ -427,13 +428,13 @@ class WeightedPPO(TrialPPO):
             OSError: The last rounds of the merge history could not be written.
         """
         groups = [getattr(self, f"{name}env_runner_group", None) for name in ("", "eval_")]
-        with contextlib.ExitStack() as stack:  # Calls all of them, the last one first.
-            stack.callback(self._end_processes, groups)
-            for group in groups:
-                if group is not None and group.num_remote_workers():
-                    stack.callback(kill_unresponsive, group)
-            if self._history is not None:
-                stack.callback(self._history.close)
+        steps: list[Callable[[], Any]] = []
+        if self._history is not None:
+            steps.append(self._history.close)
+        for group in groups:
+            if group is not None and group.num_remote_workers():
+                steps.append(functools.partial(kill_unresponsive, group))
+        call_all([*steps, functools.partial(self._end_processes, groups)])
 
     def _end_processes(self, groups: list[Any]) -> None:
         """Calls RLlib's `cleanup`; where it (2.60) stops half way, ends what is left."""

@@ -15,7 +15,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import ray
@@ -278,3 +278,21 @@ def kill_unresponsive(env_runner_group: EnvRunnerGroup, *, timeout_s: float = 5.
         logger.warning("Env runner %d does not answer; killing it.", index)
         ray.kill(actor)
     return list(silent)
+
+
+def call_all(steps: Iterable[Callable[[], Any]]) -> None:
+    """Calls all functions, whatever one of them raises.
+
+    Raises:
+        Exception: The first error, once all have been called; the log has the others.
+    """
+    first: Exception | None = None
+    for step in steps:
+        try:
+            step()
+        except Exception as error:
+            if first is not None:
+                logger.exception("Something else failed, too.")
+            first = first or error
+    if first is not None:
+        raise first
