@@ -15,6 +15,7 @@ import posixpath
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,7 @@ from ray.rllib.utils.metrics import (
 
 from rllib_weighted._private import connector_pipelines
 from rllib_weighted.config import WeightedPPOConfig
+from rllib_weighted.core.checkpoints import restoring
 from rllib_weighted.core.episode_signals import EpisodeSignals
 from rllib_weighted.core.messages import SampleRequest, UpdateRequest, UpdateResult
 from rllib_weighted.core.seeding import draw_root_seed, environment_seed
@@ -216,6 +218,7 @@ class WeightedPPO(TrialPPO):
     def _update(self, rollouts: Rollouts, data: dict[str, Any]) -> UpdateResult | None:
         """Merges the workers' gradients, minibatch by minibatch."""
         progress, num_workers = self._progress, self.config.worker_layout.num_workers
+        value = self.config.value_merge
         trained = (LEARNER_RESULTS, ALL_MODULES, NUM_MODULE_STEPS_TRAINED_LIFETIME)
         results = self.learner_group.update(
             **data,
@@ -232,6 +235,8 @@ class WeightedPPO(TrialPPO):
                 num_workers=num_workers,
                 strategy=self.config.resolve_merge_strategy(),
                 min_weight=self.config.min_weight_at(self._env_steps),
+                value_strategy=value.resolve() if value else None,
+                value_min_weight=value.min_weight if value else None,
                 reward_signals=dict(progress.last_returns),
                 episode_signals=progress.episodes.signals(num_workers),
                 ages=progress.episodes.ages(progress.round),
@@ -328,7 +333,7 @@ class WeightedPPO(TrialPPO):
         """Warns once of signals that are old where weights follow from them."""
         progress = self._progress
         progress.stale_rounds = progress.stale_rounds + 1 if mean_age > 1 else 0
-        reads = self.config.resolve_merge_strategy().signals
+        reads = self.config.merge_signals
         if progress.stale_rounds != STALE_ROUNDS or not reads:
             return
         logger.warning(
@@ -397,7 +402,8 @@ class WeightedPPO(TrialPPO):
 
     @override(Algorithm)
     def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
-        super().restore_from_path(path, *args, **kwargs)
+        with restoring(Path(path), self.get_module):
+            super().restore_from_path(path, *args, **kwargs)
         self._runner_state = None
         if kwargs.get("component") is not None:
             return

@@ -55,6 +55,10 @@ class TrainingError(RuntimeError):
         super().__init__(redact(message))
 
 
+class RayEnded(TrainingError):
+    """Ray has ended under a training. Nothing of it can be used in this process any more."""
+
+
 class Aborted(KeyboardInterrupt):
     """A training that a second Ctrl-C stopped at once. The command exits with 130 or 143."""
 

@@ -111,6 +111,12 @@ def _started(pid: int) -> str:
     return ""
 
 
+def stop_at_once() -> None:
+    """Ends `Tuner.fit`, which runs in the main thread, from another one."""
+    for signum in (signal.SIGINT, signal.SIGTERM):  # The second one ends it; see `Interrupt`.
+        os.kill(os.getpid(), signum)
+
+
 @contextlib.contextmanager
 def locked_experiment(
     stem: str, options: TrainOptions, root: str, *, say: Callable[[str], None], lost: list[str]
@@ -128,14 +134,13 @@ def locked_experiment(
         InputError: There is none, there is one already, or somebody else trains it.
     """
 
-    def stop_at_once(reason: str) -> None:
+    def stop(reason: str) -> None:
         lost.append(reason)
-        for signum in (signal.SIGINT, signal.SIGTERM):  # The second one ends it; see `Interrupt`.
-            os.kill(os.getpid(), signum)
+        stop_at_once()
 
     def lock(name: str) -> contextlib.AbstractContextManager[None]:
         location = storage.child(root, name)
-        return locked(*storage.open_storage(location), location, on_lost=stop_at_once, say=say)
+        return locked(*storage.open_storage(location), location, on_lost=stop, say=say)
 
     if options.resume:
         storage.check_store(root)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import json
 import math
+import os
 import re
 import shutil
 import signal
@@ -44,7 +46,8 @@ from rllib_weighted.records.reading import read_history
 from rllib_weighted.tuning import uses_min_weight
 
 _LOGS = (EXPR_RESULT_FILE, EXPR_PROGRESS_FILE)
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_TWICE_S = 1.0  # Between two signals that are two.
 _STOPPING = "Stopping after this round, to save a checkpoint. Once more Ctrl-C stops at once."
 
 Result = dict[str, Any]  # Metrics of a round, nested, as RLlib reports them.
@@ -59,6 +62,7 @@ class Interrupt:
 
     def __init__(self, on_request: Callable[[str], None]) -> None:
         self.signum: int | None = None
+        self._asked_at = 0.0
         self._on_request = on_request
         self._waiting: set[str] | None = None
         self._saved: set[str] = set()
@@ -71,14 +75,23 @@ class Interrupt:
 
     @property
     def exit_code(self) -> int:
-        """Exit status by the shell's convention: 130 for Ctrl-C, 143 for SIGTERM."""
+        """Exit status by the shell's convention: 130 (Ctrl-C), 143 (SIGTERM) or 129 (SIGHUP)."""
         return 128 + (self.signum or signal.SIGINT)
 
     def handle(self, signum: int, frame: FrameType | None) -> None:
-        """Signal handler: the first signal asks to stop, a second one stops at once."""
-        if self.requested:
+        """Signal handler: the first signal asks to stop, a second one stops at once.
+
+        Not so SIGHUP, which the shell sends again, nor a SIGTERM that comes twice at a time, to the
+        process and to its group, as `timeout` sends it.
+        """
+        now = time.monotonic()  # Do not print here: the handler may have interrupted a print.
+        is_echo = signum == self.signum == signal.SIGTERM and now - self._asked_at < _TWICE_S
+        if signum == signal.SIGHUP:
+            _leave_lost_terminal()
+        elif self.requested and not is_echo:
             raise KeyboardInterrupt
-        self.signum = signum  # Do not print here: the handler may have interrupted a print.
+        if not self.requested:
+            self.signum, self._asked_at = signum, now
 
     def before_result(self, trial_id: str, result: Result) -> None:
         """Asks Tune to save a trial after this result; it reads the flag from the result."""
@@ -104,9 +117,20 @@ class Interrupt:
             signal.raise_signal(signal.SIGUSR1)
 
 
+def _leave_lost_terminal() -> None:
+    """Sends output nowhere if the terminal is gone: writing to it would raise in Tune's loop."""
+    for descriptor in (1, 2):
+        try:
+            os.get_terminal_size(descriptor)
+        except OSError as error:
+            if error.errno == errno.EIO:  # Not ENOTTY, which is that of a file.
+                with Path(os.devnull).open("wb") as nowhere:
+                    os.dup2(nowhere.fileno(), descriptor)
+
+
 @contextlib.contextmanager
 def handling_signals(interrupt: Interrupt) -> Iterator[None]:
-    """Lets `interrupt` handle Ctrl-C and SIGTERM inside the block.
+    """Lets `interrupt` handle Ctrl-C, SIGTERM and SIGHUP inside the block.
 
     Outside of the main thread (where Python takes no handlers) and where the platform has no
     SIGUSR1 this does nothing, and Tune's own handling stays.
@@ -117,7 +141,8 @@ def handling_signals(interrupt: Interrupt) -> Iterator[None]:
         return
     handlers = {signum: signal.getsignal(signum) for signum in (*_SIGNALS, signal.SIGUSR1)}
     for signum in _SIGNALS:
-        signal.signal(signum, interrupt.handle)
+        if (signum, handlers[signum]) != (signal.SIGHUP, signal.SIG_IGN):  # As `nohup` has it.
+            signal.signal(signum, interrupt.handle)
     try:
         # Otherwise Tune would put its own handler in place of this one.
         with environment_variable("TUNE_DISABLE_SIGINT_HANDLER", "1"):

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import pyarrow
 from pyarrow import fs
+from pydantic import TypeAdapter
 
 from rllib_weighted.cli import InputError
 from rllib_weighted.core import stores
@@ -36,8 +37,19 @@ def storage_root(storage_path: str | None) -> str:
 
 
 def absolute(location: str) -> str:
-    """Returns a location without a trailing slash; local paths become absolute."""
-    return location.rstrip("/") if is_uri(location) else str(Path(location).expanduser().resolve())
+    """Returns a location without a trailing slash; local paths become absolute.
+
+    Raises:
+        InputError: There is no such user (`~name`), or a URI names nothing (`s3://`).
+    """
+    if is_uri(location):
+        if not is_uri(location.rstrip("/")):
+            raise InputError(f"{location} should be a local path or a URI such as s3://bucket/path")
+        return location.rstrip("/")
+    try:
+        return str(Path(location).expanduser().resolve())
+    except RuntimeError as error:
+        raise InputError(f"{location}: {error} Write the whole path") from None
 
 
 def child(location: str, *names: str) -> str:
@@ -137,7 +149,6 @@ def make_storage(root: str) -> None:
     Raises:
         InputError: It cannot be written to.
     """
-    check_store(root, writes=True)
     filesystem, path = open_storage(root)
     try:
         filesystem.create_dir(path, recursive=True)
@@ -153,9 +164,12 @@ def new_name(stem: str) -> str:
 def experiment_names(root: str) -> list[str]:
     """Returns the names of the experiments in a storage, the oldest first."""
     filesystem, path = open_storage(root)
-    entries = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
-    folders = [entry.path for entry in entries if entry.type == fs.FileType.Directory]
-    states = filesystem.get_file_info([f"{folder}/{STATE_FILE}" for folder in folders])
+    try:
+        entries = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+        folders = [entry.path for entry in entries if entry.type == fs.FileType.Directory]
+        states = filesystem.get_file_info([f"{folder}/{STATE_FILE}" for folder in folders])
+    except OSError as error:
+        raise InputError(f"the storage {root} cannot be read: {error}") from None
     started = sorted((state.mtime_ns or 0, state.path) for state in states if state.is_file)
     return [posixpath.basename(posixpath.dirname(path)) for _, path in started]
 
@@ -215,6 +229,9 @@ class ExperimentRecord:
     local_mode: bool = False
 
 
+_ARGUMENTS = {"algo", "env", "config"}  # Of `run_algorithm`.
+
+
 def write_record(experiment: str, record: ExperimentRecord) -> None:
     """Writes how an experiment was started into its folder."""
     content = dataclasses.asdict(record)
@@ -232,23 +249,39 @@ def read_record(experiment: str) -> ExperimentRecord | None:
     filesystem, path = open_storage(experiment)
     try:
         with filesystem.open_input_stream(f"{path}/{RECORD_FILE}") as stream:
-            return ExperimentRecord(**json.loads(stream.read()))
-    except (OSError, ValueError, TypeError):
+            record = ExperimentRecord(**json.loads(stream.read()))
+        checked = TypeAdapter(ExperimentRecord).validate_python(dataclasses.asdict(record))
+    except (OSError, ValueError, TypeError, RecursionError):  # Damaged, or of another tool.
         return None
+    names = set(checked.arguments or _ARGUMENTS)
+    return checked if names == _ARGUMENTS else None
 
 
 def check_store(root: str, *, writes: bool = False) -> None:
-    """Asks an S3-compatible store, within seconds, whether it can be used.
+    """Asks a disk or, within seconds, an S3-compatible store whether it can be used.
 
     Args:
-        root: A storage; only an S3 one is asked. See `s3_filesystem` for its URI.
+        root: A storage; of remote ones only an S3 one is asked. See `s3_filesystem` for its URI.
         writes: Whether it must be possible to write there, too.
 
     Raises:
         InputError: The bucket is missing, the store refuses, or does not answer.
     """
-    parts = urlsplit(root)
+    if not is_uri(root):
+        there = next(path for path in (root, *map(str, Path(root).parents)) if os.path.exists(path))
+        if writes and not (os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK)):
+            raise InputError(
+                f"cannot write results to {root}: {there} should be a folder that you may write to"
+            )
+        return
+    try:
+        parts = urlsplit(root)
+    except ValueError as error:
+        raise InputError(
+            f"the storage {root} should be a local path or a URI such as s3://bucket/path: {error}"
+        ) from None
     if parts.scheme != "s3":
+        open_storage(root)
         return
     bucket = stores.bucket(root)
     path = bucket + parts.path.rstrip("/")

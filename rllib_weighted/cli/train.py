@@ -6,30 +6,47 @@ through `ray.tune.Tuner`, and the messages before and after it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import math
 import os
 import pickle
 import shlex
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pyarrow import fs
 from rich.console import Console
 
-from rllib_weighted.cli import Aborted, InputError, TrainingError, inputs, storage
-from rllib_weighted.cli.cluster import environment_variable, quiet_ray, start_ray
+from rllib_weighted.cli import Aborted, InputError, RayEnded, TrainingError, inputs, storage
+from rllib_weighted.cli.cluster import (
+    ended_ray,
+    environment_variable,
+    quiet_ray,
+    start_ray,
+    watching_ray,
+)
 from rllib_weighted.cli.failures import no_space, root_cause
 from rllib_weighted.cli.inputs import TrainFile, TrainOptions
-from rllib_weighted.cli.locks import locked_experiment
-from rllib_weighted.cli.progress import ROUND, STEPS, TIME, Display, format_duration, format_number
+from rllib_weighted.cli.locks import locked_experiment, stop_at_once
+from rllib_weighted.cli.progress import (
+    ROUND,
+    STEPS,
+    TIME,
+    Display,
+    format_duration,
+    format_number,
+    show,
+)
 from rllib_weighted.cli.storage import ExperimentRecord, child, locate
 from rllib_weighted.core.durable import DEFAULT_TIMEOUT_S, DurableFileSystem
 from rllib_weighted.core.redaction import redact
+from rllib_weighted.suggest import shown
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -79,14 +96,19 @@ def run_file(
 
 
 def run_experiments(path: str | Path, options: TrainOptions) -> list[TrainResult]:
-    """Trains the experiments of a file one after the other; see `run_file`."""
+    """Checks all experiments of a file and trains one after the other; see `run_file`."""
     experiments = inputs.load_experiments(path)
+    named = [options] * len(experiments)
+    if options.name and len(experiments) > 1:
+        names = [f"{options.name}_{experiment.name}" for experiment in experiments]
+        named = [dataclasses.replace(options, name=name) for name in names]
+    if not options.resume:
+        with quiet_ray(options.verbose):
+            for experiment, its_options in zip(experiments[1:], named[1:], strict=True):
+                _settled(experiment.with_options(its_options), its_options, "")
     results: list[TrainResult] = []
-    for experiment in experiments:
-        named = options
-        if options.name and len(experiments) > 1:
-            named = dataclasses.replace(options, name=f"{options.name}_{experiment.name}")
-        results.append(run_experiment(experiment, named))
+    for experiment, its_options in zip(experiments, named, strict=True):
+        results.append(run_experiment(experiment, its_options))
         if results[-1].exit_code:
             break
     return results
@@ -114,6 +136,8 @@ def run_algorithm(
         TrainingError: A trial failed.
     """
     settings = inputs.parse_json_object(config, "--config") if isinstance(config, str) else config
+    if not isinstance(settings, Mapping):
+        raise InputError(f"--config must be a dict of settings; found {shown(settings)}")
     built = inputs.algorithm_config(algo)
     inputs.apply_settings(built, {**({"env": env} if env else {}), **settings}, "--config")
     asked = TrainFile(
@@ -135,14 +159,14 @@ def resume_by_name(options: TrainOptions) -> TrainResult:
     root = storage.storage_root(options.storage_path)
     storage.check_store(root)
     record = storage.read_record(child(root, options.name))
-    if record is None:
+    if record is None or not (record.arguments or record.file):
         raise InputError(
-            f"nothing to resume: {root} holds no experiment "
-            f"{options.name!r} that the `rllib` command started"
+            f"nothing to resume: {root} holds no experiment {shown(options.name)} that the `rllib` "
+            "command started; resume one that was started in Python there"
         )
     if record.arguments:
         return run_algorithm(**record.arguments, options=options)
-    for experiment in inputs.load_experiments(record.file or ""):
+    for experiment in inputs.load_experiments(str(record.file)):
         if experiment.name == record.experiment:
             return run_experiment(experiment, options)
     raise InputError(f"{record.file} no longer holds the experiment {record.experiment!r}")
@@ -162,10 +186,14 @@ def run_experiment(
     root = storage.storage_root(asked.storage_path)
     console = console or Console(highlight=False)
     lost: list[str] = []
-    lock = locked_experiment(asked.name, options, root, say=console.print, lost=lost)
-    with quiet_ray(options.verbose), lock as name:
-        record = _settled_record(asked, options, child(root, name))
-        config = _settled_config(asked, record)
+    say = functools.partial(show, console)
+    lock = locked_experiment(asked.name, options, root, say=say, lost=lost)
+    with quiet_ray(options.verbose), contextlib.ExitStack() as stack:
+        name = stack.enter_context(lock) if options.resume else ""
+        if not name:
+            storage.check_store(root, writes=True)
+            storage.refuse_existing(root, options.name or "")
+        record, config = _settled(asked, options, child(root, name))
         start_ray(options, asked.path.parent if asked.path else None)
         from ray.tune import TuneConfig
 
@@ -175,6 +203,7 @@ def run_experiment(
         if asked.num_samples is not None:
             tune_config = dataclasses.replace(tune_config, num_samples=asked.num_samples)
         size = experiment_size(config, tune_config)
+        name = name or stack.enter_context(lock)  # The first thing that is written.
         algorithm = config.algo_class or type(config)
         display = Display(
             console,
@@ -183,6 +212,19 @@ def run_experiment(
         )
         asked = dataclasses.replace(asked, config=config, tune_config=tune_config)
         return _Run(asked, options, display, root, name, lost).fit(record, size)
+
+
+def _settled(
+    asked: TrainFile, options: TrainOptions, experiment: str
+) -> tuple[ExperimentRecord, AlgorithmConfig]:
+    """Returns how this experiment is, or was, started, and the checked config to train.
+
+    Raises:
+        InputError: It is to be resumed with other settings than it was started with, or everything
+            that is wrong with the config.
+    """
+    record = _settled_record(asked, options, experiment)
+    return record, _settled_config(asked, record)
 
 
 def _settled_record(asked: TrainFile, options: TrainOptions, experiment: str) -> ExperimentRecord:
@@ -258,12 +300,12 @@ class _Run:
     def experiment(self) -> str:
         return child(self.root, self.name)
 
-    @cached_property
+    @functools.cached_property
     def filesystem(self) -> DurableFileSystem:
         """What results are written through."""
         return self._durable_storage[0]
 
-    @cached_property
+    @functools.cached_property
     def _durable_storage(self) -> tuple[DurableFileSystem, str]:
         timeout_s = self.options.storage_timeout
         if timeout_s is None:
@@ -292,9 +334,10 @@ class _Run:
             resumed=self.options.resume,
         )
         try:
-            with session(active), _frequent_snapshots(size.num_trials):
+            with session(active), _frequent_snapshots(size.num_trials), watching_ray(stop_at_once):
                 results = tuner.fit()
         except KeyboardInterrupt:
+            self._require_ray()
             if self.lost:
                 raise TrainingError(f"stopped at once: {self.lost[0]}") from None
             raise Aborted(
@@ -303,9 +346,20 @@ class _Run:
                 active.interrupt.exit_code,
             ) from None
         except Exception as error:
+            self._require_ray()
             cause = next(iter(active.errors.values()), str(error))
             raise TrainingError(self._failure("training failed", cause)) from error
+        self._require_ray()
         return self._finish(results, active)
+
+    def _require_ray(self) -> None:
+        """Raises `RayEnded` if Ray has ended: what Tune says of it then explains nothing."""
+        if ended := ended_ray():
+            raise RayEnded(
+                f"Ray has ended: its process {ended} is gone, and what came after the last "
+                "checkpoints is lost\n"
+                f"  results     {self.experiment}\n  resume      {self._resume_command()}"
+            ) from None
 
     def _new_tuner(self) -> Tuner:
         from ray.tune import CheckpointConfig, RunConfig, Tuner
@@ -423,6 +477,8 @@ class _Run:
             count = max(len(failed), len(active.errors))
             what = f"training failed ({count} of {len(trials)} trials); the first error"
             lines = [f"  in full     {child(place, 'error.txt')}" for place in places]
+            rescues = filter(None, map(_rescue, places))
+            lines += [f"  rescued     {rescue}: it goes on there" for rescue in rescues]
             raise TrainingError(self._failure(what, causes[0], lines))
 
     def _failure(self, what: str, cause: str, lines: Sequence[str] = ()) -> str:
@@ -459,6 +515,15 @@ class _Run:
         for option, value in given.items():
             command += [option, f"{value}"] if value not in (None, "") else []
         return shlex.join(command)
+
+
+def _rescue(trial: str) -> str | None:
+    """Returns where the state lies that was saved when a learner of a trial died; None without."""
+    from rllib_weighted.fault_tolerance import RESCUE_DIR
+
+    folder = child(trial, RESCUE_DIR)
+    filesystem, path = storage.open_storage(folder)
+    return folder if filesystem.get_file_info(path).type == fs.FileType.Directory else None
 
 
 def _frequent_snapshots(num_trials: int | None) -> AbstractContextManager[None]:
