@@ -333,6 +333,11 @@ class _Handler(fs.FileSystemHandler):
                 if tries and isinstance(error, FileNotFoundError) and is_done and is_done():
                     return None
                 spent = time.monotonic() - began
+                if stores.is_refusal(error):
+                    raise PermissionError(
+                        "the store refuses what it used to grant: have the credentials changed, or "
+                        f"run out? It says: {redact(str(error))}"
+                    ) from None
                 if not stores.may_pass(error):
                     raise
                 if spent + pause > self.timeout_s:

@@ -31,6 +31,11 @@ _FINAL = re.compile(
 _secrets: dict[str, str] = {}  # Public location -> the URI with its credentials, in this process.
 
 
+def is_refusal(error: OSError) -> bool:
+    """Whether a store knows no such user, or grants it too little."""
+    return any(code in str(error) for code in _REFUSALS)
+
+
 def may_pass(error: OSError) -> bool:
     """Whether an error of a remote store may be gone in a moment: no answer, or its own failure."""
     lasting = (FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError)
@@ -125,7 +130,7 @@ def explained(error: OSError, uri: str) -> str:
     detail = redact(re.sub(r" \(Request ID: \w+\)", "", str(error)))
     if re.search(r"[Bb]ucket '.*' not found", detail):
         return f"there is no bucket {name!r} at {endpoint}: create it, or name another one"
-    if any(code in detail for code in _REFUSALS):
+    if is_refusal(error):
         return (
             f"{endpoint} refuses access to the bucket {name!r}: AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY should be those of a user who may list, read and write there. "

@@ -257,7 +257,6 @@ class Flaky(fs.FileSystemHandler):
 
 AWAY = OSError("When uploading: AWS Error NETWORK_CONNECTION during PutObject: curlCode: 7")
 BUSY = OSError("AWS Error UNKNOWN (HTTP status 500) during PutObject operation")
-REFUSED = OSError("AWS Error SIGNATURE_DOES_NOT_MATCH during PutObject operation: no")
 
 
 @pytest.fixture
@@ -304,8 +303,6 @@ def test_without_patience_it_gives_up_at_once(pauses: list[float]) -> None:
 @pytest.mark.parametrize(
     "final",
     [
-        REFUSED,
-        OSError("AWS Error ACCESS_DENIED during HeadObject operation"),
         OSError("AWS Error UNKNOWN (HTTP status 400) during HeadObject operation"),
         OSError("AWS Error NO_SUCH_BUCKET during PutObject operation"),
         FileNotFoundError("a/b"),
@@ -315,6 +312,14 @@ def test_what_will_not_pass_is_not_tried_again(final: OSError, pauses: list[floa
     handler, filesystem = store(final)
     with pytest.raises(type(final), match=str(final).partition("(")[0]):
         filesystem.get_file_info("a/b")
+    assert (pauses, handler.calls) == ([], 1)
+
+
+@pytest.mark.parametrize("code", ["SIGNATURE_DOES_NOT_MATCH", "ACCESS_DENIED", "EXPIRED_TOKEN"])
+def test_a_refusal_is_said_at_once(code: str, pauses: list[float]) -> None:
+    handler, filesystem = store(OSError(f"AWS Error {code} during PutObject operation: no"))
+    with pytest.raises(PermissionError, match=f"credentials changed, or run out.*{code}"):
+        write(filesystem, "a/b", b"content")
     assert (pauses, handler.calls) == ([], 1)
 
 
