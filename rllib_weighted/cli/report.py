@@ -14,6 +14,7 @@ from rllib_weighted.cli import InputError
 from rllib_weighted.report import Report, ReportError, load_results, write_report
 from rllib_weighted.report.page import check_folder
 from rllib_weighted.report.tables import headline
+from rllib_weighted.text import printable
 
 DEFAULT_OUT = "report"
 _COLUMNS = ("arm", "seeds", "final return", "reached", "steps to it", "faster [95 %]")
@@ -53,14 +54,16 @@ def report_results(
     try:
         check_folder(folder)
         loaded = load_results(list(results), metric=metric)
-    except (ReportError, OSError) as error:
+    except ReportError as error:
         raise InputError(str(error)) from None
+    except OSError as error:
+        raise InputError(printable(str(error))) from None
     try:
         report = write_report(loaded, folder, baseline=baseline, threshold=limits, **given)
     except ReportError as error:
         raise InputError(str(error)) from None
     except OSError as error:
-        raise InputError(f"cannot write the report to {folder}: {error}") from None
+        raise InputError(printable(f"cannot write the report to {folder}: {error}")) from None
     _print(report, console or Console())
     return report
 
@@ -123,4 +126,4 @@ def _print(report: Report, console: Console) -> None:
             console.print(Text(sentence.text))
     if tables.sentences and not claims:
         console.print("No difference to the baseline can be claimed; the report says why.")
-    console.print(Text(f"Report: {report.page}"), soft_wrap=True)
+    console.print(Text(f"Report: {printable(str(report.page))}"), soft_wrap=True)

@@ -15,6 +15,7 @@ from rllib_weighted.report import statistics
 from rllib_weighted.report.results import Results, choose_baseline, format_number, is_baseline
 from rllib_weighted.report.statistics import CONFIDENCE, SEED
 from rllib_weighted.report.trials import ReportError, unknown
+from rllib_weighted.text import printable
 
 NUM_POINTS = 100
 HOLD = 5
@@ -213,7 +214,9 @@ def thresholds(
         ReportError: A threshold is not finite, or is for an environment that is not there.
     """
     envs = results.envs
-    given = threshold if isinstance(threshold, Mapping) else dict.fromkeys(envs, threshold)
+    given: Mapping[str, float | None] = dict.fromkeys(envs, threshold)
+    if isinstance(threshold, Mapping):
+        given = {printable(env): value for env, value in threshold.items()}
     for env, value in given.items():
         if env not in envs:
             raise unknown("environment", env, envs)

@@ -39,6 +39,7 @@ from rllib_weighted.report.trials import (
     read_settings,
     unknown,
 )
+from rllib_weighted.text import printable
 
 METRIC = f"{names.MERGE}/{names.EPISODE_RETURN_MEAN}"
 STOCK_METRIC = "env_runners/episode_return_mean"
@@ -142,7 +143,7 @@ def load_results(
     trials, problems = find_trials(locations, filesystem)
     wanted = [METRIC, STOCK_METRIC] if metric is None else [metric]
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        runs = list(pool.map(lambda trial: read_run(trial, [*wanted, HELD_OUT]), trials))
+        runs = list(pool.map(lambda trial: _read_alone(trial, [*wanted, HELD_OUT]), trials))
         problems += [problem for run in runs for problem in run.problems]
         runs = _without_copies([run for run in runs if len(run.progress.rows)], problems)
         chosen = _choose_metric(runs, metric, problems)
@@ -158,8 +159,8 @@ def load_results(
         arms=arms,
         progress=_progress_table(runs, chosen),
         **histories,
-        metric=chosen,
-        problems=list(dict.fromkeys(problems)),
+        metric=printable(chosen),
+        problems=list(dict.fromkeys(map(printable, problems))),
     )
 
 
@@ -199,6 +200,18 @@ def read_run(trial: Trial, metrics: Sequence[str]) -> Run:
         run.trial_id = run.trial_id or ("" if logged == _NO_ID else logged)
         run.held_out = _held_out(run)
     return run
+
+
+def _read_alone(trial: Trial, metrics: Sequence[str]) -> Run:
+    """Reads a trial; of one that cannot be read, whatever is wrong with it, only that is kept."""
+    try:
+        return read_run(trial, metrics)
+    except Exception as error:
+        return Run(trial, Settings(), Progress(), [_left_out(trial.path, error)])
+
+
+def _left_out(what: str, error: Exception) -> str:
+    return f"left out {what}: {type(error).__name__}: {error}"
 
 
 def _held_out(run: Run) -> float:
@@ -292,10 +305,10 @@ def _run_row(run: Run, label: str, metric: str) -> dict[str, Any]:
         "held_out": run.held_out,
         "finished": progress.finished,
         "source": progress.source,
-        "host": progress.facts.get("hostname", ""),
-        "date": progress.facts.get("date", ""),
-        "trial_id": run.trial_id,
-        "path": run.trial.path,
+        "host": printable(progress.facts.get("hostname", "")),
+        "date": printable(progress.facts.get("date", "")),
+        "trial_id": printable(run.trial_id),
+        "path": printable(run.trial.path),
     }
 
 
@@ -334,7 +347,8 @@ def _read_histories(
     examples = set(by_seed.drop_duplicates(["env", "arm"])["run"])
 
     def read(index: int) -> tuple[dict[str, pd.DataFrame], list[str]]:
-        trial, found = runs[index].trial, {}
+        found: dict[str, pd.DataFrame] = {}
+        trial = runs[index].trial
         history, _, left_out = read_worker_rounds(trial)
         facts = table.loc[index, ["env", "arm", "run", "seed"]].to_dict()
         if history is not None:
@@ -344,10 +358,17 @@ def _read_histories(
             shares = worker_shares(history, longest[index])
             found["shares"] = pd.DataFrame({**facts, **shares})
         if index in examples and trial.history and (origin := read_origin(trial.history)):
+            origin = {printable(name): printable(value) for name, value in origin.items()}
             found["origins"] = pd.DataFrame([{**facts, **origin}]).drop(columns="seed")
         return found, left_out
 
-    found = list(pool.map(read, counting["run"].tolist()))
+    def read_alone(index: int) -> tuple[dict[str, pd.DataFrame], list[str]]:
+        try:
+            return read(index)
+        except Exception as error:
+            return {}, [_left_out(f"the merge history of {runs[index].trial.path}", error)]
+
+    found = list(pool.map(read_alone, counting["run"].tolist()))
     problems += [problem for _, left_out in found for problem in left_out]
     empty = {"weights": ["run"], "shares": ["arm"], "origins": ["env", "arm", "run"]}
     return {
@@ -455,9 +476,9 @@ def choose_baseline(arms: pd.DataFrame, baseline: str | None) -> str | None:
     names = [*arms["strategy"].unique(), *arms["arm"].unique()]
     if baseline is None:
         return DEFAULT_BASELINE if DEFAULT_BASELINE in names else None
-    if baseline not in names:
+    if printable(baseline) not in names:
         raise unknown("baseline", baseline, names)
-    return baseline
+    return printable(baseline)
 
 
 def is_baseline(table: pd.DataFrame, baseline: str | None) -> pd.Series:
