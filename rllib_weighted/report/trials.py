@@ -33,7 +33,7 @@ WITHOUT_MIN_WEIGHT = frozenset({"average", "sum", "actor_average", "actor_sum"})
 _TOLD_APART_ELSEWHERE = frozenset(
     ("env", "seed", "merge_strategy", "merge_options", "min_weight", "num_workers")
 ) | {"evaluation_interval", "merge_arm"}
-"""Settings that have a field of `Settings`, and the name that `merge_grid` gives a combination."""
+"""Settings that have a field of `Settings`."""
 
 _OBJECT = re.compile(r"(?:\w+\.)*(\w+)\((.*)\)", re.DOTALL)
 
@@ -182,6 +182,7 @@ class Settings:
         num_workers: Workers that are merged; 0 if unknown.
         seed: The trial's seed; None if it has none.
         evaluation_interval: Rounds from one evaluation to the next; 0 without evaluation.
+        name: What the user called its arm (`merge_arm`), or "".
         other: All other settings that can tell trials apart, as text.
     """
 
@@ -193,6 +194,7 @@ class Settings:
     num_workers: int = 0
     seed: int | None = None
     evaluation_interval: int = 0
+    name: str = ""
     other: dict[str, str] = field(default_factory=dict)
 
 
@@ -235,6 +237,7 @@ def recorded_settings(recorded: Mapping[str, Any]) -> Settings:
         num_workers=num_workers or 0,
         seed=seed,
         evaluation_interval=evaluation_interval or 0,
+        name=sys.intern(_text(recorded.get("merge_arm") or "")),
         other={
             sys.intern(printable(name)): sys.intern(_text(value))
             for name, value in recorded.items()
@@ -282,7 +285,7 @@ def _num_workers(params: Mapping[str, Any]) -> int:
     try:
         runners = max(1, int(params.get("num_env_runners", 0)))
         envs = int(params.get("num_envs_per_env_runner", 1))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return 0
     return runners * (envs if params.get("merge_unit") == "env" else 1)
 
