@@ -28,6 +28,7 @@ from rllib_weighted.report.measures import Options
 from rllib_weighted.report.results import FINAL_FRACTION, Results, format_number
 from rllib_weighted.report.tables import Tables, compute, of_env
 from rllib_weighted.report.trials import ReportError, counted
+from rllib_weighted.report.verdicts import WORTH_SEEING
 
 GENERATOR = "rllib report"
 MOST_SENTENCES = 100
@@ -172,6 +173,7 @@ def render(tables: Tables, drawings: Sequence[Drawing]) -> str:
         most_heat_maps=MOST_HEAT_MAPS,
         most_rows=MOST_ROWS,
         most_sentences=MOST_SENTENCES,
+        worth_seeing=WORTH_SEEING,
         measures=measures,
         statistics=statistics,
         final_fraction=FINAL_FRACTION,
