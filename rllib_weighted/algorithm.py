@@ -6,6 +6,7 @@ is below it.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import logging
@@ -13,6 +14,7 @@ import math
 import posixpath
 import uuid
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,6 +42,8 @@ from ray.rllib.utils.metrics import (
 
 from rllib_weighted._private import connector_pipelines
 from rllib_weighted.config import WeightedPPOConfig
+from rllib_weighted.core.checkpoints import restoring
+from rllib_weighted.core.episode_signals import EpisodeSignals
 from rllib_weighted.core.messages import SampleRequest, UpdateRequest, UpdateResult
 from rllib_weighted.core.seeding import draw_root_seed, environment_seed
 from rllib_weighted.core.workers import WorkerLayout
@@ -47,13 +51,19 @@ from rllib_weighted.fault_tolerance import Rescue, kill_unresponsive, take_back
 from rllib_weighted.learning.learner_group import LearnerFailedError
 from rllib_weighted.records import metrics as names
 from rllib_weighted.records.history import HISTORY_DIR, MergeHistory
-from rllib_weighted.records.metrics import WorkerRecord, summarize, worker_metrics
+from rllib_weighted.records.metrics import (
+    WorkerRecord,
+    diagnostic_metrics,
+    summarize,
+    worker_metrics,
+)
 from rllib_weighted.sampling.collect import Rollouts, collect_rollouts, merge_connector_states
 from rllib_weighted.tuning import TrialPPO
 
 logger = logging.getLogger(__name__)
 
 _STATE_KEY = "weighted_ppo"
+STALE_ROUNDS = 10  # In a row, before old signals are warned of.
 
 
 @dataclass
@@ -66,6 +76,9 @@ class _Progress:
         last_returns: Worker -> its last known mean return.
         recent_returns: Returns of the latest episodes of all workers.
         num_resets: Slot -> resets of that sub-environment so far.
+        episodes: What is known of the workers' episodes.
+        stale_rounds: Rounds in a row in which the signals' mean age was above 1.
+        diagnostics: Those of gradients as they were last measured, by metric.
     """
 
     root_seed: int
@@ -73,6 +86,16 @@ class _Progress:
     last_returns: dict[int, float] = field(default_factory=dict)
     recent_returns: list[float] = field(default_factory=list)
     num_resets: dict[int, int] = field(default_factory=dict)
+    episodes: EpisodeSignals = field(default_factory=EpisodeSignals)
+    stale_rounds: int = 0
+    diagnostics: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> _Progress:
+        """Takes what `dataclasses.asdict` returned; also of a version that had fewer fields."""
+        copied = copy.deepcopy(state)
+        episodes = EpisodeSignals(**copied.pop("episodes", {}))
+        return cls(**copied, episodes=episodes)
 
 
 class WeightedPPO(TrialPPO):
@@ -162,6 +185,12 @@ class WeightedPPO(TrialPPO):
             progress.last_returns[worker] = float(np.mean(returns))
             progress.recent_returns += returns
         del progress.recent_returns[: -self.config.metrics_num_episodes_for_smoothing]
+        progress.episodes.add(
+            progress.round,
+            rollouts.returns,
+            rollouts.successes,
+            getattr(self.config.resolve_merge_strategy(), "success_return", None),
+        )
         return rollouts
 
     def _takes_columns(self) -> bool:
@@ -187,6 +216,8 @@ class WeightedPPO(TrialPPO):
 
     def _update(self, rollouts: Rollouts, data: dict[str, Any]) -> UpdateResult | None:
         """Merges the workers' gradients, minibatch by minibatch."""
+        progress, num_workers = self._progress, self.config.worker_layout.num_workers
+        value = self.config.value_merge
         trained = (LEARNER_RESULTS, ALL_MODULES, NUM_MODULE_STEPS_TRAINED_LIFETIME)
         results = self.learner_group.update(
             **data,
@@ -198,12 +229,18 @@ class WeightedPPO(TrialPPO):
             minibatch_size=self.config.minibatch_size,
             shuffle_batch_per_epoch=self.config.shuffle_batch_per_epoch,
             merge=UpdateRequest(
-                round=self._progress.round,
-                root_seed=self._progress.root_seed,
-                num_workers=self.config.worker_layout.num_workers,
+                round=progress.round,
+                root_seed=progress.root_seed,
+                num_workers=num_workers,
                 strategy=self.config.resolve_merge_strategy(),
                 min_weight=self.config.min_weight_at(self._env_steps),
-                reward_signals=dict(self._progress.last_returns),
+                value_strategy=value.resolve() if value else None,
+                value_min_weight=value.min_weight if value else None,
+                reward_signals=dict(progress.last_returns),
+                episode_signals=progress.episodes.signals(num_workers),
+                ages=progress.episodes.ages(progress.round),
+                measures_gradients=self.config.measures_gradients(progress.round),
+                predicts_gains=self.config.merge_diagnostics_interval is not None,
                 invalid=rollouts.invalid,
             ),
         )
@@ -273,6 +310,12 @@ class WeightedPPO(TrialPPO):
             recent_returns=progress.recent_returns,
             **sampling_path(rollouts),
         )
+        self._warn_of_stale_signals(summary[names.SIGNAL_AGE_MEAN])
+        if result and result.diagnostics:
+            progress.diagnostics = diagnostic_metrics(result.diagnostics)
+        for path, value in progress.diagnostics.items():
+            key = (names.MERGE, names.DIAGNOSTICS, *path.split("/"))
+            self.metrics.log_value(key, value, window=1)
         for name, value in summary.items():
             self.metrics.log_value((names.MERGE, name), value, window=1)
         for worker, values in worker_metrics(records).items():
@@ -284,6 +327,23 @@ class WeightedPPO(TrialPPO):
             # A trial that starts anew after a kill finds the rounds of its first life.
             self._history.truncate(0)
         self._history.append(progress.round, self._env_steps, records)
+
+    def _warn_of_stale_signals(self, mean_age: float) -> None:
+        """Warns once of signals that are old where weights follow from them."""
+        progress = self._progress
+        progress.stale_rounds = progress.stale_rounds + 1 if mean_age > 1 else 0
+        reads = self.config.merge_signals
+        if progress.stale_rounds != STALE_ROUNDS or not reads:
+            return
+        logger.warning(
+            "The signal %r that the workers are weighed by is %.1f rounds old on average, for %d "
+            "rounds in a row: few episodes end in a round, so that the weights say little of it. "
+            'Use a signal that is new in every round, merge_options={"signal": "reward_rate"} or '
+            '"value_target", or a larger `train_batch_size`.',
+            reads[0],
+            mean_age,
+            STALE_ROUNDS,
+        )
 
     def _trial_folder(self) -> tuple[Any, str]:
         """Returns where the files of this trial go: file system and folder.
@@ -310,12 +370,15 @@ class WeightedPPO(TrialPPO):
     @override(Algorithm)
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         super().save_checkpoint(checkpoint_dir)
-        self._rescue.forget()
+        self._rescue.supersede()
 
     @override(Algorithm)
     def load_checkpoint(self, checkpoint_dir: str) -> None:
         super().load_checkpoint(checkpoint_dir)
-        self._rescue.restore_if_newer()
+        if self._is_clone:
+            self._rescue.forget()  # Of what this trial was before.
+        else:
+            self._rescue.restore_if_newer()
 
     @override(Algorithm)
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -330,7 +393,7 @@ class WeightedPPO(TrialPPO):
         own = state.get(_STATE_KEY)
         if own is None:
             return
-        self._progress = _Progress(**copy.deepcopy(own))
+        self._progress = _Progress.from_state(own)
         self._restore_id = uuid.uuid4().hex
         if self._history is not None:
             self._history.describe(self.config.resolved_settings())
@@ -338,7 +401,8 @@ class WeightedPPO(TrialPPO):
 
     @override(Algorithm)
     def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
-        super().restore_from_path(path, *args, **kwargs)
+        with restoring(Path(path), self.get_module):
+            super().restore_from_path(path, *args, **kwargs)
         self._runner_state = None
         if kwargs.get("component") is not None:
             return
@@ -363,12 +427,32 @@ class WeightedPPO(TrialPPO):
 
     @override(Algorithm)
     def cleanup(self) -> None:
-        if self._history is not None:
-            self._history.close()
-        group = getattr(self, "env_runner_group", None)
-        if group is not None and group.num_remote_workers():
-            kill_unresponsive(group)
-        super().cleanup()
+        """Ends all processes of the algorithm, whatever fails meanwhile.
+
+        Raises:
+            OSError: The last rounds of the merge history could not be written.
+        """
+        groups = [getattr(self, f"{name}env_runner_group", None) for name in ("", "eval_")]
+        with contextlib.ExitStack() as stack:  # Calls all of them, the last one first.
+            stack.callback(self._end_processes, groups)
+            for group in groups:
+                if group is not None and group.num_remote_workers():
+                    stack.callback(kill_unresponsive, group)
+            if self._history is not None:
+                stack.callback(self._history.close)
+
+    def _end_processes(self, groups: list[Any]) -> None:
+        """Calls RLlib's `cleanup`; where it (2.60) stops half way, ends what is left."""
+        try:
+            super().cleanup()
+        except Exception:
+            logger.exception("Stopping the learners failed; ending what is left.")
+            learner_group = getattr(self, "learner_group", None)
+            if learner_group is not None and not learner_group.is_local:
+                learner_group.end_all()
+            for group in groups:
+                if group is not None:
+                    group.stop()  # It logs its own failures.
 
 
 def worker_records(
@@ -389,6 +473,7 @@ def worker_records(
         root_seed: The run's root seed.
     """
     records = []
+    measured = result.gradient_signals if result else {}
     for worker in range(layout.num_workers):
         returns = rollouts.returns.get(worker, [])
         records.append(
@@ -412,6 +497,9 @@ def worker_records(
                 num_episodes=len(returns),
                 dropped=worker in drops,
                 drift=result.drifts[worker] if result and result.drifts else None,
+                signal_age=result.ages[worker] if result and result.ages else None,
+                gradient_noise=measured.get(names.GRADIENT_NOISE, {}).get(worker),
+                gradient_agreement=measured.get(names.GRADIENT_AGREEMENT, {}).get(worker),
             )
         )
     return records

@@ -15,17 +15,25 @@ from ray.rllib.utils.schedules.scheduler import Scheduler
 from typing_extensions import Self
 
 import rllib_weighted
+from rllib_weighted.core.durable import DEFAULT_TIMEOUT_S
 from rllib_weighted.core.workers import MergeUnit, WorkerLayout
 from rllib_weighted.learning.learner import WeightedPPOLearner
 from rllib_weighted.learning.learner_group import WeightedLearnerGroup
 from rllib_weighted.learning.parameters import ActorExport
-from rllib_weighted.merging import Weighting, resolve_strategy
+from rllib_weighted.merging import SIGNALS, MergeChoice, Weighting, resolve_strategy
 from rllib_weighted.records.origin import resolved_settings
 from rllib_weighted.sampling.env_runner import WeightedEnvRunner
 from rllib_weighted.validation import CHECKED_NUMBERS, config_problems, has_sound_counts
 
 logger = logging.getLogger(__name__)
 
+_LACKED_BY_0_1 = (
+    "env_backend",
+    "merge_diagnostics_interval",
+    "merge_parts",
+    "per_worker_parameters",
+    "storage_timeout_s",
+)
 _warned_of: set[tuple[str, str]] = set()
 
 
@@ -45,6 +53,9 @@ class WeightedPPOConfig(PPOConfig):
     # Also of the class: 0.1 did not have these settings, and configs in its checkpoints lack them.
     env_backend = "gymnasium"
     per_worker_parameters: bool | None = None
+    storage_timeout_s = DEFAULT_TIMEOUT_S
+    merge_diagnostics_interval: int | None = None
+    merge_parts: dict[str, Any] | None = None
 
     def __init__(self, algo_class: type | None = None) -> None:
         """Initializes a WeightedPPOConfig with RLlib's PPO defaults and the merge's."""
@@ -54,6 +65,8 @@ class WeightedPPOConfig(PPOConfig):
         self.merge_options: dict[str, Any] = {}
         self.merge_arm: str | None = None
         self.per_worker_parameters = None
+        self.merge_diagnostics_interval = None
+        self.merge_parts = None
         self.merge_unit: MergeUnit = "env_runner"
         self.advantage_normalization = "worker"
         self.actor_export: ActorExport = "best"
@@ -61,6 +74,7 @@ class WeightedPPOConfig(PPOConfig):
         self.env_backend = "gymnasium"
         self.fast_learner = True
         self.fast_sampling = True
+        self.storage_timeout_s = DEFAULT_TIMEOUT_S
         # A round's order carries all state to the env runners; RLlib's own broadcast may lag.
         self._dont_auto_sync_env_runner_states = True
 
@@ -76,6 +90,8 @@ class WeightedPPOConfig(PPOConfig):
         merge_unit: Any = NotProvided,
         advantage_normalization: Any = NotProvided,
         actor_export: Any = NotProvided,
+        merge_diagnostics_interval: Any = NotProvided,
+        merge_parts: Any = NotProvided,
         **kwargs: Any,
     ) -> Self:
         """Sets the training related configuration.
@@ -101,6 +117,14 @@ class WeightedPPOConfig(PPOConfig):
             actor_export: What the policy is that is evaluated and saved when every worker has its
                 own parameters: "best" (default), that of the worker with the highest reward
                 signal, or "mean", the mean of their parameters.
+            merge_diagnostics_interval: Every how many rounds the noise and the agreement of the
+                workers' gradients are measured, before the first step, and what each strategy
+                would gain is predicted from them (`merge/diagnostics/…`). None (default): never,
+                but in every round with a strategy that reads these signals.
+            merge_parts: Weights of its own for a part of the loss: {"value": the name of a
+                strategy}, or {"value": {"merge_strategy": …, "merge_options": …, "min_weight": …}}
+                for the value function's; the policy's follows `merge_strategy`. None (default): one
+                weight for both.
             kwargs: Everything that `PPOConfig.training` takes.
 
         Returns:
@@ -116,6 +140,8 @@ class WeightedPPOConfig(PPOConfig):
             merge_unit=merge_unit,
             advantage_normalization=advantage_normalization,
             actor_export=actor_export,
+            merge_diagnostics_interval=merge_diagnostics_interval,
+            merge_parts=merge_parts,
         )
         return self
 
@@ -175,6 +201,23 @@ class WeightedPPOConfig(PPOConfig):
         self._set_given(fast_learner=fast_learner)
         return self
 
+    @override(PPOConfig)
+    def fault_tolerance(self, *, storage_timeout_s: Any = NotProvided, **kwargs: Any) -> Self:
+        """Sets what is done about failures.
+
+        Args:
+            storage_timeout_s: Seconds for which writing a checkpoint or the merge history to a
+                remote storage is tried again while the store does not answer, or fails by itself
+                (default 300); 0 gives up at once. A store that refuses is an error at once.
+            kwargs: Everything that `AlgorithmConfig.fault_tolerance` takes.
+
+        Returns:
+            This updated config.
+        """
+        super().fault_tolerance(**kwargs)
+        self._set_given(storage_timeout_s=storage_timeout_s)
+        return self
+
     def _set_given(self, **settings: Any) -> None:
         for name, value in settings.items():
             if value is not NotProvided:
@@ -195,7 +238,7 @@ class WeightedPPOConfig(PPOConfig):
         Tune resumes an experiment with exactly the names that it was started with.
         """
         settings: dict[str, Any] = super().to_dict()
-        for name in ("env_backend", "per_worker_parameters"):
+        for name in _LACKED_BY_0_1:
             if settings[name] == getattr(type(self), name):
                 del settings[name]
         return settings
@@ -307,11 +350,31 @@ class WeightedPPOConfig(PPOConfig):
         return resolve_strategy(self.merge_strategy, self.merge_options)
 
     @property
+    def value_merge(self) -> MergeChoice | None:
+        """What `merge_parts` says of the value function's part of the loss; None if nothing."""
+        return None if not self.merge_parts else MergeChoice.of(self.merge_parts["value"])
+
+    @property
     def uses_per_worker_parameters(self) -> bool:
         """Whether every worker has its own parameters: as set, or else as the strategy has it."""
         if self.per_worker_parameters is None:
             return self.resolve_merge_strategy().per_worker_parameters
         return self.per_worker_parameters
+
+    @property
+    def merge_signals(self) -> tuple[str, ...]:
+        """The signals that the strategies of all parts read."""
+        value = self.value_merge
+        of_value = () if value is None else value.resolve().signals
+        return (*self.resolve_merge_strategy().signals, *of_value)
+
+    def measures_gradients(self, round: int) -> bool:
+        """Whether the workers' gradients are measured in a round (the first is 1)."""
+        interval = self.merge_diagnostics_interval
+        if interval is None:
+            signals = self.merge_signals
+            return any(SIGNALS[name].measured_on == "gradients" for name in signals)
+        return (round - 1) % interval == 0
 
     def resolved_settings(self) -> dict[str, Any]:
         """Returns the settings that can change what is learned, as the merge history stores them.
@@ -321,7 +384,8 @@ class WeightedPPOConfig(PPOConfig):
         strategy = self.resolve_merge_strategy()
         name = self.merge_strategy
         num_workers = self.worker_layout.num_workers
-        min_weight = 1 / num_workers if self.min_weight is None else self.min_weight
+        default = 0.0 if strategy.has_own_floor else 1 / num_workers
+        min_weight = default if self.min_weight is None else self.min_weight
         options: dict[str, Any] = {}
         if dataclasses.is_dataclass(strategy):
             options = {

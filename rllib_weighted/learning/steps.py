@@ -26,7 +26,7 @@ from rllib_weighted.learning.parameters import (
     weighted_rows,
 )
 from rllib_weighted.learning.round_weights import RoundWeights
-from rllib_weighted.merging import weighted_sum
+from rllib_weighted.merging import Merge, weighted_sum
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class SharedSteps(Steps):
             reason = "its loss is not finite"
             if not bad:
                 signals, merged = self._merger.weigh(workers, losses)
-                if self._step_if_finite(local, own, workers, merged.weights):
+                if self._step_if_finite(local, own, workers, merged):
                     self._merger.record(workers, signals, merged, losses)
                     return losses
                 bad = self._with_bad_gradient(minibatch, own, workers)
@@ -141,14 +141,19 @@ class SharedSteps(Steps):
         local: WorkerLosses | None,
         own: list[int],
         workers: list[int],
-        weights: Tensor,
+        merged: Merge,
     ) -> bool:
         learner = self._learner
         gradients: dict[Any, Tensor] = {}
         if local is not None:
             if len(own) < len(workers):  # The others' are with other learners.
-                weights = weights[positions(own, workers)]
-            loss = weighted_sum(local.total, weights)
+                merged = merged.take(positions(own, workers))
+            if merged.value_weights is None:
+                loss = weighted_sum(local.total, merged.weights)
+            else:
+                value = self._settings.vf_loss_coeff * local.part("value")
+                loss = weighted_sum(local.total - value, merged.weights)
+                loss = loss + weighted_sum(value, merged.value_weights)
             gradients = learner.loss_gradients(self._round.module_id, loss)
         gradients = self._collectives.gradients(gradients, learner.parameters_by_reference)
         # A gradient scaler looks for overflows itself, and lowers its scale.
@@ -247,7 +252,7 @@ class PerWorkerSteps(Steps):
 
     def _losses(self, minibatch: Minibatch, leaves: Stacked) -> WorkerLosses:
         if self._forward is not None:
-            return self._stacked_losses(self._forward, minibatch, leaves)
+            return stacked_losses(self._round, self._forward, minibatch, leaves)
         round, found = self._round, []
         for position, worker in enumerate(self._own):
             rows = {name: stacked[position] for name, stacked in leaves.items()}
@@ -256,20 +261,6 @@ class PerWorkerSteps(Steps):
                     self._learner.worker_losses(round.module_id, round.batch, minibatch, [worker])
                 )
         return WorkerLosses.join(found)
-
-    def _stacked_losses(
-        self, forward: StackedForward, minibatch: Minibatch, leaves: Stacked
-    ) -> WorkerLosses:
-        sizes = [len(minibatch.parts[worker]) for worker in self._own]
-        columns = self._round.batch.take(minibatch.rows(self._own))
-        padded, real = padding(sizes)
-        obs = columns[Columns.OBS][torch.from_numpy(padded).to(columns[Columns.OBS].device)]
-        outputs = forward.forward_train(leaves, {Columns.OBS: obs})
-        flat = {key: output.flatten(0, 1) for key, output in outputs.items()}
-        if real is not None:
-            index = torch.from_numpy(real).to(obs.device)
-            flat = {key: output[index] for key, output in flat.items()}
-        return self._learner.losses_of_rows(self._round.module_id, columns, flat, sizes)
 
     # The step
 
@@ -313,6 +304,29 @@ class PerWorkerSteps(Steps):
                 full[stacked] = torch.zeros_like(stacked)
                 full[stacked][rows] = gradient
         self._learner.apply_gradients(full)
+
+
+def stacked_losses(
+    round: Round, forward: StackedForward, minibatch: Minibatch, leaves: Stacked
+) -> WorkerLosses:
+    """Returns the losses of a minibatch's workers, each at its own row of the parameters.
+
+    Args:
+        round: A round with PPO's own loss.
+        forward: Forward passes of the round's module.
+        minibatch: The rows of one worker or more.
+        leaves: Name -> [n, …], in the order of the minibatch's workers.
+    """
+    sizes = minibatch.sizes
+    columns = round.batch.take(minibatch.rows(minibatch.workers))
+    padded, real = padding(sizes)
+    obs = columns[Columns.OBS][torch.from_numpy(padded).to(columns[Columns.OBS].device)]
+    outputs = forward.forward_train(leaves, {Columns.OBS: obs})
+    flat = {key: output.flatten(0, 1) for key, output in outputs.items()}
+    if real is not None:
+        index = torch.from_numpy(real).to(obs.device)
+        flat = {key: output[index] for key, output in flat.items()}
+    return round.learner.losses_of_rows(round.module_id, columns, flat, sizes)
 
 
 def padding(sizes: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:

@@ -11,6 +11,8 @@ import time
 import pyarrow as pa
 from pyarrow import fs
 
+from rllib_weighted.core.durable import TEMPORARY_PREFIX as TEMPORARY_PREFIX
+
 HISTORY_DIR = "merge_history"
 """Name of the folder, inside a trial's folder, that holds the trial's merge history."""
 
@@ -36,21 +38,20 @@ SCHEMA: pa.Schema = pa.schema(
         pa.field("num_episodes", pa.int32(), nullable=False),
         pa.field("dropped", pa.bool_(), nullable=False),
         pa.field("drift", pa.float64()),
+        pa.field("signal_age", pa.int32()),
+        pa.field("gradient_noise", pa.float64()),
+        pa.field("gradient_agreement", pa.float64()),
     ],
     metadata={VERSION_KEY: VERSION},
 )
 """Columns of a merge history: a row per (round, worker). `env_steps` counts environment steps of
 the whole trial up to the end of the round."""
 
-ADDED_LATER = ("drift",)
+ADDED_LATER = ("drift", "signal_age", "gradient_noise", "gradient_agreement")
 """Columns that older files of this version lack; they are read as null."""
 
 KEY_COLUMNS = ("trial_id", "round", "worker")
 """What names a row: no two rows of a history agree in all three."""
-
-TEMPORARY_PREFIX = "_tmp-"
-"""Begins the name of a file that is still being written. `pyarrow.dataset`, Spark and others skip
-names that begin with an underscore or a dot, and so does `read_history`."""
 
 _FILE_NAME = re.compile(r"rounds-(\d{8,})-(\d{8,})-([0-9a-f]+)\.parquet")
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")

@@ -29,6 +29,10 @@ BUILT_IN = [
     "loss_weighted",
     "actor_average",
     "actor_sum",
+    "learnability",
+    "advantage_scaled",
+    "inverse_variance",
+    "torchjd",
 ]
 
 
