@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 _LACKED_BY_0_1 = (
     "env_backend",
+    "max_missed_rounds",
+    "max_rounds_without_update",
     "merge_diagnostics_interval",
     "merge_parts",
     "per_worker_parameters",
@@ -53,6 +55,8 @@ class WeightedPPOConfig(PPOConfig):
     # Also of the class: 0.1 did not have these settings, and configs in its checkpoints lack them.
     env_backend = "gymnasium"
     per_worker_parameters: bool | None = None
+    max_missed_rounds: int | None = 3
+    max_rounds_without_update: int | None = 5
     storage_timeout_s = DEFAULT_TIMEOUT_S
     merge_diagnostics_interval: int | None = None
     merge_parts: dict[str, Any] | None = None
@@ -74,6 +78,8 @@ class WeightedPPOConfig(PPOConfig):
         self.env_backend = "gymnasium"
         self.fast_learner = True
         self.fast_sampling = True
+        self.max_missed_rounds = 3
+        self.max_rounds_without_update = 5
         self.storage_timeout_s = DEFAULT_TIMEOUT_S
         # A round's order carries all state to the env runners; RLlib's own broadcast may lag.
         self._dont_auto_sync_env_runner_states = True
@@ -202,10 +208,23 @@ class WeightedPPOConfig(PPOConfig):
         return self
 
     @override(PPOConfig)
-    def fault_tolerance(self, *, storage_timeout_s: Any = NotProvided, **kwargs: Any) -> Self:
-        """Sets what is done about failures.
+    def fault_tolerance(
+        self,
+        *,
+        max_missed_rounds: Any = NotProvided,
+        max_rounds_without_update: Any = NotProvided,
+        storage_timeout_s: Any = NotProvided,
+        **kwargs: Any,
+    ) -> Self:
+        """Sets what happens when processes, environments or a storage fail.
 
         Args:
+            max_missed_rounds: After how many rounds in a row of which an env runner sends nothing
+                within `sample_timeout_s` it is killed and started anew (default 3). None: never.
+                It needs `restart_failed_env_runners`.
+            max_rounds_without_update: After how many rounds in a row in which every worker is
+                dropped, so that nothing is learned, the run ends with an error that names the
+                first cause (default 5). None: it never does.
             storage_timeout_s: Seconds for which writing a checkpoint or the merge history to a
                 remote storage is tried again while the store does not answer, or fails by itself
                 (default 300); 0 gives up at once. A store that refuses is an error at once.
@@ -215,7 +234,11 @@ class WeightedPPOConfig(PPOConfig):
             This updated config.
         """
         super().fault_tolerance(**kwargs)
-        self._set_given(storage_timeout_s=storage_timeout_s)
+        self._set_given(
+            max_missed_rounds=max_missed_rounds,
+            max_rounds_without_update=max_rounds_without_update,
+            storage_timeout_s=storage_timeout_s,
+        )
         return self
 
     def _set_given(self, **settings: Any) -> None:
