@@ -366,6 +366,7 @@ class WeightedPPO(TrialPPO):
             **sampling_path(rollouts),
         )
         self._warn_of_stale_signals(summary[names.SIGNAL_AGE_MEAN])
+        self._warn_of_unknown_success()
         if result and result.diagnostics:
             progress.diagnostics = diagnostic_metrics(result.diagnostics)
         for path, value in progress.diagnostics.items():
@@ -409,6 +410,18 @@ class WeightedPPO(TrialPPO):
             mean_age,
             STALE_ROUNDS,
         )
+
+    def _warn_of_unknown_success(self) -> None:
+        """Warns once where a strategy reads `success` and no episode has ever said any."""
+        progress = self._progress
+        is_unknown = bool(progress.episodes.ended) and not progress.episodes.successes
+        if progress.round == STALE_ROUNDS and is_unknown and "success" in self.config.merge_signals:
+            logger.warning(
+                "`merge_strategy`=%r reads `success`, but none of the episodes so far said it in "
+                '`info["is_success"]` or `info["success"]`: it goes by the spread of returns. '
+                'Set merge_options={"success_return": …} if a return can tell.',
+                self.config.merge_strategy,
+            )
 
     def _trial_folder(self) -> tuple[Any, str]:
         """Returns where the files of this trial go: file system and folder.

@@ -17,6 +17,7 @@ from typing_extensions import Self
 import rllib_weighted
 from rllib_weighted.core.durable import DEFAULT_TIMEOUT_S
 from rllib_weighted.core.workers import MergeUnit, WorkerLayout
+from rllib_weighted.learning.interfaces import Halves
 from rllib_weighted.learning.learner import WeightedPPOLearner
 from rllib_weighted.learning.learner_group import WeightedLearnerGroup
 from rllib_weighted.learning.parameters import ActorExport
@@ -31,6 +32,7 @@ _LACKED_BY_0_1 = (
     "env_backend",
     "max_missed_rounds",
     "max_rounds_without_update",
+    "merge_diagnostics_halves",
     "merge_diagnostics_interval",
     "merge_parts",
     "per_worker_parameters",
@@ -59,6 +61,7 @@ class WeightedPPOConfig(PPOConfig):
     max_rounds_without_update: int | None = 5
     storage_timeout_s = DEFAULT_TIMEOUT_S
     merge_diagnostics_interval: int | None = None
+    merge_diagnostics_halves: Halves = "steps"
     merge_parts: dict[str, Any] | None = None
 
     def __init__(self, algo_class: type | None = None) -> None:
@@ -70,6 +73,7 @@ class WeightedPPOConfig(PPOConfig):
         self.merge_arm: str | None = None
         self.per_worker_parameters = None
         self.merge_diagnostics_interval = None
+        self.merge_diagnostics_halves = "steps"
         self.merge_parts = None
         self.merge_unit: MergeUnit = "env_runner"
         self.advantage_normalization = "worker"
@@ -97,6 +101,7 @@ class WeightedPPOConfig(PPOConfig):
         advantage_normalization: Any = NotProvided,
         actor_export: Any = NotProvided,
         merge_diagnostics_interval: Any = NotProvided,
+        merge_diagnostics_halves: Any = NotProvided,
         merge_parts: Any = NotProvided,
         **kwargs: Any,
     ) -> Self:
@@ -127,6 +132,9 @@ class WeightedPPOConfig(PPOConfig):
                 workers' gradients are measured, before the first step, and what each strategy
                 would gain is predicted from them (`merge/diagnostics/…`). None (default): never,
                 but in every round with a strategy that reads these signals.
+            merge_diagnostics_halves: What the two halves of a worker's batch are drawn from, whose
+                gradients are compared: "steps" (default), of which neighbours resemble each other,
+                so that the noise is a lower bound; or "episodes".
             merge_parts: Weights of its own for a part of the loss: {"value": the name of a
                 strategy}, or {"value": {"merge_strategy": …, "merge_options": …, "min_weight": …}}
                 for the value function's; the policy's follows `merge_strategy`. None (default): one
@@ -147,6 +155,7 @@ class WeightedPPOConfig(PPOConfig):
             advantage_normalization=advantage_normalization,
             actor_export=actor_export,
             merge_diagnostics_interval=merge_diagnostics_interval,
+            merge_diagnostics_halves=merge_diagnostics_halves,
             merge_parts=merge_parts,
         )
         return self

@@ -125,6 +125,7 @@ _NUMBERS = _COUNTS | {
 _RULES = _NUMBERS | {
     "merge_unit": _one_of("env_runner", "env"),
     "advantage_normalization": _one_of("worker", "batch", "none"),
+    "merge_diagnostics_halves": _one_of("steps", "episodes"),
     "env_seeding": _one_of("stream", "fixed"),
     "env_backend": _one_of("gymnasium", "envpool"),
     "actor_export": _one_of("best", "mean"),
