@@ -63,9 +63,9 @@ class EvaluationResult:
 
     @property
     def return_std(self) -> float:
-        """Sample standard deviation of the returns; 0 for a single episode."""
+        """Sample standard deviation of the returns; 0 for one episode, NaN if one is not finite."""
         if not all(map(math.isfinite, self.returns)):
-            return math.nan  # Which `statistics` cannot say.
+            return math.nan
         return statistics.stdev(self.returns) if len(self.returns) > 1 else 0.0
 
     @property

@@ -15,6 +15,7 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.connectors.env_to_module import MeanStdFilter
 
+from rllib_weighted import WeightedPPOConfig
 from rllib_weighted._private import tune_registry
 from rllib_weighted.cli import InputError, storage
 from rllib_weighted.cli import evaluate as evaluate_module
@@ -22,6 +23,7 @@ from rllib_weighted.cli.checkpoints import find_checkpoint
 from rllib_weighted.cli.evaluate import EvaluationResult, evaluate_checkpoint
 from rllib_weighted.cli.storage import ExperimentRecord
 from tests.cli.test_main import failed, rllib
+from tests.sampling.envs import INF, ScriptedEnv
 from tests.sampling.helpers import make_config
 
 EPISODES = 6
@@ -74,6 +76,23 @@ def test_agrees_with_the_algorithm(trained: tuple[Path, float]) -> None:
     assert result.return_mean == pytest.approx(own_mean)
     assert result.return_std == statistics.stdev(result.returns)
     assert result.lengths == result.returns  # CartPole pays 1 a step.
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_returns_that_are_not_finite_are_shown(tmp_path: Path) -> None:
+    config = (
+        WeightedPPOConfig()
+        .environment(ScriptedEnv, env_config={"length": 10, "rewards": {10: -INF}})
+        .env_runners(num_env_runners=0, num_envs_per_env_runner=2)
+        .training(merge_unit="env", train_batch_size=40, minibatch_size=20)
+    )
+    algorithm = config.build_algo()
+    algorithm.save_to_path(str(tmp_path / "checkpoint"))
+    algorithm.stop()
+    result = evaluate_checkpoint(tmp_path / "checkpoint", episodes=2, seed=1)
+    assert result.returns == [-INF, -INF]
+    assert result.return_mean == -INF
+    assert math.isnan(result.return_std)
 
 
 def test_seed_decides(trained: tuple[Path, float]) -> None:
