@@ -439,11 +439,13 @@ def draw_profile(figures: EnvFigures) -> Iterator[Drawing]:
 def draw_pooled(tables: Tables) -> Iterator[Drawing]:
     """Draws the performance profile over all environments, where arms are in several of them."""
     arms = list(tables.pooled_scores.sort_values("score", ascending=False)["arm"])[:MOST_LINES]
+    if len(arms) < 2:
+        return
     own = list(tables.arms.loc[is_baseline(tables.arms, tables.baseline), "arm"])
     figures = EnvFigures(0, ALL_ENVS, tables, arm_styles(arms, own), own)
 
     def draw(axes: Axes, part: pd.DataFrame, style: ArmStyle) -> None:
-        weights = 1 / part.groupby("env")["score"].transform("size")
+        weights = (1 / part.groupby("env")["score"].transform("size")).to_numpy()
         axes.ecdf(part["score"], weights, complementary=True, linewidth=1.5, **style.stroke)
 
     def finish(axes: Axes) -> None:
