@@ -428,7 +428,7 @@ def draw_profile(figures: EnvFigures) -> Iterator[Drawing]:
 
     def finish(axes: Axes) -> None:
         axes.set_xlabel("final return x (reward)")
-        axes.set_ylabel("runs that end at x or above (fraction)")
+        axes.set_ylabel("runs at x or above (fraction)")
 
     note = "Performance profile: the arm whose line lies further right and above is the better one."
     yield from _draw_groups(
@@ -450,7 +450,7 @@ def draw_pooled(tables: Tables) -> Iterator[Drawing]:
 
     def finish(axes: Axes) -> None:
         axes.set_xlabel("score x (1 = the baseline's final return)")
-        axes.set_ylabel("runs that end at x or above (fraction)")
+        axes.set_ylabel("runs at x or above (fraction)")
 
     note = "Every environment counts the same."
     texts = ("pooled", "Performance profile over all environments", note)
