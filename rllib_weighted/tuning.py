@@ -16,9 +16,11 @@ from ray.rllib.algorithms.ppo.ppo import PPO
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import EVALUATION_RESULTS
 from ray.tune.result import SHOULD_CHECKPOINT, TRIAL_INFO
+from ray.util import get_current_placement_group
 
 from rllib_weighted.core.processes import computing_with, round_threads
 from rllib_weighted.merging import Weighting, resolve_strategy
+from rllib_weighted.old_api import NewStackOnly
 
 if TYPE_CHECKING:
     from ray.tune import PlacementGroupFactory
@@ -30,7 +32,7 @@ _STATE_KEY = "tune_trial"
 _KEPT_SETTINGS = ("merge_strategy", "min_weight", "merge_options", "per_worker_parameters")
 
 
-class TrialPPO(PPO):
+class TrialPPO(NewStackOnly, PPO):
     """PPO that can be searched and scheduled.
 
     It refuses to wait for ever, has columns for its evaluation from the start, can be reused for
@@ -49,6 +51,13 @@ class TrialPPO(PPO):
 
     @override(Algorithm)
     def setup(self, config: Any) -> None:
+        """Builds everything; see `Algorithm.setup`.
+
+        Raises:
+            ValueError: The running Ray can never place its actors: RLlib would wait for ever.
+        """
+        if problem := self._actors_problem(config):
+            raise ValueError(problem)
         super().setup(config)
         self._num_threads = round_threads(
             self.config, num_parameters=self.learner_group.num_parameters
@@ -67,6 +76,23 @@ class TrialPPO(PPO):
         if problem is not None:
             raise ValueError(problem)
         return request
+
+    @classmethod
+    def _actors_problem(cls, config: Any) -> str | None:
+        """Returns why the actors of an algorithm can never be placed; None if they can.
+
+        None as well inside a trial: Tune has room for it.
+        """
+        if get_current_placement_group() is not None:
+            return None
+        _, *actors = super().default_resource_request(config).bundles
+        if not total(actors):
+            return None
+        if not ray.is_initialized():
+            ray.init()  # As the first actor would do.
+        request = tune.PlacementGroupFactory([{}, *actors])
+        whole = cls.get_default_config().update_from_dict(config)
+        return trial_problem(whole, request, "the algorithm")
 
     @override(Algorithm)
     def step(self) -> dict[str, Any]:
@@ -231,7 +257,9 @@ def total(bundles: Iterable[Resources]) -> dict[str, float]:
 
 
 def placement_problem(
-    request: PlacementGroupFactory, nodes: Sequence[Resources] | None = None
+    request: PlacementGroupFactory,
+    nodes: Sequence[Resources] | None = None,
+    who: str = "a trial",
 ) -> str | None:
     """Returns why a trial can never be placed, with the numbers; None if it can.
 
@@ -239,6 +267,7 @@ def placement_problem(
         request: What the trial asks for: a bundle of resources per process.
         nodes: What each node has in all; None asks the running Ray. Without one the answer is
             None.
+        who: What asks, for the message.
     """
     if nodes is None:
         if not ray.is_initialized():
@@ -248,7 +277,7 @@ def placement_problem(
     short = [name for name, amount in asked.items() if amount > there.get(name, 0) + _TOLERANCE]
     if short:
         return (
-            f"a trial takes {describe(asked, short)} and Ray has {describe(there, short)}, so it "
+            f"{who} takes {describe(asked, short)} and Ray has {describe(there, short)}, so it "
             "would wait for ever"
         )
     if not _can_be_placed(request, nodes):
@@ -256,14 +285,14 @@ def placement_problem(
         listed = ", ".join(f"{count} x {bundle}" for bundle, count in bundles.items())
         names = list(asked)
         return (
-            f"a trial's processes ({listed}; {request.strategy}) do not fit on the "
+            f"{who}'s processes ({listed}; {request.strategy}) do not fit on the "
             f"{len(nodes)} node{'s' * (len(nodes) > 1)} of Ray "
             f"({'; '.join(describe(node, names) for node in nodes)}), so it would wait for ever"
         )
     return None
 
 
-def trial_problem(config: Any, request: PlacementGroupFactory) -> str | None:
+def trial_problem(config: Any, request: PlacementGroupFactory, who: str = "a trial") -> str | None:
     """Returns why a trial of a config can never be placed, and what to do; None if it can.
 
     None as well where the user says that the cluster grows.
@@ -271,8 +300,9 @@ def trial_problem(config: Any, request: PlacementGroupFactory) -> str | None:
     Args:
         config: An `AlgorithmConfig`.
         request: What its trial asks for.
+        who: What asks, for the message.
     """
-    problem = None if cluster_grows() else placement_problem(request)
+    problem = None if cluster_grows() else placement_problem(request, who=who)
     if problem is None:
         return None
     names = ("num_env_runners", "num_cpus_per_env_runner", "num_learners", "num_gpus_per_learner")

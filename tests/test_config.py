@@ -35,9 +35,10 @@ def cartpole() -> WeightedPPOConfig:
 
 def test_settings_that_earlier_versions_lack_are_named_only_if_changed():
     """So that Tune, which compares the names, resumes their experiments."""
-    new = {"env_backend": "envpool", "per_worker_parameters": True}
+    new = {"env_backend": "envpool", "observation_scale": 0.5, "per_worker_parameters": True}
     assert not new.keys() & WeightedPPOConfig().to_dict().keys()
     config = cartpole().env_runners(env_backend="envpool").training(per_worker_parameters=True)
+    config.rl_module(observation_scale=0.5)
     assert {name: config.to_dict()[name] for name in new} == new
     assert WeightedPPOConfig().update_from_dict(config.to_dict()).env_backend == "envpool"
 
