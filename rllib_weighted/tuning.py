@@ -14,7 +14,7 @@ from ray import tune
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.ppo.ppo import PPO
 from ray.rllib.utils.annotations import override
-from ray.rllib.utils.metrics import EVALUATION_RESULTS
+from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, EVALUATION_RESULTS, NUM_EPISODES
 from ray.tune.result import SHOULD_CHECKPOINT, TRIAL_INFO
 from ray.util import get_current_placement_group
 
@@ -119,6 +119,27 @@ class TrialPPO(NewStackOnly, PPO):
             return results
 
     @override(Algorithm)
+    def _evaluate_with_auto_duration(self, parallel_train_future: Any) -> Any:
+        """Evaluates for as long as the round takes, and for one episode per env runner at least.
+
+        RLlib (2.60) reports nothing where the round is over before an episode is.
+        """
+        key = EVALUATION_RESULTS, ENV_RUNNER_RESULTS
+        results, env_steps, agent_steps, batches = super()._evaluate_with_auto_duration(
+            parallel_train_future
+        )
+        if not self.metrics.peek((*key, NUM_EPISODES), default=0):
+            found = self.eval_env_runner_group.foreach_env_runner(
+                _evaluate_an_episode,
+                local_env_runner=False,
+                timeout_seconds=self.config.evaluation_sample_timeout_s,
+            )
+            self.metrics.aggregate([metrics for metrics, _ in found], key=key)
+            env_steps += sum(steps for _, steps in found)
+            agent_steps += sum(steps for _, steps in found)
+        return results, env_steps, agent_steps, batches
+
+    @override(Algorithm)
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         state: dict[str, Any] = super().get_state(*args, **kwargs)
         settings = {name: getattr(self.config, name) for name in _KEPT_SETTINGS}
@@ -154,6 +175,12 @@ class TrialPPO(NewStackOnly, PPO):
         info = {TRIAL_INFO: self._trial_info}
         type(self).__init__(self, {**new_config, **info}, storage=self._storage)
         return True
+
+
+def _evaluate_an_episode(env_runner: Any) -> tuple[Any, int]:
+    """Returns an evaluation env runner's metrics of an episode, and its steps."""
+    episodes = env_runner.sample(num_episodes=1)
+    return env_runner.get_metrics(), sum(map(len, episodes))
 
 
 _Point = tuple[str | Weighting, float | None]

@@ -83,6 +83,12 @@ NAMES: tuple[PrivateName, ...] = (
     ),
     PrivateName(
         _ALGORITHM,
+        "_evaluate_with_auto_duration",
+        "overridden: a round that is shorter than an episode of evaluation reports one",
+        ("parallel_train_future",),
+    ),
+    PrivateName(
+        _ALGORITHM,
         "_counters",
         "RLlib counts restored env runners there",
     ),

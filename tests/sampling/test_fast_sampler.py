@@ -476,6 +476,19 @@ def test_episodes_have_their_duration_and_steps_their_times(mode: str, takes_col
     assert 0 < logger.peek(RLMODULE_INFERENCE_TIMER) < 0.1
 
 
+def test_only_the_times_of_connectors_are_missing_among_the_metrics() -> None:
+    fast, own = make_runner(make_config()), make_runner(make_config(fast_sampling=False))
+    found, expected = (sample(runner, 2).metrics for runner in (fast, own))
+    missing = {key for key in expected if key not in found}
+    assert missing == {
+        "env_to_module_connector",
+        "module_to_env_connector",
+        "env_to_module_sum_episodes_length_in",
+        "env_to_module_sum_episodes_length_out",
+    }
+    assert not found.keys() - expected.keys()
+
+
 # Changing loops
 
 
