@@ -128,7 +128,7 @@ class TrialPPO(NewStackOnly, PPO):
         results, env_steps, agent_steps, batches = super()._evaluate_with_auto_duration(
             parallel_train_future
         )
-        if not self.metrics.peek((*key, NUM_EPISODES), default=0):
+        if not self.metrics.peek((*key, NUM_EPISODES), default=0) > 0:  # Or NaN: none since then.
             found = self.eval_env_runner_group.foreach_env_runner(
                 _evaluate_an_episode,
                 local_env_runner=False,

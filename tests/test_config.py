@@ -169,6 +169,8 @@ def _by_setter(config, name, value):
         return config.learners(num_learners=value)
     if name == "seed":
         return config.debugging(seed=value)
+    if name == "observation_scale":
+        return config.rl_module(observation_scale=value)
     return config.training(**{name.removeprefix("_"): value})
 
 

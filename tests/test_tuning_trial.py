@@ -125,7 +125,10 @@ def test_parallel_evaluation_reports_an_episode_in_rounds_shorter_than_one(build
             evaluation_parallel_to_training=True,
         )
     )
+    total = 0
     for _ in range(4):
         result = algorithm.train()["evaluation"]["env_runners"]
         assert result["num_episodes"] >= 1
         assert result["episode_return_mean"] >= 1
+        assert result["num_episodes_lifetime"] > total  # A new one in each round.
+        total = result["num_episodes_lifetime"]

@@ -274,6 +274,11 @@ STACKED: tuple[Requirement[Any], ...] = (
         lambda module: not {"_forward_train", "_forward_exploration"} & vars(module).keys(),
         "the module is compiled",
     ),
+    required(
+        "no convolutions",
+        lambda module: not any(isinstance(part, nn.Conv2d) for part in module.modules()),
+        "the module has convolutions, which take longer all at once than one after the other",
+    ),
     *PER_WORKER,
 )
 

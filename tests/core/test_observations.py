@@ -100,7 +100,7 @@ def test_the_short_ways_cast_as_well() -> None:
 
 
 def test_workers_with_parameters_of_their_own_share_a_forward_pass() -> None:
-    space: Any = _SPACES["images"]
+    space: Any = _SPACES["bytes"]
     module = _module(space)
     stacked = {name: torch.stack([value, value * 2]) for name, value in module.named_parameters()}
     obs = _batch(space)[Columns.OBS]
