@@ -464,7 +464,11 @@ class EnvPoolVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
     def _channels_last(self, obs: np.ndarray) -> np.ndarray:
         if not self._moves_channels:
             return obs
-        return np.ascontiguousarray(np.moveaxis(obs, 1, -1))
+        num_envs, channels, height, width = obs.shape
+        turned = np.empty((num_envs, height, width, channels), obs.dtype)
+        for channel in range(channels):  # Several times as fast as a copy of `np.moveaxis`.
+            turned[..., channel] = obs[:, channel]
+        return turned
 
     def _count_resets(self, resets: np.ndarray) -> None:
         counts = self.num_evaluation_resets if self.evaluation else self.num_resets
