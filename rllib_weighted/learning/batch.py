@@ -267,11 +267,15 @@ def compute_by_owner(
         parts.append(part)
         places.append(rows)
     order = torch.argsort(torch.cat(places))
+
+    def joined(*pieces: Any) -> Any:
+        return torch.cat(pieces)[order] if isinstance(pieces[0], Tensor) else pieces[0]
+
     for name in written:
-        pieces = [part[name] for part in parts if name in part]
+        found = [part[name] for part in parts if name in part]
         columns.pop(name, None)
-        if pieces:
-            columns[name] = tree.map_structure(lambda *p: torch.cat(p)[order], *pieces)
+        if found:
+            columns[name] = tree.map_structure(joined, *found)
     return torch.cat(outputs)[order]
 
 
