@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import math
+import contextlib
+import copy
+import errno
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import ray
-import tree
+from pyarrow.fs import LocalFileSystem
 from ray import tune
+from ray.air.constants import TRAINING_ITERATION
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.ppo.ppo import PPO
 from ray.rllib.utils.annotations import override
@@ -18,6 +22,7 @@ from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, EVALUATION_RESULTS, NUM_
 from ray.tune.result import SHOULD_CHECKPOINT, TRIAL_INFO
 from ray.util import get_current_placement_group
 
+from rllib_weighted.core.durable import DEFAULT_TIMEOUT_S, durable, is_full, unwritten, where_full
 from rllib_weighted.core.processes import computing_with, round_threads
 from rllib_weighted.merging import Weighting, resolve_strategy
 from rllib_weighted.old_api import NewStackOnly
@@ -47,6 +52,11 @@ class TrialPPO(NewStackOnly, PPO):
         trial_info = config.get(TRIAL_INFO) if isinstance(config, dict) else None
         self._tune_trial_id: str | None = getattr(trial_info, "trial_id", None)
         self._is_clone = False
+        self._evaluation: dict[str, Any] = {}  # What the last one reported.
+        storage = kwargs.get("storage")
+        if storage is not None and not isinstance(storage.storage_filesystem, LocalFileSystem):
+            timeout_s = (config or {}).get("storage_timeout_s", DEFAULT_TIMEOUT_S)
+            storage.storage_filesystem = durable(storage.storage_filesystem, timeout_s)
         super().__init__(config, *args, **kwargs)
 
     @override(Algorithm)
@@ -99,23 +109,29 @@ class TrialPPO(NewStackOnly, PPO):
         """One round, evaluated if it is time to; see `Algorithm.step`.
 
         Where there is an `evaluation_interval`, the first round is evaluated too: Tune's
-        progress.csv takes its columns from the first result. A round without evaluation reports
-        NaN (RLlib, 2.60, repeats the last values once). `_run_one_evaluation` is RLlib's private
-        `evaluate()` with the care for failed env runners around it.
+        progress.csv takes its columns from the first result. A round without evaluation repeats
+        the last one's values, as RLlib means to (it loses some, 2.60): Tune's own max, min and mean
+        never get over a NaN. `evaluation/training_iteration` is the round that they are of.
+        `_run_one_evaluation` is RLlib's private `evaluate()` with the care for failed env runners
+        around it.
         """
         with computing_with(self._num_threads):
             results: dict[str, Any] = super().step()
             if self._is_clone:
                 results[SHOULD_CHECKPOINT] = True  # Its own, with the settings that it has now.
                 self._is_clone = False
-            interval = self.config.evaluation_interval
-            if not interval or (self.iteration + 1) % interval == 0:
+            round, interval = self.iteration + 1, self.config.evaluation_interval
+            if not interval:
                 return results
-            if self.iteration == 0 and self.config.evaluation_duration != "auto":
+            is_evaluated = round % interval == 0
+            if round == 1 and not is_evaluated and self.config.evaluation_duration != "auto":
                 results.update(self._run_one_evaluation())
-            elif EVALUATION_RESULTS in results:
-                unknown = tree.map_structure(lambda _: math.nan, results[EVALUATION_RESULTS])
-                results[EVALUATION_RESULTS] = unknown
+                is_evaluated = True
+            if is_evaluated:
+                own = {TRAINING_ITERATION: round}
+                self._evaluation = copy.deepcopy({**results.get(EVALUATION_RESULTS, {}), **own})
+            if self._evaluation:
+                results[EVALUATION_RESULTS] = copy.deepcopy(self._evaluation)
             return results
 
     @override(Algorithm)
@@ -140,10 +156,46 @@ class TrialPPO(NewStackOnly, PPO):
         return results, env_steps, agent_steps, batches
 
     @override(Algorithm)
+    def save(self, checkpoint_dir: str | None = None) -> Any:
+        """Writes a checkpoint into the trial's folder; see `Trainable.save`.
+
+        Of one that cannot be written, nothing is left behind (RLlib, 2.60, leaves both halves).
+
+        Raises:
+            OSError: It says where there is no space left, if that is why.
+        """
+        storage = self._storage
+        if checkpoint_dir is not None or storage is None:
+            return super().save(checkpoint_dir)
+        index = storage.current_checkpoint_index
+        try:
+            with tempfile.TemporaryDirectory(prefix="checkpoint_") as folder:
+                result = super().save(folder)
+                if problem := unwritten(storage.storage_filesystem, storage.checkpoint_fs_path):
+                    raise problem
+                return result
+        except OSError as error:
+            full = where_full([tempfile.gettempdir(), storage.trial_fs_path])
+            if storage.current_checkpoint_index != index:
+                with contextlib.suppress(OSError):
+                    storage.storage_filesystem.delete_dir(storage.checkpoint_fs_path)
+            if not is_full(error):
+                raise
+            raise OSError(
+                errno.ENOSPC,
+                "no space left for a checkpoint: make room, and resume from the one before",
+                ", ".join(full) or storage.trial_fs_path,
+            ) from error
+
+    @override(Algorithm)
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         state: dict[str, Any] = super().get_state(*args, **kwargs)
         settings = {name: getattr(self.config, name) for name in _KEPT_SETTINGS}
-        state[_STATE_KEY] = {"trial_id": self._tune_trial_id, "settings": settings}
+        state[_STATE_KEY] = {
+            "trial_id": self._tune_trial_id,
+            "settings": settings,
+            "evaluation": self._evaluation,
+        }
         return state
 
     @override(Algorithm)
@@ -157,7 +209,10 @@ class TrialPPO(NewStackOnly, PPO):
         """
         super().set_state(state)
         saved = state.get(_STATE_KEY)
-        if saved is None or self._tune_trial_id is None:
+        if saved is None:
+            return
+        self._evaluation = saved.get("evaluation", {})
+        if self._tune_trial_id is None:
             return
         self._is_clone = saved["trial_id"] != self._tune_trial_id
         if not self._is_clone:

@@ -44,7 +44,7 @@ from rllib_weighted.core.episode_signals import success_of
 from rllib_weighted.core.modules import dense_layers, overriding_class
 from rllib_weighted.core.observations import DEFAULT_MODULES
 from rllib_weighted.core.rollouts import CHUNK, RolloutColumns, ranges
-from rllib_weighted.sampling.envs import EnvPoolVectorEnv, SeededEnv
+from rllib_weighted.sampling.envs import TRUE_REWARD, EnvPoolVectorEnv, SeededEnv
 
 if TYPE_CHECKING:
     from rllib_weighted.config import WeightedPPOConfig
@@ -268,7 +268,8 @@ class FastSampler:
             forward: What to explore with instead of the module's own forward pass.
 
         Returns:
-            Done episodes in the order in which they ended, then the ongoing chunks.
+            Done episodes in the order in which they ended, then the ongoing chunks. Non-finite
+            rewards are among their rewards: see `RolloutColumns.take_nonfinite_rewards`.
         """
         if self._obs is None:
             self._obs = self._reset()
@@ -425,6 +426,7 @@ def _spans(resets: np.ndarray, ends: np.ndarray) -> list[tuple[int, int, int]]:
 class Step(NamedTuple):
     """Result of one vector step: `obs` [envs, …], the rest [envs]; infos where they are kept.
 
+    Rewards are the environments' own, non-finite ones too.
     `successes`: of each sub-environment whose episode ended, whether it succeeded, or None.
     """
 
@@ -456,6 +458,9 @@ class Stepper:
         Which those are, the vector environment has noted by itself.
         """
         obs, rewards, terminateds, truncateds, infos = self._env.step(actions)
+        for index, info in enumerate(infos):
+            if TRUE_REWARD in info:
+                rewards[index] = info[TRUE_REWARD]
         ended = np.flatnonzero(terminateds | truncateds).tolist()
         successes = {index: success_of(infos[index]) for index in ended}
         return Step(obs, rewards, terminateds, truncateds, infos, successes)
@@ -500,7 +505,7 @@ class DirectStepper(Stepper):
         is_finite = not self._may_be_infinite or np.isfinite(obs).all()
         if not (is_finite and np.isfinite(rewards).all()):
             for i, env in enumerate(self._envs):
-                rewards[i] = env.finite_reward(given[i])
+                env.finite_reward(given[i])
                 if not resets[i]:
                     obs[i] = env.replace_nonfinite(observations[i], self._obs[i])
         self._obs = obs
