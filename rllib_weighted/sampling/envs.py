@@ -135,7 +135,7 @@ class SeededEnv(gym.Wrapper[Any, Any, Any, Any]):
     # For a caller that has stepped the wrapped environment by itself
 
     def finite_reward(self, reward: Any) -> Any:
-        """Returns the reward; in training 0 in place of None or a non-finite one, which is noted."""
+        """Returns the reward; in training 0 in place of None or a non-finite one: it is noted."""
         if reward is not None and math.isfinite(reward):
             return reward
         self.invalid = self.invalid or f"reward {reward}"
