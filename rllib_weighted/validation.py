@@ -110,6 +110,7 @@ _NUMBERS = _COUNTS | {
     "kl_coeff": _NOT_NEGATIVE,
     "kl_target": _POSITIVE,
     "grad_clip": _POSITIVE_OR_NONE,
+    "observation_scale": _POSITIVE,
     "storage_timeout_s": _NOT_NEGATIVE,
     "seed": _Rule(
         f"None or a whole number from 0 to {_MAX_SEED}",
@@ -206,6 +207,31 @@ def config_problems(config: WeightedPPOConfig) -> list[str]:
     problems += _envpool(config)
     problem = env_problem(config.env, config.env_backend)
     return [*problems, problem] if problem else problems
+
+
+def no_ops(config: WeightedPPOConfig) -> dict[str, str]:
+    """Returns settings that are set and that RLlib's new API stack (2.60) does not read.
+
+    Returns:
+        Name -> what to say, with what takes its place.
+    """
+    found = {
+        "clip_rewards": (config.clip_rewards, "clip them in a wrapper of the environment"),
+        "observation_filter": (
+            config.observation_filter not in (None, "NoFilter"),
+            "use `config.env_runners(env_to_module_connector=lambda env, spaces, device: "
+            "MeanStdFilter())`",
+        ),
+        "use_attention": (
+            config.model_config.get("use_attention"),
+            "use `use_lstm`, or an RLModule of your own",
+        ),
+    }
+    return {
+        name: f"`{name}` is ignored: RLlib's new API stack does not read it; {remedy}."
+        for name, (is_set, remedy) in found.items()
+        if is_set
+    }
 
 
 def has_sound_counts(config: WeightedPPOConfig) -> bool:

@@ -197,6 +197,41 @@ def _dependency_problem(env: str, spec: EnvSpec) -> str | None:
     return None
 
 
+class _FromSpec:
+    """Makes a gymnasium environment from its spec: the process need not know its id."""
+
+    def __init__(self, spec: EnvSpec) -> None:
+        self.spec = spec
+
+    def __call__(self, context: EnvContext) -> gym.Env[Any, Any]:
+        import gymnasium as gym
+
+        return gym.make(self.spec, **context)
+
+
+def share_gym_env(env: Any) -> None:
+    """Makes a gymnasium id that the user has registered known to all processes of a run.
+
+    gymnasium's registry is that of one process: with an id that only the driver has registered,
+    RLlib's (2.60) env runners and Tune's trials fail. Tune's registry is that of the whole Ray.
+
+    Args:
+        env: What an `AlgorithmConfig` holds as `env`. gymnasium's own ids, and those that Tune's
+            registry has by the user, are left alone.
+    """
+    import gymnasium as gym
+    from ray.tune.registry import ENV_CREATOR, register_env
+
+    spec = gym.registry.get(env) if isinstance(env, str) else None
+    if spec is None or str(spec.entry_point).startswith("gymnasium."):
+        return
+    if _in_tune_registry(env):
+        known = tune_registry().get(ENV_CREATOR, env)
+        if not isinstance(known, _FromSpec) or known.spec is spec:
+            return
+    register_env(env, _FromSpec(spec))
+
+
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()).rstrip(".")
 

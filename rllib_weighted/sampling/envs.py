@@ -103,7 +103,7 @@ class SeededEnv(gym.Wrapper[Any, Any, Any, Any]):
         obs, reward, terminated, truncated, info = self.env.step(action)
         finite = self.finite_reward(reward)
         if finite is not reward:
-            info = {**info, TRUE_REWARD: float(reward)}
+            info = {**info, TRUE_REWARD: math.nan if reward is None else float(reward)}
         return self._finite_obs(obs), finite, terminated, truncated, info
 
     # What a vector environment's `get_attr`, `set_attr` and `call` ask for
@@ -135,8 +135,8 @@ class SeededEnv(gym.Wrapper[Any, Any, Any, Any]):
     # For a caller that has stepped the wrapped environment by itself
 
     def finite_reward(self, reward: Any) -> Any:
-        """Returns the reward, or in training 0 in place of a non-finite one, which is noted."""
-        if math.isfinite(reward):
+        """Returns the reward; in training 0 in place of None or a non-finite one: it is noted."""
+        if reward is not None and math.isfinite(reward):
             return reward
         self.invalid = self.invalid or f"reward {reward}"
         return reward if self.evaluation else 0.0
@@ -342,6 +342,16 @@ class EnvSeeds:
         return {worker: "; ".join(texts) for worker, texts in found.items()}
 
 
+def has_channels_first(space: gym.Space[Any]) -> bool:
+    """Whether a space is of uint8 images with their channels first: the first axis is the shortest.
+
+    RLlib's default encoders would take the channels for the width.
+    """
+    is_image = isinstance(space, gym.spaces.Box) and space.dtype == np.uint8
+    shape = space.shape or ()
+    return is_image and len(shape) == 3 and shape[0] < min(shape[1:])
+
+
 class EnvPoolVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
     """A pool of EnvPool's sub-environments: one call of C++ steps them all.
 
@@ -356,6 +366,9 @@ class EnvPoolVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
     restarted env runner does not repeat its past.
 
     NaN and infinite numbers are replaced as in `SeededEnv`, and named in `invalid`.
+
+    Images that EnvPool gives with their channels first, as those of Atari, get them last, as
+    RLlib's encoders want them; see `has_channels_first`.
 
     Args:
         env_id: EnvPool's id of the environment.
@@ -395,7 +408,12 @@ class EnvPoolVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         self.invalid: list[str | None] = [None] * self.num_envs
         self._is_stale = False  # Whether the next reset needs a new pool.
         self._pool = self._make_pool()
-        self.single_observation_space = self._pool.observation_space
+        space = self._pool.observation_space
+        self._moves_channels = has_channels_first(space)
+        if self._moves_channels:
+            low, high = (np.moveaxis(bound, 0, -1) for bound in (space.low, space.high))
+            space = gym.spaces.Box(low, high, dtype=space.dtype)
+        self.single_observation_space = space
         own_actions = self._pool.action_space
         self._action_dtype = own_actions.dtype
         # gymnasium's own discrete actions are int64.
@@ -447,7 +465,7 @@ class EnvPoolVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         """Starts new episodes everywhere. The caller's `seed` is ignored: the counters decide."""
         if self._is_stale:
             self._pool = self._make_pool()
-        obs, _ = self._pool.reset()
+        obs = self._channels_last(self._pool.reset()[0])
         self._count_resets(np.ones(self.num_envs, np.bool_))
         self._resets_next = np.zeros(self.num_envs, np.bool_)
         self._obs = self._finite_obs(obs, np.zeros_like(obs))
@@ -469,7 +487,7 @@ class EnvPoolVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         obs, rewards, terminateds, truncateds, _ = self._pool.step(
             np.asarray(actions, self._action_dtype)
         )
-        self._obs = self._finite_obs(obs, self._obs)
+        self._obs = self._finite_obs(self._channels_last(obs), self._obs)
         rewards, infos = self._finite_rewards(rewards.astype(np.float64))
         self._resets_next = terminateds | truncateds
         return self._obs, rewards, terminateds, truncateds, infos
@@ -477,6 +495,15 @@ class EnvPoolVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
     def close_extras(self, **kwargs: Any) -> None:
         """Ends the pool's threads."""
         self._pool.close()
+
+    def _channels_last(self, obs: np.ndarray) -> np.ndarray:
+        if not self._moves_channels:
+            return obs
+        num_envs, channels, height, width = obs.shape
+        turned = np.empty((num_envs, height, width, channels), obs.dtype)
+        for channel in range(channels):  # Several times as fast as a copy of `np.moveaxis`.
+            turned[..., channel] = obs[:, channel]
+        return turned
 
     def _count_resets(self, resets: np.ndarray) -> None:
         counts = self.num_evaluation_resets if self.evaluation else self.num_resets
