@@ -40,13 +40,14 @@ from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
 from rllib_weighted._private import freeze_filters, without_deprecations
+from rllib_weighted.core.actions import CountActions
 from rllib_weighted.core.checkpoints import restoring
 from rllib_weighted.records.schema import resolve
 
 MARK = "rllib_checkpoint.json"
 _CLASS = "class_and_ctor_args.pkl"
 
-# RLlib's own connectors, and the filter: all of them look at the latest observation only.
+# RLlib's own connectors, ours, and the filter: all of them look at the latest observation only.
 PLAIN_CONNECTORS = (
     MeanStdFilter,
     AddObservationsFromEpisodesToBatch,
@@ -59,6 +60,7 @@ PLAIN_CONNECTORS = (
     UnBatchToIndividualItems,
     RemoveSingleTsTimeRankFromBatch,
     NormalizeAndClipActions,
+    CountActions,
     ListifyDataForVectorEnv,
 )
 

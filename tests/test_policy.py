@@ -18,7 +18,7 @@ from ray.rllib.core.columns import Columns
 from rllib_weighted import load_policy
 from tests.checkpoints import BOX, LENGTH, recorded, recorded_config, write_checkpoint
 
-SPACES = [BOX, gym.spaces.Discrete(4), gym.spaces.MultiDiscrete([3, 4])]
+SPACES = [BOX, gym.spaces.Discrete(4, start=3), gym.spaces.MultiDiscrete([3, 4])]
 SCALES = [
     {"normalize_actions": True},
     {"normalize_actions": False, "clip_actions": True},

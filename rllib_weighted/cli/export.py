@@ -211,6 +211,9 @@ def _as_module(policy: Policy) -> nn.Module:
     from ray.rllib.core.columns import Columns
     from ray.rllib.core.models.base import ACTOR, ENCODER_OUT
 
+    # Of a module that casts and scales what it reads; see `CastingPPOModule`.
+    scale = getattr(policy.module, "observation_scale", 1.0)
+
     class ExportedPolicy(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -224,7 +227,7 @@ def _as_module(policy: Policy) -> nn.Module:
         def forward(self, obs: Tensor) -> Tensor:
             for each in self.filters:
                 obs = each(obs)
-            features = self.encoder({Columns.OBS: obs})[ENCODER_OUT][ACTOR]
+            features = self.encoder({Columns.OBS: obs.float() * scale})[ENCODER_OUT][ACTOR]
             return self.transform(self.choose(self.pi(features)))
 
     return ExportedPolicy().eval().requires_grad_(False)
@@ -283,12 +286,22 @@ def _chosen(policy: Policy) -> Callable[[Tensor], Tensor]:
 
 
 def _transform(policy: Policy) -> nn.Module:
-    """Returns what RLlib's `NormalizeAndClipActions` does to a batch of actions."""
+    """Returns what the connectors do to a batch of actions: `NormalizeAndClipActions`, or count."""
     import gymnasium as gym
     import torch
     from ray.rllib.connectors.module_to_env import NormalizeAndClipActions
 
+    from rllib_weighted.core.actions import CountActions
+
     space: Any = policy.action_space
+    if any(isinstance(c, CountActions) for c in policy.module_to_env.connectors):
+        start = torch.as_tensor(space.start)
+
+        class Counted(torch.nn.Module):
+            def forward(self, actions: Tensor) -> Tensor:
+                return actions + start
+
+        return Counted()
     found = [c for c in policy.module_to_env.connectors if isinstance(c, NormalizeAndClipActions)]
     if not found or not isinstance(space, gym.spaces.Box):
         return torch.nn.Identity()

@@ -20,7 +20,7 @@ from rllib_weighted.cli.export import export_policy
 from tests.checkpoints import BOX, recorded, recorded_config, write_checkpoint
 from tests.cli.test_main import failed, rllib
 
-DISCRETE = gym.spaces.Discrete(4)
+DISCRETE = gym.spaces.Discrete(4, start=3)
 MULTI = gym.spaces.MultiDiscrete([3, 4])
 UNSQUASHED = {"normalize_actions": True}
 CLIPPED = {"normalize_actions": False, "clip_actions": True}
@@ -74,13 +74,13 @@ def test_both_files_at_once_and_any_batch(tmp_path: Path) -> None:
 
 
 def test_images(tmp_path: Path) -> None:
-    """Convolutions, and observations of bytes, which RLlib's module takes as numbers."""
+    """Convolutions, and observations of bytes, which the module scales."""
 
     class Images(gym.Env[Any, Any]):
         def __init__(self, config: Any) -> None:
             pass
 
-        observation_space = gym.spaces.Box(-1, 1, (42, 42, 1), np.float32)
+        observation_space = gym.spaces.Box(0, 255, (42, 42, 1), np.uint8)
         action_space = gym.spaces.Discrete(3)
 
         def reset(self, **kwargs: Any) -> Any:
@@ -90,10 +90,14 @@ def test_images(tmp_path: Path) -> None:
             return self.observation_space.sample(), 0.0, True, False, {}
 
     config = recorded_config(env_to_module_connector=None).environment(Images, env_config={})
-    config.rl_module(model_config={"conv_filters": [[4, 4, 2], [8, 21, 21]]})
+    filters = {"conv_filters": [[4, 4, 2], [8, 21, 21]]}
+    config.rl_module(model_config=filters, observation_scale=1 / 255)
     write_checkpoint(tmp_path, config)
     result = export_policy(tmp_path, onnx=tmp_path / "a", torchscript=tmp_path / "b")
     assert max(result.differences.values()) <= 1e-3
+    images = np.stack([Images.observation_space.sample() for _ in range(20)])
+    expected = [load_policy(tmp_path)(image) for image in images]
+    assert run_onnx(tmp_path / "a", images).tolist() == expected
 
 
 def test_without_the_filter_it_would_differ(
