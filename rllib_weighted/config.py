@@ -15,6 +15,9 @@ from ray.rllib.utils.schedules.scheduler import Scheduler
 from typing_extensions import Self
 
 import rllib_weighted
+from rllib_weighted.core.contexts import Context, WorkerContexts, resolve_contexts
+from rllib_weighted.core.level_table import LevelTable
+from rllib_weighted.core.levels import LevelPool, resolve_level_options
 from rllib_weighted.core.workers import MergeUnit, WorkerLayout
 from rllib_weighted.learning.learner import WeightedPPOLearner
 from rllib_weighted.learning.learner_group import WeightedLearnerGroup
@@ -46,6 +49,8 @@ class WeightedPPOConfig(PPOConfig):
     env_backend = "gymnasium"
     per_worker_parameters: bool | None = None
     merge_diagnostics_interval: int | None = None
+    worker_env_config: WorkerContexts | None = None
+    level_options: dict[str, Any] = {}  # noqa: RUF012 (a default, not written to)
 
     def __init__(self, algo_class: type | None = None) -> None:
         """Initializes a WeightedPPOConfig with RLlib's PPO defaults and the merge's."""
@@ -60,6 +65,8 @@ class WeightedPPOConfig(PPOConfig):
         self.advantage_normalization = "worker"
         self.actor_export: ActorExport = "best"
         self.env_seeding = "stream"
+        self.level_options = {}
+        self.worker_env_config = None
         self.env_backend = "gymnasium"
         self.fast_learner = True
         self.fast_sampling = True
@@ -132,6 +139,8 @@ class WeightedPPOConfig(PPOConfig):
         self,
         *,
         env_seeding: Any = NotProvided,
+        level_options: Any = NotProvided,
+        worker_env_config: Any = NotProvided,
         env_backend: Any = NotProvided,
         fast_sampling: Any = NotProvided,
         **kwargs: Any,
@@ -141,10 +150,21 @@ class WeightedPPOConfig(PPOConfig):
         Args:
             env_seeding: "stream" (default): every episode of a worker is new, and the same again
                 in a second run. "fixed": every reset of a sub-environment uses its own seed
-                again, so that workers differ for the whole run.
+                again, so that workers differ for the whole run. "prioritized": every episode is
+                of a level that is drawn from a pool by how much there is to learn from it and by
+                how long ago it was played, after arXiv 2010.03934.
+            level_options: Options of "prioritized", by name: `pool` (a number of levels, a list of
+                seeds or a list of dicts that are merged into `env_config`; 8 levels per worker),
+                `score` ("value_error", "learnability", "return" or a function), `beta` (0.1),
+                `staleness` (0.1), `window` (10) and `success_return`; see
+                `rllib_weighted.core.levels.LevelOptions`.
+            worker_env_config: What each worker's `env_config` is updated by: a list of dicts, one
+                per worker, or a function from the worker's number (0 … N - 1) to its dict, which
+                must return the same in every process. Evaluation takes all of them in turn,
+                episode by episode, or those in `evaluation_config={"worker_env_config": [...]}`.
             env_backend: What steps the environments: "gymnasium" (default), or "envpool", whose own
                 environments are several times as fast; `.environment("envpool:<id>")` says the
-                same. EnvPool cannot seed an episode: `env_seeding="fixed"` is refused, and a
+                same. EnvPool cannot seed an episode: only `env_seeding="stream"` is taken, and a
                 restored run goes on with new episodes, not with those it would have seen.
             fast_sampling: Whether rollouts are sampled on arrays, and handed on as such, where
                 nothing in the config can see the difference (default True). False: always in
@@ -156,6 +176,8 @@ class WeightedPPOConfig(PPOConfig):
         """
         given = {
             "env_seeding": env_seeding,
+            "level_options": level_options,
+            "worker_env_config": worker_env_config,
             "env_backend": env_backend,
             "fast_sampling": fast_sampling,
         }
@@ -203,7 +225,10 @@ class WeightedPPOConfig(PPOConfig):
         Tune resumes an experiment with exactly the names that it was started with.
         """
         settings: dict[str, Any] = super().to_dict()
-        for name in ("env_backend", "merge_diagnostics_interval", "per_worker_parameters"):
+        for name in (
+            *("env_backend", "merge_diagnostics_interval", "per_worker_parameters"),
+            *("worker_env_config", "level_options"),
+        ):
             if settings[name] == getattr(type(self), name):
                 del settings[name]
         return settings
@@ -239,6 +264,19 @@ class WeightedPPOConfig(PPOConfig):
             config=self.copy(), module_spec=rl_module_spec, placement_group=placement_group
         )
 
+    @override(AlgorithmConfig)
+    def get_evaluation_config_object(self) -> AlgorithmConfig | None:
+        """Returns evaluation's config, with the contexts that its env runners take in turn."""
+        own: AlgorithmConfig | None = super().get_evaluation_config_object()
+        if isinstance(own, WeightedPPOConfig):
+            given = own.worker_env_config  # Its own, or else this config's.
+            contexts = resolve_contexts(given, self.worker_layout.num_workers)
+            pool = self.level_pool()
+            if not contexts and pool is not None:
+                contexts = list(pool.contexts or ())
+            own.worker_env_config = contexts or None
+        return own
+
     @override(PPOConfig)
     def validate(self) -> None:
         """Checks all settings at once.
@@ -264,6 +302,7 @@ class WeightedPPOConfig(PPOConfig):
         self._validate_upstream()
         if self._validate_config:
             self._warn_of_unused_min_weight()
+            self._warn_of_unused_level_options()
 
     def _validate_upstream(self) -> None:
         """Runs RLlib's own validation, to which `minibatch_size` is that of a single learner.
@@ -291,6 +330,15 @@ class WeightedPPOConfig(PPOConfig):
             self.merge_strategy,
         )
 
+    def _warn_of_unused_level_options(self) -> None:
+        choice = "level_options", str(self.level_options)
+        if not self.level_options or self.env_seeding == "prioritized" or choice in _warned_of:
+            return
+        _warned_of.add(choice)
+        logger.warning(
+            '`level_options` is ignored: `env_seeding`="%s" draws no levels.', self.env_seeding
+        )
+
     # The merge's settings, resolved
 
     @property
@@ -309,6 +357,24 @@ class WeightedPPOConfig(PPOConfig):
     def worker_layout(self) -> WorkerLayout:
         """Numbering of the workers that are merged."""
         return WorkerLayout(self.num_env_runners, self.num_envs_per_env_runner, self.merge_unit)
+
+    def env_contexts(self) -> list[Context]:
+        """Returns each worker's context, in evaluation those that come in turn; [] without any."""
+        return resolve_contexts(self.worker_env_config, self.worker_layout.num_workers)
+
+    def level_pool(self) -> LevelPool | None:
+        """Returns the levels that episodes are drawn from; None if they are not."""
+        if self.env_seeding != "prioritized":
+            return None
+        options = resolve_level_options(self.level_options)
+        return LevelPool.of(options.pool, self.worker_layout.num_workers)
+
+    def make_level_table(self) -> LevelTable | None:
+        """Returns a new table of the levels; None if there are none."""
+        pool = self.level_pool()
+        if pool is None:
+            return None
+        return LevelTable(pool, resolve_level_options(self.level_options))
 
     def resolve_merge_strategy(self) -> Weighting:
         """Returns the strategy object that `merge_strategy` and `merge_options` name."""
@@ -346,8 +412,11 @@ class WeightedPPOConfig(PPOConfig):
                 for option in dataclasses.fields(strategy)
                 if getattr(strategy, option.name) != option.default
             }
+        settings = self.to_dict()
+        if callable(self.worker_env_config):
+            settings["worker_env_config"] = self.env_contexts()
         return resolved_settings(
-            self.to_dict(),
+            settings,
             merge_strategy=name if isinstance(name, str) else type(strategy).__name__,
             merge_options=options,
             min_weight=min_weight if strategy.uses_min_weight else None,
@@ -363,7 +432,8 @@ class WeightedPPOConfig(PPOConfig):
 
 
 def _listed(problems: list[str]) -> str:
-    return "\n".join(f"- {problem}" for problem in problems)
+    # A problem may hold a traceback.
+    return "\n".join("- " + problem.replace("\n", "\n  ") for problem in problems)
 
 
 def _upstream_problems(validate: Callable[[], None]) -> list[str]:

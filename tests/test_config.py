@@ -35,9 +35,17 @@ def cartpole() -> WeightedPPOConfig:
 
 def test_settings_that_earlier_versions_lack_are_named_only_if_changed():
     """So that Tune, which compares the names, resumes their experiments."""
-    new = {"env_backend": "envpool", "per_worker_parameters": True}
+    new = {
+        "env_backend": "envpool",
+        "per_worker_parameters": True,
+        "worker_env_config": [{}, {}],
+        "level_options": {"beta": 0.5},
+    }
     assert not new.keys() & WeightedPPOConfig().to_dict().keys()
-    config = cartpole().env_runners(env_backend="envpool").training(per_worker_parameters=True)
+    config = cartpole().training(per_worker_parameters=True)
+    config.env_runners(
+        env_backend="envpool", worker_env_config=[{}, {}], level_options={"beta": 0.5}
+    )
     assert {name: config.to_dict()[name] for name in new} == new
     assert WeightedPPOConfig().update_from_dict(config.to_dict()).env_backend == "envpool"
 
@@ -54,6 +62,8 @@ def test_defaults_are_those_of_ppo_and_of_the_merge():
 def test_defaults_are_not_shared():
     WeightedPPOConfig().merge_options["offset"] = 1
     assert WeightedPPOConfig().merge_options == {}
+    WeightedPPOConfig().level_options["beta"] = 1
+    assert WeightedPPOConfig().level_options == WeightedPPOConfig.level_options == {}
 
 
 def test_setters_return_the_config_and_leave_alone_what_is_not_given():

@@ -19,6 +19,7 @@ from rllib_weighted.report import measures, statistics
 from rllib_weighted.report import tables as views
 from rllib_weighted.report.comparisons import fewest_pairs
 from rllib_weighted.report.figures import MOST_ARMS_DRAWN, Drawing, draw_environments
+from rllib_weighted.report.levels import draw_levels, levels_view
 from rllib_weighted.report.measures import HOLD, Limits
 from rllib_weighted.report.results import FINAL_FRACTION, Results, format_number
 from rllib_weighted.report.statistics import CONFIDENCE, SEED
@@ -32,7 +33,16 @@ MOST_ROWS = 300
 _PAGE = "report.html"
 _FIGURES = "figures"
 _TABLES = "tables"
-_SECTIONS = ("curves", "reached", "faster", "finals", "sensitivity", "effective", "shares")
+_SECTIONS = (
+    "curves",
+    "reached",
+    "faster",
+    "finals",
+    "sensitivity",
+    "effective",
+    "shares",
+    "levels",
+)
 
 
 @dataclass(frozen=True)
@@ -87,7 +97,7 @@ def write_report(
         confidence=confidence,
         seed=seed,
     )
-    drawings = _with_distinct_names(draw_environments(tables))
+    drawings = _with_distinct_names([*draw_environments(tables), *draw_levels(tables)])
     _clear(folder)
     for drawing in drawings:
         (folder / _FIGURES / f"{drawing.name}.png").write_bytes(drawing.png)
@@ -205,6 +215,7 @@ def _environment(env: str, tables: Tables, drawings: Sequence[Drawing]) -> dict[
         "convergence": views.convergence_view(tables, env),
         "finals": views.finals_view(tables, env),
         "drops": views.drops_view(tables, env),
+        "levels": levels_view(tables, env),
         "provenance": views.provenance(tables, env),
         "drawings": {
             name: [drawing for drawing in drawings if drawing.section == name] for name in _SECTIONS

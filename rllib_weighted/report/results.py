@@ -23,6 +23,7 @@ from rllib_weighted.report.progress import (
     Progress,
     progress_from_history,
     read_held_out,
+    read_levels,
     read_progress,
     read_worker_rounds,
     summarize_weights,
@@ -89,6 +90,8 @@ class Results:
             recorded with (versions, system), as its history says; the runs are those of `shares`.
         metric: The metric that `value` is.
         problems: A sentence on everything that was left out, or taken otherwise than expected.
+        levels: A row per (arm, range of rounds, level): env, arm, run, and what `read_levels`
+            returns; the runs are those of `shares`. Empty without levels.
     """
 
     runs: pd.DataFrame
@@ -99,6 +102,7 @@ class Results:
     origins: pd.DataFrame
     metric: str
     problems: list[str] = field(default_factory=list)
+    levels: pd.DataFrame = field(default_factory=lambda: pd.DataFrame({"env": [], "arm": []}))
 
     @property
     def envs(self) -> list[str]:
@@ -150,7 +154,7 @@ def load_results(
         table = _runs_table(runs, labels, chosen)
         problems += _cautions(table)
         arms = arms[arms["arm"].isin(table["arm"])].reset_index(drop=True)
-        weights, shares, origins = _read_histories(pool, runs, table, problems)
+        weights, shares, origins, levels = _read_histories(pool, runs, table, problems)
     table["has_weights"] = table["run"].isin(weights["run"].unique())
     return Results(
         runs=table,
@@ -161,6 +165,7 @@ def load_results(
         origins=origins,
         metric=chosen,
         problems=list(dict.fromkeys(problems)),
+        levels=levels,
     )
 
 
@@ -340,8 +345,8 @@ def _progress_table(runs: Sequence[Run], metric: str) -> pd.DataFrame:
 
 def _read_histories(
     pool: ThreadPoolExecutor, runs: Sequence[Run], table: pd.DataFrame, problems: list[str]
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Returns weights, shares and origins, from the merge histories of the runs that count."""
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Returns weights, shares, origins and levels from the histories of the runs that count."""
     last_rounds = pd.Series([run.last_round for run in runs])
     longest = last_rounds.groupby(table["env"].to_numpy()).transform("max").tolist()
     has_history = np.array([run.trial.history is not None for run in runs], dtype=bool)
@@ -349,7 +354,7 @@ def _read_histories(
     by_seed = counting.sort_values("seed", kind="stable")
     examples = set(by_seed.drop_duplicates(["env", "arm"])["run"])
 
-    def read(index: int) -> tuple[Any, Any, dict[str, Any], list[str]]:
+    def read(index: int) -> tuple[Any, Any, dict[str, Any], Any, list[str]]:
         trial = runs[index].trial
         history, _, left_out = read_worker_rounds(trial)
         weights = shares = None
@@ -357,23 +362,27 @@ def _read_histories(
             summary = summarize_weights(history, longest[index])
             weights = pd.DataFrame({"run": np.int32(index), **summary})
         if index not in examples or trial.history is None:
-            return weights, None, {}, left_out
+            return weights, None, {}, None, left_out
         facts = table.loc[index, ["env", "arm", "run", "seed"]].to_dict()
         if history is not None:
             shares = pd.DataFrame({**facts, **worker_shares(history, longest[index])})
         facts.pop("seed")
         origin = read_origin(trial.history)
-        return weights, shares, {**facts, **origin} if origin else {}, left_out
+        levels = read_levels(trial.history, longest[index])
+        levels = pd.DataFrame({**facts, **levels}) if len(levels) else None
+        return weights, shares, {**facts, **origin} if origin else {}, levels, left_out
 
     found = list(pool.map(read, counting["run"].tolist()))
     problems += [problem for *_, left_out in found for problem in left_out]
-    weights = [part for part, _, _, _ in found if part is not None]
-    shares = [part for _, part, _, _ in found if part is not None]
-    origins = [row for _, _, row, _ in found if row]
+    weights = [part for part, *_ in found if part is not None]
+    shares = [part for _, part, *_ in found if part is not None]
+    origins = [row for _, _, row, *_ in found if row]
+    levels = [part for *_, part, _ in found if part is not None]
     return (
         pd.concat(weights, ignore_index=True) if weights else pd.DataFrame({"run": []}),
         pd.concat(shares, ignore_index=True) if shares else pd.DataFrame({"arm": []}),
         pd.DataFrame(origins) if origins else pd.DataFrame({"env": [], "arm": [], "run": []}),
+        pd.concat(levels, ignore_index=True) if levels else pd.DataFrame({"env": [], "arm": []}),
     )
 
 

@@ -63,6 +63,7 @@ class Tables:
     shares: pd.DataFrame
     drops: pd.DataFrame
     origins: pd.DataFrame
+    levels: pd.DataFrame
 
     def baseline_arms(self, env: str) -> list[str]:
         """Returns the arms of an environment that are the baseline's."""
@@ -124,6 +125,7 @@ def compute(
         shares=results.shares,
         drops=measures.drops(results),
         origins=results.origins,
+        levels=results.levels,
     )
 
 

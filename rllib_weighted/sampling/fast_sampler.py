@@ -239,7 +239,8 @@ class FastSampler:
         self._obs: np.ndarray | None = None  # [envs, …] as the module sees them.
         self._infos: Infos | None = None
         self._resets_next = np.empty(0, np.bool_)  # [envs]: whether the next step is a reset.
-        self._ongoing: list[tuple[str, int]] = []  # Of each env: the episode's id, steps so far.
+        # Of each sub-environment: the episode's id, its steps so far, and its number.
+        self._ongoing: list[tuple[str, int, int]] = []
 
     @property
     def is_under_way(self) -> bool:
@@ -295,7 +296,8 @@ class FastSampler:
         obs, self._infos = self._reset_envs()
         self._raw = obs.copy()
         self._resets_next = np.zeros(num_envs, np.bool_)
-        self._ongoing = [(uuid.uuid4().hex, 0) for _ in range(num_envs)]
+        counts = self._runner.env.unwrapped.get_attr("num_resets")  # This reset among them.
+        self._ongoing = [(uuid.uuid4().hex, 0, count - 1) for count in counts]
         return self._filtered(self._raw)
 
     def _filtered(self, obs: np.ndarray) -> np.ndarray:
@@ -345,11 +347,13 @@ class FastSampler:
         chunks["success"] = [-1 if success is None else success for success in successes]
         chunks[WEIGHTS_SEQ_NO] = _private.weights_version(self._runner)
         for chunk, index in zip(chunks, env.tolist(), strict=True):
-            id_, t = self._ongoing[index]
-            chunk["id"], chunk["t_started"] = id_, t
+            id_, t, number = self._ongoing[index]
+            chunk["id"], chunk["t_started"], chunk["number"] = id_, t, number
             is_done = chunk["terminated"] or chunk["truncated"]
             self._ongoing[index] = (
-                (uuid.uuid4().hex, 0) if is_done else (id_, t + int(chunk["length"]))
+                (uuid.uuid4().hex, 0, number + 1)
+                if is_done
+                else (id_, t + int(chunk["length"]), number)
             )
         return RolloutColumns(
             gather(np.stack(obs), stop - start + 1),
