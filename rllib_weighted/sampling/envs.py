@@ -187,13 +187,13 @@ class SeededEnv(gym.Wrapper[Any, Any, Any, Any]):
                     )
         self._environments[id(context)] = self.env = env
         if len(self._environments) > MOST_ENVIRONMENTS:
-            self._environments.pop(next(iter(self._environments))).close()
+            oldest = self._environments.pop(next(iter(self._environments)))
+            oldest.close()  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
         """Closes the environments of all contexts."""
-        others = [env for env in self._environments.values() if env is not self.env]
-        for env in [self.env, *others]:
-            env.close()
+        for env in {id(env): env for env in [self.env, *self._environments.values()]}.values():
+            env.close()  # type: ignore[no-untyped-call]
 
     def take_played(self) -> dict[int, int]:
         """Returns episode -> level, of those since the last call and the one before them."""
