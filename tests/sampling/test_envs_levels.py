@@ -125,6 +125,17 @@ def test_each_worker_has_its_own_context() -> None:
     assert SizedEnv.made == [10, 20, 30, 40]  # Nothing is made twice.
 
 
+def test_environments_that_are_made_anew_have_the_same_contexts() -> None:
+    config = _config(worker_env_config=[{"size": size} for size in (10, 20, 30, 40)])
+    seeds, env = _built(config, 2)
+    env.reset()
+    seeds.release()
+    env.close()
+    env = seeds.build(config, EnvContext({}, worker_index=2, recreated_worker=True))
+    assert env.reset()[0][:, 0].tolist() == [30, 40]
+    assert seeds.num_resets == {2: 2, 3: 2}
+
+
 def test_all_sub_environments_of_an_env_runner_have_its_context() -> None:
     config = _config("env_runner", worker_env_config=lambda worker: {"size": 5 + worker})
     _, env = _built(config, 2, size=1)
