@@ -218,6 +218,7 @@ class WeightedPPO(TrialPPO):
     def _update(self, rollouts: Rollouts, data: dict[str, Any]) -> UpdateResult | None:
         """Merges the workers' gradients, minibatch by minibatch."""
         progress, num_workers = self._progress, self.config.worker_layout.num_workers
+        value = self.config.value_merge
         trained = (LEARNER_RESULTS, ALL_MODULES, NUM_MODULE_STEPS_TRAINED_LIFETIME)
         results = self.learner_group.update(
             **data,
@@ -234,6 +235,8 @@ class WeightedPPO(TrialPPO):
                 num_workers=num_workers,
                 strategy=self.config.resolve_merge_strategy(),
                 min_weight=self.config.min_weight_at(self._env_steps),
+                value_strategy=value.resolve() if value else None,
+                value_min_weight=value.min_weight if value else None,
                 reward_signals=dict(progress.last_returns),
                 episode_signals=progress.episodes.signals(num_workers),
                 ages=progress.episodes.ages(progress.round),
@@ -335,7 +338,7 @@ class WeightedPPO(TrialPPO):
         """Warns once of signals that are old where weights follow from them."""
         progress = self._progress
         progress.stale_rounds = progress.stale_rounds + 1 if mean_age > 1 else 0
-        reads = self.config.resolve_merge_strategy().signals
+        reads = self.config.merge_signals
         if progress.stale_rounds != STALE_ROUNDS or not reads:
             return
         logger.warning(

@@ -22,13 +22,21 @@ from rllib_weighted.core.workers import MergeUnit, WorkerLayout
 from rllib_weighted.learning.learner import WeightedPPOLearner
 from rllib_weighted.learning.learner_group import WeightedLearnerGroup
 from rllib_weighted.learning.parameters import ActorExport
-from rllib_weighted.merging import SIGNALS, Weighting, resolve_strategy
+from rllib_weighted.merging import SIGNALS, MergeChoice, Weighting, resolve_strategy
 from rllib_weighted.records.origin import resolved_settings
 from rllib_weighted.sampling.env_runner import WeightedEnvRunner
 from rllib_weighted.validation import CHECKED_NUMBERS, config_problems, has_sound_counts
 
 logger = logging.getLogger(__name__)
 
+_LACKED_BY_0_1 = (
+    "env_backend",
+    "level_options",
+    "merge_diagnostics_interval",
+    "merge_parts",
+    "per_worker_parameters",
+    "worker_env_config",
+)
 _warned_of: set[tuple[str, str]] = set()
 
 
@@ -51,6 +59,7 @@ class WeightedPPOConfig(PPOConfig):
     merge_diagnostics_interval: int | None = None
     worker_env_config: WorkerContexts | None = None
     level_options: dict[str, Any] = {}  # noqa: RUF012 (a default, not written to)
+    merge_parts: dict[str, Any] | None = None
 
     def __init__(self, algo_class: type | None = None) -> None:
         """Initializes a WeightedPPOConfig with RLlib's PPO defaults and the merge's."""
@@ -61,6 +70,7 @@ class WeightedPPOConfig(PPOConfig):
         self.merge_arm: str | None = None
         self.per_worker_parameters = None
         self.merge_diagnostics_interval = None
+        self.merge_parts = None
         self.merge_unit: MergeUnit = "env_runner"
         self.advantage_normalization = "worker"
         self.actor_export: ActorExport = "best"
@@ -86,6 +96,7 @@ class WeightedPPOConfig(PPOConfig):
         advantage_normalization: Any = NotProvided,
         actor_export: Any = NotProvided,
         merge_diagnostics_interval: Any = NotProvided,
+        merge_parts: Any = NotProvided,
         **kwargs: Any,
     ) -> Self:
         """Sets the training related configuration.
@@ -115,6 +126,10 @@ class WeightedPPOConfig(PPOConfig):
                 workers' gradients are measured, before the first step, and what each strategy
                 would gain is predicted from them (`merge/diagnostics/…`). None (default): never,
                 but in every round with a strategy that reads these signals.
+            merge_parts: Weights of its own for a part of the loss: {"value": the name of a
+                strategy}, or {"value": {"merge_strategy": …, "merge_options": …, "min_weight": …}}
+                for the value function's; the policy's follows `merge_strategy`. None (default): one
+                weight for both.
             kwargs: Everything that `PPOConfig.training` takes.
 
         Returns:
@@ -131,6 +146,7 @@ class WeightedPPOConfig(PPOConfig):
             advantage_normalization=advantage_normalization,
             actor_export=actor_export,
             merge_diagnostics_interval=merge_diagnostics_interval,
+            merge_parts=merge_parts,
         )
         return self
 
@@ -225,10 +241,7 @@ class WeightedPPOConfig(PPOConfig):
         Tune resumes an experiment with exactly the names that it was started with.
         """
         settings: dict[str, Any] = super().to_dict()
-        for name in (
-            *("env_backend", "merge_diagnostics_interval", "per_worker_parameters"),
-            *("worker_env_config", "level_options"),
-        ):
+        for name in _LACKED_BY_0_1:
             if settings[name] == getattr(type(self), name):
                 del settings[name]
         return settings
@@ -381,17 +394,29 @@ class WeightedPPOConfig(PPOConfig):
         return resolve_strategy(self.merge_strategy, self.merge_options)
 
     @property
+    def value_merge(self) -> MergeChoice | None:
+        """What `merge_parts` says of the value function's part of the loss; None if nothing."""
+        return None if not self.merge_parts else MergeChoice.of(self.merge_parts["value"])
+
+    @property
     def uses_per_worker_parameters(self) -> bool:
         """Whether every worker has its own parameters: as set, or else as the strategy has it."""
         if self.per_worker_parameters is None:
             return self.resolve_merge_strategy().per_worker_parameters
         return self.per_worker_parameters
 
+    @property
+    def merge_signals(self) -> tuple[str, ...]:
+        """The signals that the strategies of all parts read."""
+        value = self.value_merge
+        of_value = () if value is None else value.resolve().signals
+        return (*self.resolve_merge_strategy().signals, *of_value)
+
     def measures_gradients(self, round: int) -> bool:
         """Whether the workers' gradients are measured in a round (the first is 1)."""
         interval = self.merge_diagnostics_interval
         if interval is None:
-            signals = self.resolve_merge_strategy().signals
+            signals = self.merge_signals
             return any(SIGNALS[name].measured_on == "gradients" for name in signals)
         return (round - 1) % interval == 0
 

@@ -14,8 +14,9 @@ from rllib_weighted.core.contexts import context_problems
 from rllib_weighted.core.envs import env_problem, envpool_id
 from rllib_weighted.core.level_table import score_problem
 from rllib_weighted.core.levels import LevelPool, level_problems, resolve_level_options
+from rllib_weighted.core.modules import user_override
 from rllib_weighted.learning.learner import WeightedPPOLearner
-from rllib_weighted.merging import strategy_problems
+from rllib_weighted.merging import MergeChoice, strategy_problems
 from rllib_weighted.sampling.env_runner import WeightedEnvRunner
 from rllib_weighted.suggest import nearest
 
@@ -161,6 +162,8 @@ def config_problems(config: WeightedPPOConfig) -> list[str]:
     ]
     if not of_strategy and not any(_broken_rules(config, ["per_worker_parameters"])):
         problems += _per_worker_parameters(config)
+        problems += _aggregated(config)
+        problems += _parts(config)
     if not any(_broken_rules(config, (*_COUNTS, "merge_unit"))):
         compares = not of_strategy and bool(config.resolve_merge_strategy().signals)
         problems += _workers(config, compares)
@@ -272,6 +275,71 @@ def _per_worker_parameters(config: WeightedPPOConfig) -> Iterator[str]:
         yield (
             f"{cause} works without a gradient scaler, found "
             f"{grad_scaler_class(config)!r}: leave `_torch_grad_scaler_class` out"
+        )
+
+
+def _aggregated(config: WeightedPPOConfig) -> Iterator[str]:
+    """What does not go together with an aggregator of gradients."""
+    if not config.resolve_merge_strategy().aggregates_gradients:
+        return
+    cause = f"`merge_strategy`={config.merge_strategy!r} merges the gradients themselves"
+    if config.uses_per_worker_parameters:
+        yield (
+            f"{cause}, which workers with parameters of their own do not have in common: leave "
+            "`per_worker_parameters` out, or use a strategy with weights"
+        )
+    learner = config.learner_class
+    if _RULES["learner_class"].holds(learner) and (
+        learner.compute_gradients is not WeightedPPOLearner.compute_gradients
+    ):
+        yield (
+            f"{cause} and does not call `compute_gradients`, but {learner.__name__} overrides it: "
+            "leave it out, or use a strategy with weights"
+        )
+
+
+def _parts(config: WeightedPPOConfig) -> Iterator[str]:
+    """What is wrong with the weights of a part of the loss."""
+    parts = config.merge_parts
+    if parts is None:
+        return
+    if not isinstance(parts, dict) or [*parts] != ["value"]:
+        yield (
+            '`merge_parts` should be None or a dict with the key "value", found '
+            f'{parts!r}: write {{"value": "average"}}; the policy\'s part follows `merge_strategy`'
+        )
+        return
+    fields = ("merge_strategy", "merge_options", "min_weight")
+    value = parts["value"]
+    if isinstance(value, dict) and not {"merge_strategy"} <= value.keys() <= {*fields}:
+        yield (
+            f'`merge_parts`["value"] should have the keys {", ".join(fields)}, of which the first '
+            f"is needed, found {sorted(map(str, value))}: rename or remove the others"
+        )
+        return
+    choice = MergeChoice.of(value)
+    found = strategy_problems(choice.merge_strategy, choice.merge_options)
+    yield from (f'in `merge_parts`["value"]: {problem}' for problem in found)
+    if not (
+        choice.min_weight is None or (_is_number(choice.min_weight) and choice.min_weight >= 0)
+    ):
+        yield (
+            '`min_weight` in `merge_parts`["value"] should be a number >= 0 or None, found '
+            f"{choice.min_weight!r}: change it, or leave it out"
+        )
+    kinds = [config.resolve_merge_strategy(), *([] if found else [choice.resolve()])]
+    if config.uses_per_worker_parameters or any(kind.aggregates_gradients for kind in kinds):
+        yield (
+            "`merge_parts` needs shared parameters and strategies with weights, found "
+            f"`merge_strategy`={config.merge_strategy!r} and {value!r}: leave `merge_parts` out, "
+            "or use other strategies"
+        )
+    if _RULES["learner_class"].holds(config.learner_class) and user_override(
+        config.learner_class, "compute_loss_for_module", "compute_losses"
+    ):
+        yield (
+            "`merge_parts` needs PPO's own loss, whose parts are known, but "
+            f"{config.learner_class.__name__} overrides it: leave `merge_parts` out"
         )
 
 

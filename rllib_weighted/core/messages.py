@@ -26,6 +26,8 @@ class UpdateRequest:
         num_workers: N, including the workers that sent nothing.
         strategy: Maps signals to weights.
         min_weight: Minimum weight m in this round; None is 1 / (number of merged workers).
+        value_strategy: Weighs the value function's part of the loss; None: `strategy` does.
+        value_min_weight: Its minimum weight.
         reward_signals: Worker -> last known mean return; absent means missing.
         episode_signals: Name of a signal -> worker -> value, of those that follow from episodes
             that ended and that the strategy reads.
@@ -40,6 +42,8 @@ class UpdateRequest:
     num_workers: int
     strategy: Weighting
     min_weight: float | None = None
+    value_strategy: Weighting | None = None
+    value_min_weight: float | None = None
     reward_signals: dict[int, float] = field(default_factory=dict)
     episode_signals: dict[str, dict[int, float]] = field(default_factory=dict)
     ages: dict[int, int] = field(default_factory=dict)

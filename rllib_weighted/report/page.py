@@ -103,7 +103,7 @@ def write_report(
         (folder / _FIGURES / f"{drawing.name}.png").write_bytes(drawing.png)
         (folder / _FIGURES / f"{drawing.name}.svg").write_bytes(drawing.svg)
     for name, table in vars(tables).items():
-        if isinstance(table, pd.DataFrame):
+        if isinstance(table, pd.DataFrame) and not (name == "levels" and table.empty):
             flat = _flat(table)
             flat.to_csv(folder / _TABLES / f"{name}.csv", index=False)
             flat.to_parquet(folder / _TABLES / f"{name}.parquet", index=False)

@@ -226,18 +226,22 @@ class PPOLoss:
             ]
         )
 
-    def backward(self, factors: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the gradient of sum_r factors_r loss_r by the outputs and by the values.
+    def backward(
+        self, factors: Tensor, value_factors: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Returns the gradient of a weighted sum of the rows' losses by the outputs and the values.
 
         Args:
-            factors: [rows].
+            factors: [rows], of the policy's part of each row's loss.
+            value_factors: [rows], of the value function's part; None: the same.
         """
+        value_factors = factors if value_factors is None else value_factors
         # Of two equal terms autograd takes half of each gradient: where nothing was clipped.
         is_plain = self._plain <= self._clipped
         # A ratio beyond all numbers gives NaN, as in autograd: the reference drops its worker.
         by_logp = (self._plain * is_plain).mul_(factors).neg_()
         is_inside = self._square <= self._value_clip
-        by_value = torch.where(is_inside, self._error, self._zero).mul_(factors)
+        by_value = torch.where(is_inside, self._error, self._zero).mul_(value_factors)
         by_value.mul_(2 * self._value_coeff)
         by_outputs = self._policy.backward(
             by_logp,
