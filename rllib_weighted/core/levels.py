@@ -9,6 +9,7 @@ sub-environment lives. The table itself is in `level_table.py`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple
@@ -117,8 +118,14 @@ class LevelDraws:
         dealt = slot + count * num_slots
         if dealt < len(self.unseen):
             return int(self.unseen[dealt])
-        draw = generator(root_seed, Stream.LEVELS, slot, episode)
-        return int(draw.choice(len(self.probabilities), p=self.probabilities))
+        drawn = generator(root_seed, Stream.LEVELS, slot, episode).random()
+        return int(self._cumulative.searchsorted(drawn, side="right"))
+
+    @functools.cached_property
+    def _cumulative(self) -> np.ndarray:
+        """[M], the last one exactly 1: no draw comes out beyond a level that has a probability."""
+        sums = np.cumsum(self.probabilities)
+        return np.asarray(sums / sums[-1])
 
 
 class LevelPlay(NamedTuple):
