@@ -6,6 +6,7 @@ is below it.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import logging
@@ -13,6 +14,7 @@ import math
 import posixpath
 import uuid
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,6 +42,7 @@ from ray.rllib.utils.metrics import (
 
 from rllib_weighted._private import connector_pipelines
 from rllib_weighted.config import WeightedPPOConfig
+from rllib_weighted.core.checkpoints import restoring
 from rllib_weighted.core.episode_signals import EpisodeSignals
 from rllib_weighted.core.level_table import EndedPlay
 from rllib_weighted.core.messages import SampleRequest, UpdateRequest, UpdateResult
@@ -376,12 +379,15 @@ class WeightedPPO(TrialPPO):
     @override(Algorithm)
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         super().save_checkpoint(checkpoint_dir)
-        self._rescue.forget()
+        self._rescue.supersede()
 
     @override(Algorithm)
     def load_checkpoint(self, checkpoint_dir: str) -> None:
         super().load_checkpoint(checkpoint_dir)
-        self._rescue.restore_if_newer()
+        if self._is_clone:
+            self._rescue.forget()  # Of what this trial was before.
+        else:
+            self._rescue.restore_if_newer()
 
     @override(Algorithm)
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -411,7 +417,8 @@ class WeightedPPO(TrialPPO):
 
     @override(Algorithm)
     def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
-        super().restore_from_path(path, *args, **kwargs)
+        with restoring(Path(path), self.get_module):
+            super().restore_from_path(path, *args, **kwargs)
         self._runner_state = None
         if kwargs.get("component") is not None:
             return
@@ -436,12 +443,32 @@ class WeightedPPO(TrialPPO):
 
     @override(Algorithm)
     def cleanup(self) -> None:
-        if self._history is not None:
-            self._history.close()
-        group = getattr(self, "env_runner_group", None)
-        if group is not None and group.num_remote_workers():
-            kill_unresponsive(group)
-        super().cleanup()
+        """Ends all processes of the algorithm, whatever fails meanwhile.
+
+        Raises:
+            OSError: The last rounds of the merge history could not be written.
+        """
+        groups = [getattr(self, f"{name}env_runner_group", None) for name in ("", "eval_")]
+        with contextlib.ExitStack() as stack:  # Calls all of them, the last one first.
+            stack.callback(self._end_processes, groups)
+            for group in groups:
+                if group is not None and group.num_remote_workers():
+                    stack.callback(kill_unresponsive, group)
+            if self._history is not None:
+                stack.callback(self._history.close)
+
+    def _end_processes(self, groups: list[Any]) -> None:
+        """Calls RLlib's `cleanup`; where it (2.60) stops half way, ends what is left."""
+        try:
+            super().cleanup()
+        except Exception:
+            logger.exception("Stopping the learners failed; ending what is left.")
+            learner_group = getattr(self, "learner_group", None)
+            if learner_group is not None and not learner_group.is_local:
+                learner_group.end_all()
+            for group in groups:
+                if group is not None:
+                    group.stop()  # It logs its own failures.
 
 
 def worker_records(

@@ -16,6 +16,7 @@ from typing_extensions import Self
 
 import rllib_weighted
 from rllib_weighted.core.contexts import Context, WorkerContexts, resolve_contexts
+from rllib_weighted.core.durable import DEFAULT_TIMEOUT_S
 from rllib_weighted.core.level_table import LevelTable
 from rllib_weighted.core.levels import LevelPool, resolve_level_options
 from rllib_weighted.core.workers import MergeUnit, WorkerLayout
@@ -35,6 +36,7 @@ _LACKED_BY_0_1 = (
     "merge_diagnostics_interval",
     "merge_parts",
     "per_worker_parameters",
+    "storage_timeout_s",
     "worker_env_config",
 )
 _warned_of: set[tuple[str, str]] = set()
@@ -56,6 +58,7 @@ class WeightedPPOConfig(PPOConfig):
     # Also of the class: 0.1 did not have these settings, and configs in its checkpoints lack them.
     env_backend = "gymnasium"
     per_worker_parameters: bool | None = None
+    storage_timeout_s = DEFAULT_TIMEOUT_S
     merge_diagnostics_interval: int | None = None
     worker_env_config: WorkerContexts | None = None
     level_options: dict[str, Any] = {}  # noqa: RUF012 (a default, not written to)
@@ -80,6 +83,7 @@ class WeightedPPOConfig(PPOConfig):
         self.env_backend = "gymnasium"
         self.fast_learner = True
         self.fast_sampling = True
+        self.storage_timeout_s = DEFAULT_TIMEOUT_S
         # A round's order carries all state to the env runners; RLlib's own broadcast may lag.
         self._dont_auto_sync_env_runner_states = True
 
@@ -219,6 +223,23 @@ class WeightedPPOConfig(PPOConfig):
         """
         super().learners(**kwargs)
         self._set_given(fast_learner=fast_learner)
+        return self
+
+    @override(PPOConfig)
+    def fault_tolerance(self, *, storage_timeout_s: Any = NotProvided, **kwargs: Any) -> Self:
+        """Sets what is done about failures.
+
+        Args:
+            storage_timeout_s: Seconds for which writing a checkpoint or the merge history to a
+                remote storage is tried again while the store does not answer, or fails by itself
+                (default 300); 0 gives up at once. A store that refuses is an error at once.
+            kwargs: Everything that `AlgorithmConfig.fault_tolerance` takes.
+
+        Returns:
+            This updated config.
+        """
+        super().fault_tolerance(**kwargs)
+        self._set_given(storage_timeout_s=storage_timeout_s)
         return self
 
     def _set_given(self, **settings: Any) -> None:

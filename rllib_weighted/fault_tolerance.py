@@ -11,6 +11,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import time
 from collections.abc import Callable
@@ -34,6 +36,31 @@ logger = logging.getLogger(__name__)
 
 RESCUE_DIR = "rescue"
 """Name of the folder, inside a trial's folder, that holds the rescued checkpoint."""
+
+_WHOLE = "rescue.json"  # Written into it last: without it, the folder may hold half of one.
+_RECORDED_S = 60.0  # After that, Tune surely knows of a checkpoint, also after a kill.
+
+
+def rescued_iteration(filesystem: fs.FileSystem, folder: str) -> int | None:
+    """Returns after which training iteration a trial has a rescued checkpoint; None without one.
+
+    Args:
+        filesystem: Where the trial's folder lies.
+        folder: The trial's folder there.
+    """
+    try:
+        with filesystem.open_input_stream(f"{folder}/{RESCUE_DIR}/{_WHOLE}") as stream:
+            return int(json.loads(stream.read())[TRAINING_ITERATION])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+
+
+def discard_rescue(filesystem: fs.FileSystem, folder: str) -> None:
+    """Removes a trial's rescued checkpoint, whole or not, if it has one."""
+    with contextlib.suppress(FileNotFoundError):
+        filesystem.delete_file(f"{folder}/{RESCUE_DIR}/{_WHOLE}")
+    with contextlib.suppress(FileNotFoundError):
+        filesystem.delete_dir(f"{folder}/{RESCUE_DIR}")
 
 
 class Rescuable(Protocol):
@@ -77,9 +104,11 @@ class Rescue:
     def __init__(self, algorithm: Rescuable, filesystem: fs.FileSystem, folder: str) -> None:
         self._algorithm = algorithm
         self._filesystem = filesystem
-        self._path = f"{folder.rstrip('/')}/{RESCUE_DIR}"
+        self._folder = folder.rstrip("/")
+        self._path = f"{self._folder}/{RESCUE_DIR}"
         self._kept: list[tuple[dict[str, Any], ray.ObjectRef[Any]]] = []
         self._restored_round: int | None = None
+        self._superseded_at: float | None = None
 
     def keep(self) -> None:
         """Keeps the state as it is now; the learner's part is fetched while the round samples."""
@@ -97,7 +126,15 @@ class Rescue:
                 learner_state = ray.get(reference)
             except ray.exceptions.RayError:
                 continue
-            self._write({**state, TRAINING_ITERATION: iteration - age}, learner_state)
+            try:
+                self._write({**state, TRAINING_ITERATION: iteration - age}, learner_state)
+            except OSError as problem:
+                with contextlib.suppress(OSError):
+                    self.forget()  # Half of it.
+                return LearnerFailedError(
+                    f"{error}\nThe state after round {self._algorithm.rounds_done} could not be "
+                    f"saved in {self._path} ({problem}): go on from the last checkpoint."
+                )
             return LearnerFailedError(
                 f"{error}\nThe state after round {self._algorithm.rounds_done} is saved in "
                 f"{self._path}. Restore it, or run the trial again (Tune does by itself with "
@@ -117,6 +154,8 @@ class Rescue:
         algorithm.set_state(state)
         self.forget()
         algorithm.save_to_path(self._path, filesystem=self._filesystem)
+        with self._filesystem.open_output_stream(f"{self._path}/{_WHOLE}") as stream:
+            stream.write(json.dumps({TRAINING_ITERATION: state[TRAINING_ITERATION]}).encode())
 
     def restore(self) -> None:
         """Goes on from a rescued checkpoint, if the trial's folder holds one."""
@@ -130,14 +169,27 @@ class Rescue:
         if self._restored_round is not None and self._restored_round > self._algorithm.rounds_done:
             self.restore()
 
-    def forget(self) -> None:
-        """Removes the rescued checkpoint: there is a newer one."""
+    def supersede(self) -> None:
+        """Notes that there is a newer checkpoint; removes the rescued one later.
+
+        Tune saves seconds later that it knows of the newer one. If it is killed in between, the
+        trial goes on from the rescued one.
+        """
         self._restored_round = None
-        if self._is_there():
-            self._filesystem.delete_dir(self._path)
+        now = time.monotonic()
+        if self._superseded_at is None:
+            self._superseded_at = now
+        elif now - self._superseded_at > _RECORDED_S:
+            self.forget()
+
+    def forget(self) -> None:
+        """Removes the rescued checkpoint."""
+        self._restored_round = self._superseded_at = None
+        if self._filesystem.get_file_info(self._path).type == fs.FileType.Directory:
+            discard_rescue(self._filesystem, self._folder)
 
     def _is_there(self) -> bool:
-        return bool(self._filesystem.get_file_info(self._path).type == fs.FileType.Directory)
+        return rescued_iteration(self._filesystem, self._folder) is not None
 
 
 _TAG = "take back"

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import math
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import ray
 import tree
+from pyarrow.fs import LocalFileSystem
 from ray import tune
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.ppo.ppo import PPO
@@ -17,6 +21,7 @@ from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import EVALUATION_RESULTS
 from ray.tune.result import SHOULD_CHECKPOINT, TRIAL_INFO
 
+from rllib_weighted.core.durable import DEFAULT_TIMEOUT_S, durable, is_full, unwritten, where_full
 from rllib_weighted.core.processes import computing_with, round_threads
 from rllib_weighted.merging import Weighting, resolve_strategy
 
@@ -45,6 +50,10 @@ class TrialPPO(PPO):
         trial_info = config.get(TRIAL_INFO) if isinstance(config, dict) else None
         self._tune_trial_id: str | None = getattr(trial_info, "trial_id", None)
         self._is_clone = False
+        storage = kwargs.get("storage")
+        if storage is not None and not isinstance(storage.storage_filesystem, LocalFileSystem):
+            timeout_s = (config or {}).get("storage_timeout_s", DEFAULT_TIMEOUT_S)
+            storage.storage_filesystem = durable(storage.storage_filesystem, timeout_s)
         super().__init__(config, *args, **kwargs)
 
     @override(Algorithm)
@@ -91,6 +100,38 @@ class TrialPPO(PPO):
                 unknown = tree.map_structure(lambda _: math.nan, results[EVALUATION_RESULTS])
                 results[EVALUATION_RESULTS] = unknown
             return results
+
+    @override(Algorithm)
+    def save(self, checkpoint_dir: str | None = None) -> Any:
+        """Writes a checkpoint into the trial's folder; see `Trainable.save`.
+
+        Of one that cannot be written, nothing is left behind (RLlib, 2.60, leaves both halves).
+
+        Raises:
+            OSError: It says where there is no space left, if that is why.
+        """
+        storage = self._storage
+        if checkpoint_dir is not None or storage is None:
+            return super().save(checkpoint_dir)
+        index = storage.current_checkpoint_index
+        try:
+            with tempfile.TemporaryDirectory(prefix="checkpoint_") as folder:
+                result = super().save(folder)
+                if problem := unwritten(storage.storage_filesystem, storage.checkpoint_fs_path):
+                    raise problem
+                return result
+        except OSError as error:
+            full = where_full([tempfile.gettempdir(), storage.trial_fs_path])
+            if storage.current_checkpoint_index != index:
+                with contextlib.suppress(OSError):
+                    storage.storage_filesystem.delete_dir(storage.checkpoint_fs_path)
+            if not is_full(error):
+                raise
+            raise OSError(
+                errno.ENOSPC,
+                "no space left for a checkpoint: make room, and resume from the one before",
+                ", ".join(full) or storage.trial_fs_path,
+            ) from error
 
     @override(Algorithm)
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from rllib_weighted.core.modules import user_override
 from rllib_weighted.learning.learner import WeightedPPOLearner
 from rllib_weighted.merging import MergeChoice, strategy_problems
 from rllib_weighted.sampling.env_runner import WeightedEnvRunner
-from rllib_weighted.suggest import nearest
+from rllib_weighted.suggest import nearest, shown
 
 if TYPE_CHECKING:
     from rllib_weighted.config import WeightedPPOConfig
@@ -109,6 +109,7 @@ _NUMBERS = _COUNTS | {
     "kl_coeff": _NOT_NEGATIVE,
     "kl_target": _POSITIVE,
     "grad_clip": _POSITIVE_OR_NONE,
+    "storage_timeout_s": _NOT_NEGATIVE,
     "seed": _Rule(
         f"None or a whole number from 0 to {_MAX_SEED}",
         lambda x: _is_count(x, 0) and x <= _MAX_SEED,
@@ -219,13 +220,13 @@ def _schedule_problems(name: str, schedule: Any) -> Iterator[str]:
     if not sound or steps[0] != 0 or steps != sorted(set(steps)):
         yield (
             f"`{name}` as a schedule should be two or more pairs [env steps, value], the first at "
-            f"step 0, in rising order of steps, found {schedule!r}: write "
+            f"step 0, in rising order of steps, found {shown(schedule)}: write "
             "[[0, first value], [env steps, last value]]"
         )
 
 
 def _shown(value: Any) -> str:
-    return f"{float(value):g}" if isinstance(value, float) else repr(value)
+    return f"{float(value):g}" if isinstance(value, float) else shown(value)
 
 
 def _stack(config: WeightedPPOConfig) -> Iterator[str]:

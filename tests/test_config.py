@@ -38,6 +38,7 @@ def test_settings_that_earlier_versions_lack_are_named_only_if_changed():
     new = {
         "env_backend": "envpool",
         "per_worker_parameters": True,
+        "storage_timeout_s": 5,
         "worker_env_config": [{}, {}],
         "level_options": {"beta": 0.5},
     }
@@ -46,6 +47,8 @@ def test_settings_that_earlier_versions_lack_are_named_only_if_changed():
     config.env_runners(
         env_backend="envpool", worker_env_config=[{}, {}], level_options={"beta": 0.5}
     )
+    config.fault_tolerance(storage_timeout_s=5, restart_failed_env_runners=False)
+    assert config.restart_failed_env_runners is False
     assert {name: config.to_dict()[name] for name in new} == new
     assert WeightedPPOConfig().update_from_dict(config.to_dict()).env_backend == "envpool"
 
@@ -178,6 +181,8 @@ def _by_setter(config, name, value):
         return config.learners(num_learners=value)
     if name == "seed":
         return config.debugging(seed=value)
+    if name == "storage_timeout_s":
+        return config.fault_tolerance(storage_timeout_s=value)
     return config.training(**{name.removeprefix("_"): value})
 
 

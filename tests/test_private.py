@@ -64,6 +64,25 @@ _TORCH_MODULE = "torch.nn.modules.module:Module"
 _TRAINABLE = "ray.tune.trainable.trainable:Trainable"
 
 NAMES: tuple[PrivateName, ...] = (
+    # The command
+    PrivateName(
+        "ray._private.services",
+        "ConsolePopen",
+        "Ray's processes in sessions of their own; can go when Ray keeps SIGTERM from them",
+    ),
+    PrivateName(
+        "ray._private.worker",
+        "_global_node",
+        "whether Ray's control process lives, and its end where it cannot be asked any more",
+    ),
+    PrivateName("ray._private.node:Node", "dead_processes", "likewise", ()),
+    PrivateName("ray._private.node:Node", "live_processes", "likewise", ()),
+    PrivateName(
+        "ray._private.node:Node",
+        "kill_all_processes",
+        "likewise",
+        ("check_alive", "allow_graceful", "wait"),
+    ),
     # Driver: package, algorithm, config, validation, tuning
     PrivateName(
         "ray.tune.registry",
@@ -108,6 +127,19 @@ NAMES: tuple[PrivateName, ...] = (
         "a round's request carries all state; RLlib's own broadcast may lag",
     ),
     PrivateName(_CONFIG, "_validate_config", "False turns problems into warnings"),
+    *(
+        PrivateName(
+            "ray.experimental.internal_kv",
+            name,
+            "credentials of a storage's URI reach the workers without being written to a file",
+            parameters,
+        )
+        for name, parameters in (
+            ("_internal_kv_get", ("key", "namespace")),
+            ("_internal_kv_put", ("key", "value", "overwrite", "namespace")),
+            ("_internal_kv_initialized", ()),
+        )
+    ),
     # sampling, fault_tolerance
     PrivateName(
         _ENV_RUNNER,

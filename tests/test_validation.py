@@ -15,6 +15,7 @@ from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
 from rllib_weighted import Average, RewardWeighted, WeightedPPOConfig
 from rllib_weighted.learning.learner import WeightedPPOLearner
+from rllib_weighted.suggest import shown
 from rllib_weighted.validation import CHECKED_NUMBERS, config_problems
 
 
@@ -51,6 +52,7 @@ NUMBERS = {
     "vf_loss_coeff": ([0, 0.5, 2], [-1, -0.5]),
     "kl_coeff": ([0, 0.2], [-1, -0.2]),
     "kl_target": ([0.01, 1], [-1, 0]),
+    "storage_timeout_s": ([0, 0.5, 300], [-1, math.inf]),
     "grad_clip": ([None, 0.5, 40], [-1, 0, -0.5]),
     "min_weight": ([None, 0, 0.0, 0.125, 3, [[0, 0.5], [1e6, 0]]], [-1, -1.0, -1e-9]),
 }
@@ -85,7 +87,11 @@ def test_valid_values_pass(name, value):
         if not (v is None and None in valid) and not (v in (math.inf, 1.5) and name in NUMBERS)
     ]
     + [(name, math.inf) for name in NUMBERS if math.inf not in NUMBERS[name][0]]
-    + [("gamma", 10**400), ("lr", -(10**400))],
+    + [
+        ("gamma", 10**400),
+        ("lr", -(10**400)),
+        pytest.param("num_epochs", -(10**5000), id="no text"),
+    ],
 )
 def test_invalid_values_are_named_with_what_was_found_and_what_to_do(name, value):
     found = problems(**{name: value})
@@ -93,8 +99,8 @@ def test_invalid_values_are_named_with_what_was_found_and_what_to_do(name, value
     assert len(mine) >= 1, found
     assert "should be" in mine[0]
     assert "found" in mine[0]
-    shown = f"{value:g}" if isinstance(value, float) else repr(value)
-    assert any(shown in sentence or repr(value) in sentence for sentence in mine)
+    found_value = f"{value:g}" if isinstance(value, float) else shown(value)
+    assert any(found_value in sentence or shown(value) in sentence for sentence in mine)
     assert re.search(r": (change|use|lower|raise|write|merging)", mine[0]), mine[0]
 
 

@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rllib_weighted.records import metrics
+from rllib_weighted.text import printable
 
 ROUND = "training_iteration"
 STEPS = "num_env_steps_sampled_lifetime"
@@ -82,8 +83,10 @@ class TrialProgress:
         self.best_return = max(known, default=None)
         counters = {ROUND, STEPS, TIME, *filter(is_counter, self.stop)}
         sample = {key: v for key in counters if (v := self.value(key)) is not None}
-        if self._window and sample.get(ROUND, 0) <= self._window[-1].get(ROUND, 0):
-            self._window.clear()  # Resumed from an earlier round.
+        before = self._window[-1] if self._window else {}
+        same_round = ROUND in before and sample.get(ROUND) == before[ROUND]
+        if same_round or any(sample[key] < before[key] for key in sample.keys() & before.keys()):
+            self._window.clear()  # Resumed from an earlier round, or with a clock that starts over.
         self._window.append(sample)
 
     @property
@@ -132,7 +135,7 @@ class TrialProgress:
             speed = 1.0 if key == TIME else self.speed(key)
             if value >= target:
                 estimates.append(0.0)
-            elif speed:
+            elif speed and speed > 0:
                 estimates.append((target - value) / speed)
         return min(estimates, default=None)
 
@@ -256,7 +259,7 @@ def trials_table(trials: Sequence[TrialProgress], *, width: int, max_rows: int) 
     for name in columns:
         # Rich wants a literal type.
         justify: Any = "left" if name in ("trial", *settings) else "right"
-        table.add_column(_HEADERS.get(name, name), justify=justify, vertical="bottom")
+        table.add_column(Text(_header(name)), justify=justify, vertical="bottom")
     for row in rows:
         table.add_row(*(Text(row[name], no_wrap=True) for name in columns))
     rest = ordered[num_shown:]
@@ -269,12 +272,8 @@ def trials_table(trials: Sequence[TrialProgress], *, width: int, max_rows: int) 
 def count_statuses(trials: Iterable[TrialProgress]) -> str:
     """Returns how many trials are in which state: `2 running, 5 done, 29 waiting`."""
     counts = collections.Counter(trial.status for trial in trials)
-    order = dict.fromkeys([*_STATUSES, *counts])
-    return ", ".join(f"{counts[status]} {_word(status)}" for status in order if counts[status])
-
-
-def _word(status: str) -> str:
-    return _STATUSES.get(status, status.lower())
+    words = _STATUSES.items()
+    return ", ".join(f"{counts[status]} {word}" for status, word in words if counts[status])
 
 
 def telling_settings(trials: Sequence[TrialProgress]) -> list[str]:
@@ -285,15 +284,14 @@ def telling_settings(trials: Sequence[TrialProgress]) -> list[str]:
 
 
 def _rank(trial: TrialProgress) -> tuple[int, float]:
-    place = [*_STATUSES, trial.status].index(trial.status)
     best = -math.inf if trial.best_return is None else trial.best_return
-    return place, -best if trial.status == "TERMINATED" else 0.0
+    return list(_STATUSES).index(trial.status), -best if trial.status == "TERMINATED" else 0.0
 
 
 def _row(trial: TrialProgress, settings: Sequence[str]) -> dict[str, str]:
     return {
         "trial": trial.name,
-        **{name: trial.settings.get(name, NOTHING) for name in settings},
+        **{name: printable(trial.settings.get(name, NOTHING)) for name in settings},
         "round": format_number(trial.value(ROUND)),
         "steps": format_number(trial.value(STEPS)),
         "return": format_number(trial.mean_return),
@@ -302,9 +300,13 @@ def _row(trial: TrialProgress, settings: Sequence[str]) -> dict[str, str]:
     }
 
 
+def _header(name: str) -> str:
+    return _HEADERS.get(name) or printable(name)
+
+
 def _brief_time_left(trial: TrialProgress) -> str:
     if trial.status != "RUNNING":
-        return _word(trial.status)
+        return _STATUSES[trial.status]
     if not trial.last:
         return "starts"
     return ("≤ " if trial.may_end_sooner() else "") + format_brief_duration(trial.seconds_left())
@@ -314,12 +316,17 @@ def _fitting(rows: Sequence[dict[str, str]], width: int) -> list[str]:
     """Returns the columns that fit into the width without cutting off a cell."""
     widths = {}
     for name in rows[0]:
-        texts = [*_HEADERS.get(name, name).splitlines(), *(row[name] for row in rows)]
+        texts = [*_header(name).splitlines(), *(row[name] for row in rows)]
         widths[name] = max(map(len, texts)) + _GAP
     for name in _LEAST_NEEDED:
         if sum(widths.values()) - _GAP > width:
             widths.pop(name)
     return list(widths)
+
+
+def show(console: Console, message: str) -> None:
+    """Writes a message; what others have named in it does not control the terminal."""
+    console.print(Text(printable(message)), soft_wrap=True)
 
 
 class Display:
@@ -333,7 +340,7 @@ class Display:
 
     def __init__(self, console: Console, *, title: str, live: bool | None = None) -> None:
         self.console = console
-        self.title = title
+        self.title = printable(title)
         self._trials: list[TrialProgress] = []
         self._last_line: dict[int, float] = {}
         self._warned = False
@@ -348,7 +355,7 @@ class Display:
 
     def note(self, message: str) -> None:
         """Shows a message above the progress."""
-        self.console.print(Text(message), soft_wrap=True)
+        show(self.console, message)
 
     def refresh(self, trials: Sequence[TrialProgress]) -> None:
         """Sets the trials to show."""

@@ -14,6 +14,7 @@ from rllib_weighted.cli import InputError
 from rllib_weighted.report import Report, ReportError, load_results, write_report
 from rllib_weighted.report.page import check_folder
 from rllib_weighted.report.tables import headline
+from rllib_weighted.text import printable
 
 DEFAULT_OUT = "report"
 _COLUMNS = ("arm", "seeds", "final return", "reached", "steps to it", "faster [95 %]")
@@ -88,10 +89,15 @@ def parse_thresholds(texts: Sequence[str]) -> float | dict[str, float] | None:
     return limits.get("", limits or None)
 
 
+def _text(text: str, style: str = "") -> Text:
+    """Returns text for the terminal; environments and folders may be called anything."""
+    return Text(printable(text), style=style)
+
+
 def _table(title: str, rows: Sequence[Sequence[str]], marked: Collection[int]) -> Table:
     """Returns the arms as a table; long cells are folded between words, none is cut off."""
     table = Table(
-        title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+        title=_text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
     )
     longest = max((len(word) for row in rows for word in row[0].split()), default=1)
     table.add_column(_COLUMNS[0], overflow="fold", min_width=min(longest, _WIDEST_WORD))
@@ -99,14 +105,14 @@ def _table(title: str, rows: Sequence[Sequence[str]], marked: Collection[int]) -
         table.add_column(name, justify="right", overflow="fold")
     for number, row in enumerate(rows[:_MOST_ARMS]):
         style = "bold" if number in marked else ""
-        table.add_row(*map(Text, row), style=style)
+        table.add_row(*map(_text, row), style=style)
     return table
 
 
 def _print(report: Report, console: Console) -> None:
     tables = report.tables
     for problem in tables.problems[:_MOST_PROBLEMS]:
-        console.print(Text(problem, style="yellow"))
+        console.print(_text(problem, style="yellow"))
     if (more := len(tables.problems) - _MOST_PROBLEMS) > 0:
         console.print(Text(f"and {more} more; see the report", style="yellow"))
     for env, limit in tables.thresholds.items():
@@ -114,13 +120,13 @@ def _print(report: Report, console: Console) -> None:
         title = f"{env}, threshold {limit.value:g}" if limit.exists else f"{env}, no threshold"
         console.print(_table(title, [row[: len(_COLUMNS)] for row in view.rows], view.marked))
         if limit.origin != "given":
-            console.print(Text(f"Threshold {limit.origin}.", style="dim"))
+            console.print(_text(f"Threshold {limit.origin}.", style="dim"))
         if len(view.rows) > _MOST_ARMS:
             console.print(f"and {len(view.rows) - _MOST_ARMS} arms more; see the report")
     claims = [sentence for sentence in tables.sentences if sentence.claim]
     for sentence in claims[:_MOST_ARMS]:
         if sentence.measure in _SHOWN:
-            console.print(Text(sentence.text))
+            console.print(_text(sentence.text))
     if tables.sentences and not claims:
         console.print("No difference to the baseline can be claimed; the report says why.")
-    console.print(Text(f"Report: {report.page}"), soft_wrap=True)
+    console.print(_text(f"Report: {report.page}"), soft_wrap=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rllib_weighted._private import tune_registry
-from rllib_weighted.suggest import nearest
+from rllib_weighted.suggest import nearest, shown
 
 if TYPE_CHECKING:
     import gymnasium as gym
@@ -98,7 +98,7 @@ def env_problem(env: Any, backend: str = "gymnasium") -> str | None:
     if not isinstance(env, str):
         remedy = "register it with `ray.tune.register_env(name, creator)` and use that name"
         hint = f"; a creator has no place there: {remedy}" if callable(env) else ""
-        return f"`env` must be a name or a class; found {env!r}{hint}"
+        return f"`env` must be a name or a class; found {shown(env)}{hint}"
     if missing := _missing_package(env):
         return missing
     if env.startswith("ALE/") and env not in gym.registry:
@@ -110,7 +110,7 @@ def env_problem(env: Any, backend: str = "gymnasium") -> str | None:
         return _class_path_problem(env)
     try:
         spec = gym.spec(env)
-    except (gym.error.Error, ImportError) as error:
+    except Exception as error:  # `module:Id` imports the module, which may raise anything.
         return (
             f"environment {env!r} is not registered: {_one_line(error)}"
             f"{nearest(env, gym.registry) or '.'} An environment of your own: register it in the "
@@ -127,7 +127,7 @@ def _envpool_problem(env: Any) -> str | None:
     if not isinstance(env, str):
         return (
             '`env_backend`="envpool" steps EnvPool\'s own environments, by their ids, found '
-            f'{env!r}: name one of those, or leave `env_backend` at "gymnasium"'
+            f'{shown(env)}: name one of those, or leave `env_backend` at "gymnasium"'
         )
     if importlib.util.find_spec("envpool") is None:
         return (
@@ -156,7 +156,7 @@ def _class_path_problem(env: str) -> str | None:
     module, _, name = env.rpartition(".")
     try:
         getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # A module may raise anything when it is imported.
         return f"environment {env!r} cannot be imported: {_one_line(error)}"
     return None
 
@@ -176,7 +176,6 @@ def _missing_package(env: str, entry_point: str = "") -> str | None:
 def _dependency_problem(env: str, spec: EnvSpec) -> str | None:
     """Returns why the entry point of a registered environment cannot be imported."""
     from gymnasium.envs.registration import load_env_creator
-    from gymnasium.error import Error
 
     entry_point = spec.entry_point
     if not isinstance(entry_point, str):
@@ -185,7 +184,7 @@ def _dependency_problem(env: str, spec: EnvSpec) -> str | None:
         return missing
     try:
         load_env_creator(entry_point)
-    except (Error, ImportError, AttributeError) as error:
+    except Exception as error:  # A module may raise anything when it is imported.
         return f"environment {env!r} is registered but cannot be loaded: {_one_line(error)}"
     return None
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 import pandas as pd
 
 from rllib_weighted.report import statistics
-from rllib_weighted.report.measures import HOLD, Threshold, convergence_runs, encoded, is_final
+from rllib_weighted.report.measures import Question, Threshold, convergence_runs, encoded, is_final
 from rllib_weighted.report.results import Results, baseline_of, choose_baseline, format_number
 from rllib_weighted.report.statistics import CONFIDENCE
 
@@ -48,12 +48,7 @@ COLUMNS = [
 
 
 def comparisons(
-    results: Results,
-    *,
-    baseline: str | None = None,
-    threshold: float | Mapping[str, float] | None = None,
-    hold: int = HOLD,
-    confidence: float = CONFIDENCE,
+    results: Results, *, confidence: float = CONFIDENCE, **question: Unpack[Question]
 ) -> pd.DataFrame:
     """Compares each arm with the baseline in the same environment.
 
@@ -62,10 +57,8 @@ def comparisons(
 
     Args:
         results: From `load_results`.
-        baseline: A strategy or the label of an arm; None takes "average", if it is there.
-        threshold: As in `thresholds`.
-        hold: As in `first_sustained`.
         confidence: Coverage of the intervals.
+        question: See `measures.Question`.
 
     Returns:
         A row per (arm, measure), with the columns
@@ -89,10 +82,10 @@ def comparisons(
     Raises:
         ReportError: A bad baseline, threshold or `hold`.
     """
-    name = choose_baseline(results.arms, baseline)
+    name = choose_baseline(results.arms, question.get("baseline"))
     if name is None:
         return pd.DataFrame(columns=COLUMNS)
-    times = convergence_runs(results, threshold=threshold, hold=hold, baseline=baseline)
+    times = convergence_runs(results, **question)
     rows = [
         row
         for env in results.envs
@@ -175,7 +168,7 @@ def _compare_values(
         return np.mean(first, axis=axis) - np.mean(second, axis=axis)
 
     def higher(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        return np.where(first == second, 0.5, (first > second).astype(float))
+        return np.heaviside(first - second, 0.5)
 
     first, second = (part[column].to_numpy(dtype=np.float64) for part in (arm, baseline))
     return _test(difference, first, second, higher, paired, confidence)
@@ -214,7 +207,7 @@ def _earlier(arm: np.ndarray, baseline: np.ndarray) -> np.ndarray:
     """
     first = (arm > 0) & ((arm < np.abs(baseline)) | ((baseline < 0) & (arm <= -baseline)))
     second = (baseline > 0) & ((baseline < np.abs(arm)) | ((arm < 0) & (baseline <= -arm)))
-    return np.where(first, 1.0, np.where(second, 0.0, 0.5))
+    return np.select([first, second], [1.0, 0.0], 0.5)
 
 
 def fewest_pairs(confidence: float = CONFIDENCE) -> int:

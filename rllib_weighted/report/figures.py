@@ -9,7 +9,9 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from itertools import chain, cycle, repeat
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -40,21 +42,7 @@ MOST_HEAT_MAPS = 6
 MOST_ROWS = 24
 MOST_ARMS_DRAWN = 36
 
-_RC: dict[str, Any] = {
-    "font.size": 9,
-    "font.family": "DejaVu Sans",
-    "axes.grid": True,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "grid.color": "#dddddd",
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "legend.handlelength": 3.2,
-    "svg.hashsalt": "rllib_weighted",  # The same ids in every run.
-    "text.parse_math": False,  # A "$" in a name is a "$".
-}
+_STYLE = Path(__file__).with_name("report.mplstyle")
 
 
 @dataclass(frozen=True)
@@ -76,14 +64,9 @@ def arm_styles(arms: Sequence[str], baseline: Sequence[str]) -> dict[str, ArmSty
 
     The cycles have lengths without a common divisor, so that combinations repeat late.
     """
-    found = {}
-    for number, arm in enumerate(arm for arm in arms if arm in baseline):
-        line = "-" if number == 0 else LINES[(number - 1) % len(LINES)]
-        found[arm] = ArmStyle(BASELINE_COLOR, "o", line)
-    for number, arm in enumerate(arm for arm in arms if arm not in baseline):
-        color, marker = COLORS[number % len(COLORS)], MARKERS[number % len(MARKERS)]
-        found[arm] = ArmStyle(color, marker, LINES[number % len(LINES)])
-    return {arm: found[arm] for arm in arms}
+    own = map(ArmStyle, repeat(BASELINE_COLOR), repeat("o"), chain("-", cycle(LINES)))
+    others = map(ArmStyle, cycle(COLORS), cycle(MARKERS), cycle(LINES))
+    return {arm: next(own if arm in baseline else others) for arm in arms}
 
 
 @dataclass(frozen=True)
@@ -167,11 +150,8 @@ def draw_environments(tables: Tables) -> Iterator[Drawing]:
         drawn = [*baseline, *(arm for arm in arms if arm not in baseline)][:MOST_ARMS_DRAWN]
         styles = arm_styles([arm for arm in arms if arm in drawn], baseline)
         figures = EnvFigures(number, env, tables, styles, baseline)
-        yield from draw_curves(figures)
-        yield from draw_reached(figures)
-        yield from draw_faster(figures)
-        yield from draw_finals(figures)
-        yield from draw_sensitivity(figures)
+        for draw in (draw_curves, draw_reached, draw_faster, draw_finals, draw_sensitivity):
+            yield from draw(figures)
         yield from draw_effective(figures)
         yield from draw_shares(figures)
 
@@ -179,7 +159,7 @@ def draw_environments(tables: Tables) -> Iterator[Drawing]:
 @contextmanager
 def canvas(height: float = HEIGHT) -> Iterator[tuple[Figure, Axes]]:
     """Gives an empty figure with one panel, in our style."""
-    with mpl.rc_context(cast(Any, _RC)), warnings.catch_warnings():
+    with mpl.rc_context(fname=_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         yield figure, figure.add_subplot()

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,34 @@ LEAST_LENGTH = 0.9
 
 Limits = float | Mapping[str, float] | None
 """Thresholds as they are asked for: see `thresholds`."""
+
+
+class Question(TypedDict, total=False):
+    """What convergence is asked for; keywords of all measures that need a threshold.
+
+    Attributes:
+        threshold: As in `thresholds`.
+        hold: Rounds that it has to be sustained, see `first_sustained`; `HOLD` if not given.
+        baseline: Strategy or arm that others are compared with, and that the threshold is derived
+            from where none is given; without it, or None, "average", if it is there.
+    """
+
+    threshold: Limits
+    hold: int
+    baseline: str | None
+
+
+class Options(Question, total=False):
+    """All keywords that shape a report.
+
+    Attributes:
+        confidence: Coverage of the intervals; `CONFIDENCE` if not given.
+        seed: Seeds the bootstraps, so that the same results give the same report.
+    """
+
+    confidence: float
+    seed: int
+
 
 _CLOCKS = ("env_steps", "time_s")
 _TIME_NUMBERS = ("mean", "low", "high", "median", "horizon")
@@ -311,11 +339,9 @@ def encoded(runs: pd.DataFrame, clock: str) -> np.ndarray:
 def convergence(
     results: Results,
     *,
-    threshold: Limits = None,
-    hold: int = HOLD,
-    baseline: str | None = None,
     confidence: float = CONFIDENCE,
     seed: int = SEED,
+    **question: Unpack[Question],
 ) -> pd.DataFrame:
     """Returns how long each arm takes to its environment's threshold.
 
@@ -326,12 +352,9 @@ def convergence(
 
     Args:
         results: From `load_results`.
-        threshold: As in `thresholds`.
-        hold: Rounds; see `first_sustained`.
-        baseline: Strategy or arm that the threshold is derived from where none is given; None
-            takes "average", if it is there.
         confidence: Coverage of the intervals.
         seed: Seeds the bootstrap.
+        question: See `Question`.
 
     Returns:
         A row per arm: env, arm, threshold, num_runs, num_reached; and both in environment steps
@@ -341,8 +364,7 @@ def convergence(
     Raises:
         ReportError: A bad threshold, baseline or `hold`.
     """
-    choose_baseline(results.arms, baseline)
-    runs = convergence_runs(results, threshold=threshold, hold=hold, baseline=baseline)
+    runs = convergence_runs(results, **question)
     names = [f"{name}_{clock}" for clock in _CLOCKS for name in _TIME_NUMBERS]
     rows = []
     for env in runs["env"].unique():
@@ -423,7 +445,8 @@ def final_returns(
                 middle = float(statistics.iqm(values)) if values.size else math.nan
                 row |= {name: middle, f"{name}_low": low, f"{name}_high": high}
             gaps = (runs["final"] - runs["held_out"]).dropna()
-            low, high = statistics.mean_interval(gaps.to_numpy(), confidence)
+            mean = partial(np.mean, axis=-1)
+            low, high = statistics.jackknife_interval(mean, [[gaps.to_numpy()]], confidence)
             row |= {"num_held_out": gaps.size, "gap": gaps.mean(), "gap_low": low, "gap_high": high}
             rows.append(row)
     return pd.DataFrame(rows)
@@ -432,21 +455,17 @@ def final_returns(
 def sensitivity(
     results: Results,
     *,
-    threshold: Limits = None,
-    hold: int = HOLD,
-    baseline: str | None = None,
     confidence: float = CONFIDENCE,
     seed: int = SEED,
+    **question: Unpack[Question],
 ) -> pd.DataFrame:
     """Returns final return and convergence as they depend on the minimum weight.
 
     Args:
         results: From `load_results`.
-        threshold: As in `thresholds`.
-        hold: As in `first_sustained`.
-        baseline: As in `convergence`.
         confidence: Coverage of the intervals.
         seed: Seeds the bootstraps.
+        question: See `Question`.
 
     Returns:
         A row per arm whose minimum weight is a number, or that has none: env, line (the strategy
@@ -454,10 +473,9 @@ def sensitivity(
         of `final_returns` and `convergence`. Only of environments in which a line has at least
         two minimum weights.
     """
-    question: dict[str, Any] = {"threshold": threshold, "hold": hold, "baseline": baseline}
-    sure: dict[str, Any] = {"confidence": confidence, "seed": seed}
-    finals = final_returns(results, **sure)
-    return join_sensitivity(results.arms, finals, convergence(results, **question, **sure))
+    finals = final_returns(results, confidence=confidence, seed=seed)
+    times = convergence(results, confidence=confidence, seed=seed, **question)
+    return join_sensitivity(results.arms, finals, times)
 
 
 def join_sensitivity(arms: pd.DataFrame, finals: pd.DataFrame, times: pd.DataFrame) -> pd.DataFrame:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import posixpath
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,9 +16,11 @@ from pyarrow import fs
 from rllib_weighted.records import metrics as names
 from rllib_weighted.records.origin import read_origin
 from rllib_weighted.records.reading import Locations
-from rllib_weighted.records.schema import parse_file_name
 from rllib_weighted.report.progress import (
+    ENV_STEPS,
     HELD_OUT,
+    ROUND,
+    TIME,
     Progress,
     progress_from_history,
     read_held_out,
@@ -147,25 +148,22 @@ def load_results(
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
         runs = list(pool.map(lambda trial: read_run(trial, [*wanted, HELD_OUT]), trials))
         problems += [problem for run in runs for problem in run.problems]
-        runs = _without_copies([run for run in runs if run.progress.rounds.size], problems)
+        runs = _without_copies([run for run in runs if len(run.progress.rows)], problems)
         chosen = _choose_metric(runs, metric, problems)
-        runs = [run for run in runs if chosen in run.progress.values]
+        runs = [run for run in runs if chosen in run.progress.rows]
         labels, arms = assign_arms([run.settings for run in runs])
         table = _runs_table(runs, labels, chosen)
         problems += _cautions(table)
         arms = arms[arms["arm"].isin(table["arm"])].reset_index(drop=True)
-        weights, shares, origins, levels = _read_histories(pool, runs, table, problems)
-    table["has_weights"] = table["run"].isin(weights["run"].unique())
+        histories = _read_histories(pool, runs, table, problems)
+    table["has_weights"] = table["run"].isin(histories["weights"]["run"])
     return Results(
         runs=table,
         arms=arms,
         progress=_progress_table(runs, chosen),
-        weights=weights,
-        shares=shares,
-        origins=origins,
+        **histories,
         metric=chosen,
         problems=list(dict.fromkeys(problems)),
-        levels=levels,
     )
 
 
@@ -180,14 +178,6 @@ class Run:
     trial_id: str = ""
     held_out: float = math.nan
 
-    @property
-    def last_round(self) -> int:
-        """The last round that either file knows of, told without reading the merge history."""
-        history = self.trial.history
-        files = history.files if history is not None else []
-        bounds = [parse_file_name(posixpath.basename(path)) for path in files]
-        return max([bound[1] for bound in bounds if bound] + [int(self.progress.rounds[-1])])
-
 
 def read_run(trial: Trial, metrics: Sequence[str]) -> Run:
     """Reads a trial: its settings, its progress, and its returns on held-out seeds.
@@ -200,15 +190,15 @@ def read_run(trial: Trial, metrics: Sequence[str]) -> Run:
     settings, problem = read_settings(trial)
     progress, problems = read_progress(trial, metrics)
     run = Run(trial, settings, progress, ([problem] if problem else []) + problems)
-    if not progress.values.keys() & set(metrics[:-1]):
+    if not progress.has(metrics[:-1]):
         history, trial_id, more = read_worker_rounds(trial)
         run.problems += more
         if history is not None and METRIC in metrics:
             run.progress, run.trial_id = progress_from_history(history, METRIC), trial_id
             run.problems.append(f"{trial.path}: returns are taken from its merge history")
-        elif not progress.rounds.size:
+        elif progress.rows.empty:
             run.problems.append(f"{trial.path} has no results yet")
-    if run.progress.rounds.size:
+    if len(run.progress.rows):
         logged = run.progress.facts.get("trial_id", "")
         run.trial_id = run.trial_id or ("" if logged == _NO_ID else logged)
         run.held_out = _held_out(run)
@@ -217,41 +207,40 @@ def read_run(trial: Trial, metrics: Sequence[str]) -> Run:
 
 def _held_out(run: Run) -> float:
     """Returns the mean return on held-out seeds at the end of a run; NaN without one."""
-    progress = run.progress
-    late, interval = is_late(progress), run.settings.evaluation_interval
-    found: Sequence[float] | np.ndarray = []
-    logged = progress.values.pop(HELD_OUT, None)
-    if logged is not None:
-        known = (progress.rounds % max(1, interval) == 0) & np.isfinite(logged)
+    rows, interval = run.progress.rows, run.settings.evaluation_interval
+    late = is_late(rows)
+    found: Sequence[float] | pd.Series = []
+    if HELD_OUT in rows:
+        logged = rows[HELD_OUT]
+        known = (rows[ROUND] % max(1, interval) == 0) & np.isfinite(logged)
         found = logged[known & late] if (known & late).any() else logged[known][-1:]
     elif interval > 0 and RESULT in run.trial.files:
         try:
-            found = read_held_out(run.trial, int(progress.rounds[late][0]), interval)
+            found = read_held_out(run.trial, int(rows.loc[late, ROUND].iat[0]), interval)
         except OSError as error:
             run.problems.append(f"left out the evaluations of {run.trial.path}: {error}")
     return float(np.mean(found)) if len(found) else math.nan
 
 
-def is_late(progress: Progress) -> np.ndarray:
+def is_late(rows: pd.DataFrame) -> pd.Series:
     """Whether a round is in the part of a run that its final return is taken from."""
-    return progress.env_steps > (1 - FINAL_FRACTION) * progress.env_steps[-1]
+    return rows[ENV_STEPS] > (1 - FINAL_FRACTION) * rows[ENV_STEPS].iat[-1]
 
 
-def carried(values: np.ndarray) -> np.ndarray:
+def carried(values: pd.Series) -> pd.Series:
     """Returns values with those that are not finite replaced by the last finite one before."""
-    return pd.Series(np.where(np.isfinite(values), values, np.nan)).ffill().to_numpy()
+    return values.where(np.isfinite(values)).ffill()
 
 
 def _without_copies(runs: Iterable[Run], problems: list[str]) -> list[Run]:
-    seen: dict[str, str] = {}
+    paths: dict[str, str] = {}
     kept = []
     for run in runs:
-        first = seen.setdefault(run.trial_id, run.trial.path) if run.trial_id else run.trial.path
-        if first == run.trial.path:
-            kept.append(run)
+        path, trial_id = run.trial.path, run.trial_id
+        if trial_id and (first := paths.setdefault(trial_id, path)) != path:
+            problems.append(f"left out {path}: {first} is the same trial ({trial_id})")
         else:
-            same = f"{first} is the same trial ({run.trial_id})"
-            problems.append(f"left out {run.trial.path}: {same}")
+            kept.append(run)
     return kept
 
 
@@ -264,7 +253,7 @@ def _choose_metric(runs: Sequence[Run], metric: str | None, problems: list[str])
     if not runs:
         details = "".join(f"\n- {problem}" for problem in problems[:5])
         raise ReportError(f"none of the trials has results yet{details}")
-    having = Counter(name for run in runs for name in run.progress.values)
+    having = Counter(name for run in runs for name in run.progress.rows)
     chosen = metric or (METRIC if having[METRIC] >= having[STOCK_METRIC] else STOCK_METRIC)
     if not having[chosen]:
         known = {name for run in runs for name in run.progress.columns}
@@ -292,20 +281,18 @@ def _runs_table(runs: Sequence[Run], labels: Sequence[str], metric: str) -> pd.D
 
 
 def _run_row(run: Run, label: str, metric: str) -> dict[str, Any]:
-    progress = run.progress
-    progress.values[metric] = carried(progress.values[metric])
-    late = progress.values[metric][is_late(progress)]
-    late = late[np.isfinite(late)]
+    progress, rows = run.progress, run.progress.rows
+    rows[metric] = carried(rows[metric])
     return {
         "env": run.settings.env,
         "arm": label,
         "strategy": run.settings.strategy,
         "min_weight": run.settings.min_weight,
         "seed": run.settings.seed,
-        "num_rounds": progress.rounds.size,
-        "env_steps": int(progress.env_steps[-1]),
-        "time_s": float(progress.time_s[-1]),
-        "final": float(late.mean()) if late.size else math.nan,
+        "num_rounds": len(rows),
+        "env_steps": rows[ENV_STEPS].iat[-1],
+        "time_s": rows[TIME].iat[-1],
+        "final": rows.loc[is_late(rows), metric].mean(),
         "held_out": run.held_out,
         "finished": progress.finished,
         "source": progress.source,
@@ -331,59 +318,58 @@ def _cautions(table: pd.DataFrame) -> list[str]:
 
 
 def _progress_table(runs: Sequence[Run], metric: str) -> pd.DataFrame:
-    parts = [run.progress for run in runs]
-    sizes = [part.rounds.size for part in parts]
-    columns = {
-        "run": np.repeat(np.arange(len(parts), dtype=np.int32), sizes),
-        "round": np.concatenate([part.rounds.astype(np.int32) for part in parts]),
-        "env_steps": np.concatenate([part.env_steps for part in parts]),
-        "time_s": np.concatenate([part.time_s for part in parts]),
-        "value": np.concatenate([part.values[metric] for part in parts]),
-    }
-    return pd.DataFrame(columns, copy=False)
+    parts = [run.progress.rows for run in runs]
+    table = pd.concat(parts, ignore_index=True)
+    names = {"round": ROUND, "env_steps": ENV_STEPS, "time_s": TIME, "value": metric}
+    columns = {name: table[logged] for name, logged in names.items()}
+    numbers = np.arange(len(parts), dtype=np.int32)
+    return pd.DataFrame({"run": np.repeat(numbers, [len(part) for part in parts]), **columns})
 
 
 def _read_histories(
     pool: ThreadPoolExecutor, runs: Sequence[Run], table: pd.DataFrame, problems: list[str]
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Returns weights, shares, origins and levels from the histories of the runs that count."""
-    last_rounds = pd.Series([run.last_round for run in runs])
+) -> dict[str, pd.DataFrame]:
+    """Returns weights, shares, origins and levels, from the histories of the runs that count."""
+    last_rounds = pd.Series([run.progress.rows[ROUND].iat[-1] for run in runs])
     longest = last_rounds.groupby(table["env"].to_numpy()).transform("max").tolist()
     has_history = np.array([run.trial.history is not None for run in runs], dtype=bool)
     counting = table[table["counts"] & has_history]
     by_seed = counting.sort_values("seed", kind="stable")
     examples = set(by_seed.drop_duplicates(["env", "arm"])["run"])
 
-    def read(index: int) -> tuple[Any, Any, dict[str, Any], Any, list[str]]:
-        trial = runs[index].trial
+    def read(index: int) -> tuple[dict[str, pd.DataFrame], list[str]]:
+        trial, found = runs[index].trial, {}
         history, _, left_out = read_worker_rounds(trial)
-        weights = shares = None
-        if history is not None:
-            summary = summarize_weights(history, longest[index])
-            weights = pd.DataFrame({"run": np.int32(index), **summary})
-        if index not in examples or trial.history is None:
-            return weights, None, {}, None, left_out
         facts = table.loc[index, ["env", "arm", "run", "seed"]].to_dict()
         if history is not None:
-            shares = pd.DataFrame({**facts, **worker_shares(history, longest[index])})
-        facts.pop("seed")
-        origin = read_origin(trial.history)
-        levels = read_levels(trial.history, longest[index])
-        levels = pd.DataFrame({**facts, **levels}) if len(levels) else None
-        return weights, shares, {**facts, **origin} if origin else {}, levels, left_out
+            weights = summarize_weights(history, longest[index])
+            found["weights"] = pd.DataFrame({"run": np.int32(index), **weights})
+        if history is not None and index in examples:
+            shares = worker_shares(history, longest[index])
+            found["shares"] = pd.DataFrame({**facts, **shares})
+        if index in examples and trial.history:
+            levels = read_levels(trial.history, longest[index])
+            found |= {"levels": pd.DataFrame({**facts, **levels})} if len(levels) else {}
+        if index in examples and trial.history and (origin := read_origin(trial.history)):
+            found["origins"] = pd.DataFrame([{**facts, **origin}]).drop(columns="seed")
+        return found, left_out
 
     found = list(pool.map(read, counting["run"].tolist()))
-    problems += [problem for *_, left_out in found for problem in left_out]
-    weights = [part for part, *_ in found if part is not None]
-    shares = [part for _, part, *_ in found if part is not None]
-    origins = [row for _, _, row, *_ in found if row]
-    levels = [part for *_, part, _ in found if part is not None]
-    return (
-        pd.concat(weights, ignore_index=True) if weights else pd.DataFrame({"run": []}),
-        pd.concat(shares, ignore_index=True) if shares else pd.DataFrame({"arm": []}),
-        pd.DataFrame(origins) if origins else pd.DataFrame({"env": [], "arm": [], "run": []}),
-        pd.concat(levels, ignore_index=True) if levels else pd.DataFrame({"env": [], "arm": []}),
-    )
+    problems += [problem for _, left_out in found for problem in left_out]
+    empty = {
+        "weights": ["run"],
+        "shares": ["arm"],
+        "origins": ["env", "arm", "run"],
+        "levels": ["env", "arm", "run"],
+    }
+    return {
+        name: pd.concat(
+            [parts[name] for parts, _ in found if name in parts]
+            or [pd.DataFrame(columns=columns, dtype=float)],
+            ignore_index=True,
+        )
+        for name, columns in empty.items()
+    }
 
 
 def assign_arms(settings: Sequence[Settings]) -> tuple[list[str], pd.DataFrame]:
@@ -407,13 +393,13 @@ def assign_arms(settings: Sequence[Settings]) -> tuple[list[str], pd.DataFrame]:
     for env in dict.fromkeys(item.env for item in settings):
         here = {index: item for index, item in enumerate(settings) if item.env == env}
         varied = _varied(list(here.values()))
-        arms: dict[tuple[Any, ...], Settings] = {}
-        for item in here.values():
-            arms.setdefault(_key(item, varied), item)
-        label_of = dict(zip(arms, _labels(list(arms.values()), varied), strict=True))
-        labels |= {index: label_of[_key(item, varied)] for index, item in here.items()}
-        for key, item in arms.items():
-            rows.append({"env": env, "arm": label_of[key], **_arm_row(item, varied)})
+        arms: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+        for index, item in here.items():
+            arms[_key(item, varied)].append(index)
+        members = [here[runs[0]] for runs in arms.values()]
+        for item, label, runs in zip(members, _labels(members, varied), arms.values(), strict=True):
+            labels |= dict.fromkeys(runs, label)
+            rows.append({"env": env, "arm": label, **_arm_row(item, varied)})
     table = pd.DataFrame(rows).sort_values(
         ["env", "strategy", "min_weight", "arm"], na_position="first", ignore_index=True
     )
@@ -422,11 +408,8 @@ def assign_arms(settings: Sequence[Settings]) -> tuple[list[str], pd.DataFrame]:
 
 def _varied(settings: Sequence[Settings]) -> list[str]:
     """Returns the settings that have more than one value among the runs that have them at all."""
-    values: dict[str, set[str]] = defaultdict(set)
-    for item in settings:
-        for name, value in item.other.items():
-            values[name].add(value)
-    return sorted(name for name, found in values.items() if len(found) > 1)
+    num_values = pd.DataFrame([item.other for item in settings]).nunique()
+    return sorted(num_values.index[num_values > 1])
 
 
 def _key(item: Settings, varied: Sequence[str]) -> tuple[Any, ...]:

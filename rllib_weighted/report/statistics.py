@@ -105,7 +105,6 @@ def jackknife_interval(
     Returns:
         Lower and upper end; NaN if a sample has less than two values.
     """
-    estimate = float(statistic(*(array for sample in samples for array in sample)))
     variances, freedoms = [], []
     for number, sample in enumerate(samples):
         num_values = sample[0].size
@@ -117,22 +116,13 @@ def jackknife_interval(
         values = statistic(*(array for sample in resampled for array in sample))
         variances.append(float((num_values - 1) ** 2 / num_values * np.var(values, ddof=1)))
         freedoms.append(num_values - 1)
+    estimate = float(statistic(*(array for sample in samples for array in sample)))
     variance = sum(variances)
     if not variance > 0:
         return (estimate, estimate) if variance == 0 else NOT_KNOWN
     parts = sum(part**2 / freedom for part, freedom in zip(variances, freedoms, strict=True))
     reach = float(stats.t.ppf((1 + confidence) / 2, variance**2 / parts)) * math.sqrt(variance)
     return estimate - reach, estimate + reach
-
-
-def mean_interval(values: np.ndarray, confidence: float = CONFIDENCE) -> Interval:
-    """Returns the t interval of a mean; NaN with less than two values."""
-    if values.size < 2:
-        return NOT_KNOWN
-    if np.ptp(values) == 0:
-        return float(values[0]), float(values[0])
-    interval = stats.ttest_1samp(values, 0.0).confidence_interval(confidence)
-    return float(interval.low), float(interval.high)
 
 
 def permutation_p(

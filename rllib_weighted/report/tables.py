@@ -6,14 +6,14 @@ import math
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Unpack
 
 import pandas as pd
 
 from rllib_weighted.records.origin import versions
 from rllib_weighted.report import measures
 from rllib_weighted.report.comparisons import Sentence, comparisons, sentences
-from rllib_weighted.report.measures import HOLD, Limits, Threshold
+from rllib_weighted.report.measures import HOLD, Question, Threshold
 from rllib_weighted.report.results import (
     ABSENT,
     Results,
@@ -30,29 +30,23 @@ _MOST_SEEDS = 12
 _DISTRIBUTIONS = ("rllib-weighted", "ray", "torch", "gymnasium", "numpy", "scipy", "matplotlib")
 
 
-@dataclass(frozen=True)
-class Tables:
-    """The statistics of a report; each table is documented at the function of its name.
+@dataclass(frozen=True, kw_only=True)
+class Tables(Results):
+    """Results and their statistics; each table is documented at the function of its name.
 
     Attributes:
-        metric: What was compared.
         baseline: The baseline's name; None if there is none.
         hold: Rounds that a threshold has to be sustained.
         confidence: Coverage of the intervals.
         thresholds: The threshold of each environment.
-        problems: What was left out.
         sentences: What the comparisons say.
     """
 
-    metric: str
     baseline: str | None
     hold: int
     confidence: float
     thresholds: dict[str, Threshold]
-    problems: list[str]
     sentences: list[Sentence]
-    runs: pd.DataFrame
-    arms: pd.DataFrame
     learning_curves: pd.DataFrame
     convergence_runs: pd.DataFrame
     convergence: pd.DataFrame
@@ -60,10 +54,7 @@ class Tables:
     comparisons: pd.DataFrame
     sensitivity: pd.DataFrame
     weight_curves: pd.DataFrame
-    shares: pd.DataFrame
     drops: pd.DataFrame
-    origins: pd.DataFrame
-    levels: pd.DataFrame
 
     def baseline_arms(self, env: str) -> list[str]:
         """Returns the arms of an environment that are the baseline's."""
@@ -79,53 +70,43 @@ class Tables:
 def compute(
     results: Results,
     *,
-    baseline: str | None = None,
-    threshold: Limits = None,
-    hold: int = HOLD,
     confidence: float = CONFIDENCE,
     seed: int = SEED,
+    **question: Unpack[Question],
 ) -> Tables:
     """Computes all statistics of a report.
 
     Args:
         results: From `load_results`.
-        baseline: A strategy or the label of an arm; None takes "average", if it is there.
-        threshold: As in `thresholds`.
-        hold: Rounds; see `first_sustained`.
         confidence: Coverage of the intervals.
         seed: Seeds the bootstraps.
+        question: See `measures.Question`.
 
     Raises:
         ReportError: A bad baseline, threshold or `hold`.
     """
-    name = choose_baseline(results.arms, baseline)
-    question: dict[str, Any] = {"baseline": baseline, "threshold": threshold, "hold": hold}
-    sure: dict[str, Any] = {"confidence": confidence, "seed": seed}
-    limits = measures.thresholds(results, threshold, baseline=baseline)
-    compared = comparisons(results, **question, confidence=confidence)
-    finals = measures.final_returns(results, **sure)
-    times = measures.convergence(results, **question, **sure)
+    asked = question.get("baseline")
+    baseline = choose_baseline(results.arms, asked)
+    limits = measures.thresholds(results, question.get("threshold"), baseline=asked)
+    compared = comparisons(results, confidence=confidence, **question)
+    finals = measures.final_returns(results, confidence=confidence, seed=seed)
+    times = measures.convergence(results, confidence=confidence, seed=seed, **question)
+    problems = results.problems + _unmatched(results, baseline)
     return Tables(
-        metric=results.metric,
-        baseline=name,
-        hold=hold,
+        **(vars(results) | {"problems": problems}),
+        baseline=baseline,
+        hold=question.get("hold", HOLD),
         confidence=confidence,
         thresholds=limits,
-        problems=results.problems + _unmatched(results, name),
         sentences=sentences(compared, limits, confidence),
-        runs=results.runs,
-        arms=results.arms,
-        learning_curves=measures.learning_curves(results, **sure),
+        learning_curves=measures.learning_curves(results, confidence=confidence, seed=seed),
         convergence_runs=measures.convergence_runs(results, **question),
         convergence=times,
         final_returns=finals,
         comparisons=compared,
         sensitivity=measures.join_sensitivity(results.arms, finals, times),
         weight_curves=measures.weight_curves(results),
-        shares=results.shares,
         drops=measures.drops(results),
-        origins=results.origins,
-        levels=results.levels,
     )
 
 

@@ -10,6 +10,7 @@ import os
 import posixpath
 import re
 import sys
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,8 +18,8 @@ from typing import Any
 from pyarrow import fs
 
 from rllib_weighted.records import origin
-from rllib_weighted.records.reading import HistoryFolder, Locations
-from rllib_weighted.records.schema import HISTORY_DIR, is_hidden, resolve
+from rllib_weighted.records.reading import HistoryFolder, Locations, group
+from rllib_weighted.records.schema import HISTORY_DIR, resolve
 
 PARAMS = "params.json"
 PROGRESS = "progress.csv"
@@ -143,22 +144,14 @@ def _trials_under(filesystem: fs.FileSystem, path: str) -> tuple[list[Trial], li
         infos = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
     except OSError as error:
         raise ReportError(f"cannot list {path}: {error}") from error
-    files: dict[str, set[str]] = {}
-    histories: dict[str, list[str]] = {}
+    files: dict[str, set[str]] = defaultdict(set)
+    histories = {posixpath.dirname(found.path): found for found in group(filesystem, infos)}
     for info in infos:
-        if not info.is_file or is_hidden(info.base_name):
-            continue
-        folder = posixpath.dirname(info.path)
-        if posixpath.basename(folder) == HISTORY_DIR:
-            histories.setdefault(posixpath.dirname(folder), []).append(info.path)
-        elif info.base_name in (PARAMS, PROGRESS, RESULT):
-            files.setdefault(folder, set()).add(info.base_name)
+        if info.is_file and info.base_name in (PARAMS, PROGRESS, RESULT):
+            files[posixpath.dirname(info.path)].add(info.base_name)
     trials, problems = [], []
     for folder in sorted(files.keys() | histories.keys()):
-        names = frozenset(files.get(folder, ()))
-        history = None
-        if folder in histories:
-            history = HistoryFolder.of(filesystem, f"{folder}/{HISTORY_DIR}", histories[folder])
+        names, history = frozenset(files[folder]), histories.get(folder)
         if PARAMS in names or history is not None:
             trials.append(Trial(filesystem, folder, names, history))
         else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import statistics
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.connectors.env_to_module import MeanStdFilter
 
+from rllib_weighted._private import tune_registry
 from rllib_weighted.cli import InputError, storage
 from rllib_weighted.cli import evaluate as evaluate_module
 from rllib_weighted.cli.evaluate import evaluate_checkpoint, find_checkpoint
@@ -118,3 +121,70 @@ def test_environment_of_a_training_file_is_loaded_from_its_record(
     monkeypatch.setattr(storage, "read_record", lambda path: record)
     evaluate_checkpoint(checkpoint, episodes=1)
     assert loaded == [str(file)]
+
+
+@pytest.mark.parametrize("part", [0.0, 0.5])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "class_and_ctor_args.pkl",
+        "env_runner/state.pkl",
+        "learner_group/learner/rl_module/default_policy/module_state.pkl",
+        "learner_group/learner/rl_module/class_and_ctor_args.pkl",
+    ],
+)
+def test_a_torn_file_is_named(
+    trained: tuple[Path, float], tmp_path: Path, name: str, part: float
+) -> None:
+    folder = shutil.copytree(trained[0], tmp_path / "checkpoint")
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[: int(part * len(content))])
+    message = f"{folder} is damaged: its files should be whole and these are not: {name}"
+    with pytest.raises(InputError, match=re.escape(message)):
+        evaluate_checkpoint(folder, episodes=1)
+
+
+def test_a_missing_file_is_named(trained: tuple[Path, float], tmp_path: Path) -> None:
+    folder = shutil.copytree(trained[0], tmp_path / "checkpoint")
+    (folder / "class_and_ctor_args.pkl").unlink()
+    with pytest.raises(InputError, match=r"cannot evaluate .*class_and_ctor_args\.pkl"):
+        evaluate_checkpoint(folder, episodes=1)
+
+
+OTHER_ENV = """
+import gymnasium as gym
+from ray import tune
+from ray.rllib.algorithms.ppo import PPOConfig
+
+def make(context):
+    {make}
+
+tune.register_env("CartPole-v1", make)
+config = PPOConfig().environment("CartPole-v1")
+"""
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            'return gym.make("Acrobot-v1")',
+            r"is of another environment.* its observation_space Box\(.* \(4,\), float32\), found "
+            r"Box\(.* \(6,\), float32\) and its action_space Discrete\(2\), found Discrete\(3\)",
+        ),
+        (
+            'raise OSError("no licence for this simulator")',
+            r"cannot evaluate .*no licence for this simulator",
+        ),
+    ],
+)
+def test_another_environment(
+    trained: tuple[Path, float], tmp_path: Path, make: str, message: str
+) -> None:
+    file = tmp_path / "other_env.py"
+    file.write_text(OTHER_ENV.format(make=make))
+    try:
+        with pytest.raises(InputError, match=f"(?s){message}"):
+            evaluate_checkpoint(trained[0], episodes=1, file=file)
+    finally:
+        tune_registry().unregister("env_creator", "CartPole-v1")

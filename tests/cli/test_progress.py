@@ -61,6 +61,26 @@ def test_speed_after_a_resume_that_starts_over() -> None:
     assert trial.speed("num_env_steps_sampled_lifetime") == pytest.approx(25.0)
 
 
+def test_speed_after_a_resume_whose_clock_starts_over() -> None:
+    # From a state that was rescued: rounds and steps go on, the time is that of the new process.
+    stop = {"training_iteration": 100}
+    before = result(7, steps=700, seconds=60.0)
+    trial = trained(stop, before, result(8, steps=800, seconds=2.0))
+    assert trial.speed("num_env_steps_sampled_lifetime") is None
+    assert trial.seconds_left() is None
+    assert format_time_left(trial) == "-"
+    trial.update(result(9, steps=900, seconds=4.0))
+    # 100 steps in 2 s; 91 rounds at 1 in 2 s.
+    assert trial.speed("num_env_steps_sampled_lifetime") == pytest.approx(50.0)
+    assert trial.seconds_left() == pytest.approx(182.0)
+
+
+def test_a_repeated_round_starts_the_window_anew() -> None:
+    first = result(4, steps=400, seconds=40.0)
+    trial = trained({}, result(3, steps=300, seconds=30.0), first, first)
+    assert trial.speed("num_env_steps_sampled_lifetime") is None
+
+
 def test_time_left_is_that_of_the_first_criterion() -> None:
     stop = {"training_iteration": 100, "num_env_steps_sampled_lifetime": 1200}
     trial = trained(stop, result(1, steps=100, seconds=1.0), result(2, steps=200, seconds=2.0))

@@ -106,3 +106,25 @@ def test_unreported_stop_criterion_is_said_once() -> None:
     shown.round_ended(one)
     assert written(on).count("`stop` names 'bogus'") == 1
     assert "until Ctrl-C" in written(on)
+
+
+HOSTILE = "\x1b[2J\x9b2J\u202egnitset"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_names_of_others_do_not_control_the_terminal(terminal: bool) -> None:
+    on = console(terminal=terminal)
+    shown = Display(on, title=f"PPO on {HOSTILE}")
+    trials = [trial("00000"), trial("00001")]
+    for one, env in zip(trials, (HOSTILE, "other"), strict=True):
+        one.settings = {"env": env, HOSTILE: env}
+        one.update(RESULT)
+    shown.refresh(trials)
+    shown.note(HOSTILE)
+    shown.round_ended(trials[0])
+    on.print(shown.renderable())
+    text = written(on)
+    assert r"\x1b[2J\x9b2J\u202egnitset" in text
+    # Rich itself writes colours and line ends, but none of these.
+    assert not {"\x9b", "\u202e"} & set(text)
+    assert "\x1b[2J" not in text
