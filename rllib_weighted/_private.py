@@ -200,6 +200,11 @@ def actor_manager(env_runner_group: EnvRunnerGroup) -> FaultTolerantActorManager
     return env_runner_group._worker_manager
 
 
+def count_dropped(env_runner_group: EnvRunnerGroup, num: int) -> None:
+    """Adds to RLlib's metric `num_env_runners_dropped_lifetime`."""
+    env_runner_group._num_env_runners_dropped_lifetime += num
+
+
 # core/modules and learning
 
 

@@ -20,6 +20,7 @@ from rllib_weighted.core.durable import DEFAULT_TIMEOUT_S
 from rllib_weighted.core.level_table import LevelTable
 from rllib_weighted.core.levels import LevelPool, resolve_level_options
 from rllib_weighted.core.workers import MergeUnit, WorkerLayout
+from rllib_weighted.learning.interfaces import Halves
 from rllib_weighted.learning.learner import WeightedPPOLearner
 from rllib_weighted.learning.learner_group import WeightedLearnerGroup
 from rllib_weighted.learning.parameters import ActorExport
@@ -33,6 +34,9 @@ logger = logging.getLogger(__name__)
 _LACKED_BY_0_1 = (
     "env_backend",
     "level_options",
+    "max_missed_rounds",
+    "max_rounds_without_update",
+    "merge_diagnostics_halves",
     "merge_diagnostics_interval",
     "merge_parts",
     "per_worker_parameters",
@@ -58,10 +62,13 @@ class WeightedPPOConfig(PPOConfig):
     # Also of the class: 0.1 did not have these settings, and configs in its checkpoints lack them.
     env_backend = "gymnasium"
     per_worker_parameters: bool | None = None
+    max_missed_rounds: int | None = 3
+    max_rounds_without_update: int | None = 5
     storage_timeout_s = DEFAULT_TIMEOUT_S
     merge_diagnostics_interval: int | None = None
     worker_env_config: WorkerContexts | None = None
     level_options: dict[str, Any] = {}  # noqa: RUF012 (a default, not written to)
+    merge_diagnostics_halves: Halves = "steps"
     merge_parts: dict[str, Any] | None = None
 
     def __init__(self, algo_class: type | None = None) -> None:
@@ -73,6 +80,7 @@ class WeightedPPOConfig(PPOConfig):
         self.merge_arm: str | None = None
         self.per_worker_parameters = None
         self.merge_diagnostics_interval = None
+        self.merge_diagnostics_halves = "steps"
         self.merge_parts = None
         self.merge_unit: MergeUnit = "env_runner"
         self.advantage_normalization = "worker"
@@ -83,6 +91,8 @@ class WeightedPPOConfig(PPOConfig):
         self.env_backend = "gymnasium"
         self.fast_learner = True
         self.fast_sampling = True
+        self.max_missed_rounds = 3
+        self.max_rounds_without_update = 5
         self.storage_timeout_s = DEFAULT_TIMEOUT_S
         # A round's order carries all state to the env runners; RLlib's own broadcast may lag.
         self._dont_auto_sync_env_runner_states = True
@@ -100,6 +110,7 @@ class WeightedPPOConfig(PPOConfig):
         advantage_normalization: Any = NotProvided,
         actor_export: Any = NotProvided,
         merge_diagnostics_interval: Any = NotProvided,
+        merge_diagnostics_halves: Any = NotProvided,
         merge_parts: Any = NotProvided,
         **kwargs: Any,
     ) -> Self:
@@ -130,6 +141,9 @@ class WeightedPPOConfig(PPOConfig):
                 workers' gradients are measured, before the first step, and what each strategy
                 would gain is predicted from them (`merge/diagnostics/…`). None (default): never,
                 but in every round with a strategy that reads these signals.
+            merge_diagnostics_halves: What the two halves of a worker's batch are drawn from, whose
+                gradients are compared: "steps" (default), of which neighbours resemble each other,
+                so that the noise is a lower bound; or "episodes".
             merge_parts: Weights of its own for a part of the loss: {"value": the name of a
                 strategy}, or {"value": {"merge_strategy": …, "merge_options": …, "min_weight": …}}
                 for the value function's; the policy's follows `merge_strategy`. None (default): one
@@ -150,6 +164,7 @@ class WeightedPPOConfig(PPOConfig):
             advantage_normalization=advantage_normalization,
             actor_export=actor_export,
             merge_diagnostics_interval=merge_diagnostics_interval,
+            merge_diagnostics_halves=merge_diagnostics_halves,
             merge_parts=merge_parts,
         )
         return self
@@ -226,10 +241,23 @@ class WeightedPPOConfig(PPOConfig):
         return self
 
     @override(PPOConfig)
-    def fault_tolerance(self, *, storage_timeout_s: Any = NotProvided, **kwargs: Any) -> Self:
-        """Sets what is done about failures.
+    def fault_tolerance(
+        self,
+        *,
+        max_missed_rounds: Any = NotProvided,
+        max_rounds_without_update: Any = NotProvided,
+        storage_timeout_s: Any = NotProvided,
+        **kwargs: Any,
+    ) -> Self:
+        """Sets what happens when processes, environments or a storage fail.
 
         Args:
+            max_missed_rounds: After how many rounds in a row of which an env runner sends nothing
+                within `sample_timeout_s` it is killed and started anew (default 3). None: never.
+                It needs `restart_failed_env_runners`.
+            max_rounds_without_update: After how many rounds in a row in which every worker is
+                dropped, so that nothing is learned, the run ends with an error that names the
+                first cause (default 5). None: it never does.
             storage_timeout_s: Seconds for which writing a checkpoint or the merge history to a
                 remote storage is tried again while the store does not answer, or fails by itself
                 (default 300); 0 gives up at once. A store that refuses is an error at once.
@@ -239,7 +267,11 @@ class WeightedPPOConfig(PPOConfig):
             This updated config.
         """
         super().fault_tolerance(**kwargs)
-        self._set_given(storage_timeout_s=storage_timeout_s)
+        self._set_given(
+            max_missed_rounds=max_missed_rounds,
+            max_rounds_without_update=max_rounds_without_update,
+            storage_timeout_s=storage_timeout_s,
+        )
         return self
 
     def _set_given(self, **settings: Any) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
-import math
 import os
 import tempfile
 from collections import Counter
@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import ray
-import tree
 from pyarrow.fs import LocalFileSystem
 from ray import tune
+from ray.air.constants import TRAINING_ITERATION
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.ppo.ppo import PPO
 from ray.rllib.utils.annotations import override
@@ -50,6 +50,7 @@ class TrialPPO(PPO):
         trial_info = config.get(TRIAL_INFO) if isinstance(config, dict) else None
         self._tune_trial_id: str | None = getattr(trial_info, "trial_id", None)
         self._is_clone = False
+        self._evaluation: dict[str, Any] = {}  # What the last one reported.
         storage = kwargs.get("storage")
         if storage is not None and not isinstance(storage.storage_filesystem, LocalFileSystem):
             timeout_s = (config or {}).get("storage_timeout_s", DEFAULT_TIMEOUT_S)
@@ -82,23 +83,29 @@ class TrialPPO(PPO):
         """One round, evaluated if it is time to; see `Algorithm.step`.
 
         Where there is an `evaluation_interval`, the first round is evaluated too: Tune's
-        progress.csv takes its columns from the first result. A round without evaluation reports
-        NaN (RLlib, 2.60, repeats the last values once). `_run_one_evaluation` is RLlib's private
-        `evaluate()` with the care for failed env runners around it.
+        progress.csv takes its columns from the first result. A round without evaluation repeats
+        the last one's values, as RLlib means to (it loses some, 2.60): Tune's own max, min and mean
+        never get over a NaN. `evaluation/training_iteration` is the round that they are of.
+        `_run_one_evaluation` is RLlib's private `evaluate()` with the care for failed env runners
+        around it.
         """
         with computing_with(self._num_threads):
             results: dict[str, Any] = super().step()
             if self._is_clone:
                 results[SHOULD_CHECKPOINT] = True  # Its own, with the settings that it has now.
                 self._is_clone = False
-            interval = self.config.evaluation_interval
-            if not interval or (self.iteration + 1) % interval == 0:
+            round, interval = self.iteration + 1, self.config.evaluation_interval
+            if not interval:
                 return results
-            if self.iteration == 0 and self.config.evaluation_duration != "auto":
+            is_evaluated = round % interval == 0
+            if round == 1 and not is_evaluated and self.config.evaluation_duration != "auto":
                 results.update(self._run_one_evaluation())
-            elif EVALUATION_RESULTS in results:
-                unknown = tree.map_structure(lambda _: math.nan, results[EVALUATION_RESULTS])
-                results[EVALUATION_RESULTS] = unknown
+                is_evaluated = True
+            if is_evaluated:
+                own = {TRAINING_ITERATION: round}
+                self._evaluation = copy.deepcopy({**results.get(EVALUATION_RESULTS, {}), **own})
+            if self._evaluation:
+                results[EVALUATION_RESULTS] = copy.deepcopy(self._evaluation)
             return results
 
     @override(Algorithm)
@@ -137,7 +144,11 @@ class TrialPPO(PPO):
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         state: dict[str, Any] = super().get_state(*args, **kwargs)
         settings = {name: getattr(self.config, name) for name in _KEPT_SETTINGS}
-        state[_STATE_KEY] = {"trial_id": self._tune_trial_id, "settings": settings}
+        state[_STATE_KEY] = {
+            "trial_id": self._tune_trial_id,
+            "settings": settings,
+            "evaluation": self._evaluation,
+        }
         return state
 
     @override(Algorithm)
@@ -151,7 +162,10 @@ class TrialPPO(PPO):
         """
         super().set_state(state)
         saved = state.get(_STATE_KEY)
-        if saved is None or self._tune_trial_id is None:
+        if saved is None:
+            return
+        self._evaluation = saved.get("evaluation", {})
+        if self._tune_trial_id is None:
             return
         self._is_clone = saved["trial_id"] != self._tune_trial_id
         if not self._is_clone:

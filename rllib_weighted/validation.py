@@ -84,6 +84,10 @@ _NOT_NEGATIVE_OR_SCHEDULE = _NOT_NEGATIVE._replace(
 _POSITIVE_OR_NONE = _POSITIVE._replace(should_be="a number > 0, or None", may_be_none=True)
 _MAX_SEED = 2**32 - 1  # Of numpy's global generator, which RLlib seeds.
 
+_POSITIVE_COUNT_OR_NONE = _count(1)._replace(
+    should_be="a whole number >= 1, or None", may_be_none=True
+)
+
 _COUNTS = {
     "num_epochs": _count(1),
     "num_envs_per_env_runner": _count(1),
@@ -115,6 +119,8 @@ _NUMBERS = _COUNTS | {
         lambda x: _is_count(x, 0) and x <= _MAX_SEED,
         may_be_none=True,
     ),
+    "max_missed_rounds": _POSITIVE_COUNT_OR_NONE,
+    "max_rounds_without_update": _POSITIVE_COUNT_OR_NONE,
     "rollout_fragment_length": _Rule(
         '"auto" or a whole number >= 1', lambda x: x == "auto" or _is_count(x, 1), 'use "auto"'
     ),
@@ -122,6 +128,7 @@ _NUMBERS = _COUNTS | {
 _RULES = _NUMBERS | {
     "merge_unit": _one_of("env_runner", "env"),
     "advantage_normalization": _one_of("worker", "batch", "none"),
+    "merge_diagnostics_halves": _one_of("steps", "episodes"),
     "env_seeding": _one_of("stream", "fixed", "prioritized"),
     "env_backend": _one_of("gymnasium", "envpool"),
     "actor_export": _one_of("best", "mean"),
@@ -138,6 +145,37 @@ _RULES = _NUMBERS | {
     "learner_class": _subclass_of(WeightedPPOLearner),
     "num_aggregator_actors_per_learner": _Rule(
         "0", lambda x: not x, "whole workers go to the learner."
+    ),
+    "input_": _Rule(
+        '"sampler"',
+        lambda x: not x or x == "sampler",
+        "leave it out: WeightedPPO learns from what its env runners sample",
+    ),
+    "offline_evaluation_interval": _Rule(
+        "None",
+        lambda x: not x,
+        "leave it out: there are no offline data. Use `evaluation_interval`",
+    ),
+    "num_offline_eval_runners": _Rule(
+        "0",
+        lambda x: not x,
+        "leave it out: there are no offline data. See `evaluation_num_env_runners`",
+    ),
+    "torch_ddp_kwargs": _Rule(
+        "empty",
+        lambda x: not x,
+        "leave it out: learners sum their gradients without DistributedDataParallel",
+    ),
+    "policies_to_train": _Rule(
+        'None, or a list with "default_policy"',
+        lambda x: x is None or (isinstance(x, (list, tuple, set)) and "default_policy" in x),
+        "leave it out: there is one policy, and it is trained",
+    ),
+    "output": _Rule(
+        "None",
+        lambda x: not x,
+        "leave it out: WeightedPPO's env runners write no offline data. RLlib's PPO does, or an "
+        "`on_episode_end` callback of yours",
     ),
     "torch_skip_nan_gradients": _Rule(
         "False",
@@ -462,11 +500,7 @@ def _workers(config: WeightedPPOConfig, compares: bool) -> Iterator[str]:
         compares: Whether its strategy compares workers.
     """
     layout = config.worker_layout
-    count = (
-        f"{layout.num_workers} worker{'s' * (layout.num_workers > 1)} (`num_env_runners`="
-        f"{config.num_env_runners}, `num_envs_per_env_runner`={config.num_envs_per_env_runner}, "
-        f'`merge_unit`="{config.merge_unit}")'
-    )
+    count = str(layout)
     if compares and layout.num_workers < 2:
         yield (
             f"`merge_strategy`={config.merge_strategy!r} needs 2 or more workers to compare, found "

@@ -181,8 +181,8 @@ def _by_setter(config, name, value):
         return config.learners(num_learners=value)
     if name == "seed":
         return config.debugging(seed=value)
-    if name == "storage_timeout_s":
-        return config.fault_tolerance(storage_timeout_s=value)
+    if name in ("max_missed_rounds", "max_rounds_without_update", "storage_timeout_s"):
+        return config.fault_tolerance(**{name: value})
     return config.training(**{name.removeprefix("_"): value})
 
 

@@ -194,6 +194,11 @@ NAMES: tuple[PrivateName, ...] = (
         "_worker_manager",
         "asking lost env runners without waiting for them, and killing those that hang",
     ),
+    PrivateName(
+        "ray.rllib.env.env_runner_group:EnvRunnerGroup",
+        "_num_env_runners_dropped_lifetime",
+        "RLlib's metric of what came too late; the calls of a round are our own",
+    ),
     # cli
     *(
         PrivateName(

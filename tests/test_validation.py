@@ -64,6 +64,8 @@ COUNTS = {
     "num_learners": ([0, 1, 2], [-1]),  # of two workers
     "minibatch_size": ([2, 128, 4000, None], [-1, 0, 1, 4001]),
     "train_batch_size": ([128, 4001], [-1, 0, 1]),
+    "max_missed_rounds": ([None, 1, 7], [-1, 0]),
+    "max_rounds_without_update": ([None, 1, 7], [-1, 0]),
     "rollout_fragment_length": (["auto", 2000], [-1, 0]),
     "seed": ([None, 0, 7, 2**32 - 1], [-1, 2**32]),
 }

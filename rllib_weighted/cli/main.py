@@ -202,6 +202,13 @@ def report(
     hold: Annotated[
         int | None, Option(min=1, help="Rounds that X has to be held.", show_default="5")
     ] = None,
+    name: Annotated[
+        list[str] | None,
+        Option(
+            metavar="NAME=ARM",
+            help="Name an arm, by its label or its settings: NAME=lr=0.01,merge_strategy=sum.",
+        ),
+    ] = None,
     out: Annotated[
         str | None, Option(metavar="DIR", help="Where to write.", show_default="./report")
     ] = None,
@@ -210,7 +217,13 @@ def report(
     from rllib_weighted.cli.report import report_results
 
     report_results(
-        results, baseline=baseline, thresholds=threshold or (), metric=metric, hold=hold, out=out
+        results,
+        baseline=baseline,
+        thresholds=threshold or (),
+        metric=metric,
+        hold=hold,
+        names=name or (),
+        out=out,
     )
 
 

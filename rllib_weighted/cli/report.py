@@ -17,7 +17,7 @@ from rllib_weighted.report.tables import headline
 from rllib_weighted.text import printable
 
 DEFAULT_OUT = "report"
-_COLUMNS = ("arm", "seeds", "final return", "reached", "steps to it", "faster [95 %]")
+_COLUMNS = ("arm", "faster [95 %]", "mean steps to it", "final return", "reached", "seeds")
 _SHOWN = ("env steps to threshold", "final return")
 _MOST_PROBLEMS = 5
 _MOST_ARMS = 20
@@ -31,6 +31,7 @@ def report_results(
     thresholds: Sequence[str] = (),
     metric: str | None = None,
     hold: int | None = None,
+    names: Sequence[str] = (),
     out: str | None = None,
     console: Console | None = None,
 ) -> Report:
@@ -42,6 +43,7 @@ def report_results(
         thresholds: Texts `X`, or `ENV=X` for a single environment.
         metric: The metric to compare; None takes the mean return.
         hold: Rounds that the threshold has to be held; None takes the default.
+        names: Texts `NAME=ARM`; see `results.name_arms`.
         out: The folder to write to; None takes `DEFAULT_OUT` in the current one.
         console: Where to print; None takes the standard output.
 
@@ -53,17 +55,36 @@ def report_results(
     given = {} if hold is None else {"hold": hold}
     try:
         check_folder(folder)
-        loaded = load_results(list(results), metric=metric)
-    except (ReportError, OSError) as error:
+        loaded = load_results(list(results), metric=metric, names=parse_names(names))
+    except ReportError as error:
         raise InputError(str(error)) from None
+    except OSError as error:
+        raise InputError(printable(str(error))) from None
     try:
         report = write_report(loaded, folder, baseline=baseline, threshold=limits, **given)
     except ReportError as error:
         raise InputError(str(error)) from None
     except OSError as error:
-        raise InputError(f"cannot write the report to {folder}: {error}") from None
+        raise InputError(printable(f"cannot write the report to {folder}: {error}")) from None
     _print(report, console or Console())
     return report
+
+
+def parse_names(texts: Sequence[str]) -> dict[str, str]:
+    """Returns the arms in texts `NAME=ARM`, by name.
+
+    Raises:
+        InputError: A text is not of this form, or a name is there twice.
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        name, _, which = map(str.strip, text.partition("="))
+        if not name or not which:
+            raise InputError(f"--name should be NAME=ARM or NAME=SETTING=VALUE, found {text!r}")
+        if name in found:
+            raise InputError(f"--name gives {name!r} twice: give several arms names of their own")
+        found[name] = which
+    return found
 
 
 def parse_thresholds(texts: Sequence[str]) -> float | dict[str, float] | None:
@@ -119,6 +140,8 @@ def _print(report: Report, console: Console) -> None:
         view = headline(tables, env)
         title = f"{env}, threshold {limit.value:g}" if limit.exists else f"{env}, no threshold"
         console.print(_table(title, [row[: len(_COLUMNS)] for row in view.rows], view.marked))
+        for sentence in tables.verdicts[env]:
+            console.print(_text(sentence))
         if limit.origin != "given":
             console.print(_text(f"Threshold {limit.origin}.", style="dim"))
         if len(view.rows) > _MOST_ARMS:

@@ -108,13 +108,22 @@ def env_problem(env: Any, backend: str = "gymnasium") -> str | None:
         )
     if "." in env and ":" not in env:
         return _class_path_problem(env)
+    module, _, env_id = env.rpartition(":")  # gymnasium's "module:id": the module registers it.
     try:
-        spec = gym.spec(env)
-    except Exception as error:  # `module:Id` imports the module, which may raise anything.
+        if module:
+            importlib.import_module(module)
+    except Exception as error:  # The module may raise anything.
+        return (
+            f"environment {env!r} names the module {module!r}, which cannot be imported: "
+            f"{_one_line(error)}. It should be on the Python path of every process"
+        )
+    try:
+        spec = gym.spec(env_id)
+    except gym.error.Error as error:
         return (
             f"environment {env!r} is not registered: {_one_line(error)}"
-            f"{nearest(env, gym.registry) or '.'} An environment of your own: register it in the "
-            "training file with `ray.tune.register_env(name, creator)`, or pass its class to "
+            f"{nearest(env_id, gym.registry) or '.'} An environment of your own: register it in "
+            "the training file with `ray.tune.register_env(name, creator)`, or pass its class to "
             "`config.environment()`"
         )
     return _dependency_problem(env, spec)

@@ -89,6 +89,23 @@ class RolloutColumns:
         sums = [np.add.accumulate(rewards[a:b])[-1] for a, b in zip(starts, ends, strict=True)]
         return np.array(sums, np.float64)
 
+    def take_nonfinite_rewards(self) -> dict[str, float]:
+        """Puts 0 in the place of NaN and infinite rewards: a learner is given none.
+
+        Returns:
+            Episode's id -> the sum of those that were replaced in its chunk.
+        """
+        rewards = self.steps[Columns.REWARDS]
+        bad = np.flatnonzero(~np.isfinite(rewards))
+        if not len(bad):
+            return {}
+        ids, found = self.ids, dict[str, float]()
+        chunks = np.searchsorted(self.starts, bad, side="right") - 1
+        for chunk, reward in zip(chunks.tolist(), rewards[bad].tolist(), strict=True):
+            found[ids[chunk]] = found.get(ids[chunk], 0.0) + reward
+        rewards[bad] = 0.0
+        return found
+
     def take(self, chunks: np.ndarray) -> RolloutColumns:
         """Returns some chunks, in the order of their indices in `chunks`."""
         chunks = np.asarray(chunks, np.int64)

@@ -44,6 +44,7 @@ from rllib_weighted.learning.connectors import EpisodeAdvantages, ScaleRewards
 from rllib_weighted.learning.interfaces import RoundLearner
 
 WORKER_COLUMN = "rllib_weighted_worker"
+_CHUNK_COLUMN = "rllib_weighted_chunk"
 # What comes from the environment first, what follows from it last. Not the policy's outputs: a
 # model that masks actions has logits of minus infinity.
 _CHECKED = (
@@ -54,7 +55,7 @@ _CHECKED = (
     Postprocessing.ADVANTAGES,
     Postprocessing.VALUE_TARGETS,
 )
-_NOT_FOR_TRAINING = (WORKER_COLUMN, Columns.INFOS, Columns.EPS_ID, "weights_seq_no")
+_NOT_FOR_TRAINING = (WORKER_COLUMN, _CHUNK_COLUMN, Columns.INFOS, Columns.EPS_ID, "weights_seq_no")
 
 
 @dataclass
@@ -66,11 +67,13 @@ class RoundBatch:
             or one padded sequence of them if the module is recurrent.
         rows: Worker -> its row indices, int64; dropped workers have none.
         is_sequences: Whether a row is a sequence.
+        chunks: [rows], which episode, or piece of one, a row is of; None: it is unknown.
     """
 
     columns: dict[str, Any]
     rows: dict[int, np.ndarray]
     is_sequences: bool
+    chunks: np.ndarray | None = None
 
     @property
     def mask(self) -> Tensor | None:
@@ -172,14 +175,13 @@ class RoundBatch:
 
 
 def tag_rows(workers: dict[int, list[SingleAgentEpisode]]) -> None:
-    """Writes each episode's worker into a per-step column that survives every connector."""
-    for worker, episodes in workers.items():
-        for episode in episodes:
-            lookback = episode.rewards.lookback
-            tags = np.full(len(episode) + lookback, worker, np.int32)
-            episode.extra_model_outputs[WORKER_COLUMN] = InfiniteLookbackBuffer(
-                tags, lookback=lookback
-            )
+    """Writes each episode's worker and number into columns that survive every connector."""
+    numbered = enumerate((worker, e) for worker, episodes in workers.items() for e in episodes)
+    for number, (worker, episode) in numbered:
+        lookback = episode.rewards.lookback
+        for column, tag in ((WORKER_COLUMN, worker), (_CHUNK_COLUMN, number)):
+            tags = np.full(len(episode) + lookback, tag, np.int32)
+            episode.extra_model_outputs[column] = InfiniteLookbackBuffer(tags, lookback=lookback)
 
 
 def make_round_batch(
@@ -203,8 +205,11 @@ def make_round_batch(
             f"{sorted(columns)}: leave `add_default_connectors_to_learner_pipeline` at True, or "
             "put RLlib's `AddColumnsFromEpisodesToTrainBatch` into your pipeline."
         )
-    owner = columns[WORKER_COLUMN]
-    owner = (owner[:, 0] if is_sequences else owner).cpu().numpy()
+    tags = {
+        name: (columns[name][:, 0] if is_sequences else columns[name]).cpu().numpy()
+        for name in (WORKER_COLUMN, _CHUNK_COLUMN)
+        if name in columns
+    }
     mask = columns.get(Columns.LOSS_MASK)
     leave_out = {*_NOT_FOR_TRAINING, *unused}
     kept = {key: value for key, value in columns.items() if key not in leave_out}
@@ -213,11 +218,12 @@ def make_round_batch(
         kept[Columns.LOSS_MASK] = torch.ones(first.shape[:2], dtype=torch.bool, device=first.device)
     elif mask is not None and not is_sequences:
         real = torch.nonzero(mask).squeeze(-1)
-        owner = owner[real.cpu().numpy()]
+        tags = {name: tag[real.cpu().numpy()] for name, tag in tags.items()}
         del kept[Columns.LOSS_MASK]
         kept = {key: take_rows(value, real) for key, value in kept.items()}
+    owner = tags[WORKER_COLUMN]
     rows = {int(w): np.flatnonzero(owner == w) for w in np.unique(owner)}
-    return RoundBatch(kept, rows, is_sequences)
+    return RoundBatch(kept, rows, is_sequences, tags.get(_CHUNK_COLUMN))
 
 
 def take_rows(columns: Any, index: Tensor) -> Any:
@@ -337,7 +343,9 @@ def column_batch(learner: RoundLearner, columns: RolloutColumns) -> tuple[str, R
     owner = np.repeat(columns.chunks["worker"], lengths)
     workers, starts = np.unique(owner, return_index=True)
     own_rows = np.split(np.arange(len(owner)), starts[1:])
-    return module_id, RoundBatch(batch, dict(zip(workers.tolist(), own_rows, strict=True)), False)
+    chunks = np.repeat(np.arange(len(lengths)), lengths)
+    rows_of = dict(zip(workers.tolist(), own_rows, strict=True))
+    return module_id, RoundBatch(batch, rows_of, False, chunks)
 
 
 def _rewards(learner: RoundLearner, columns: RolloutColumns) -> np.ndarray:

@@ -32,10 +32,12 @@ class Measure(NamedTuple):
     unit: str = ""
 
 
+SPEED = Measure("env steps to threshold", "env_steps", "env steps", "env steps")
+FINAL = Measure("final return", "final", "the final return")
 MEASURES = (
-    Measure("env steps to threshold", "env_steps", "env steps", "env steps"),
+    SPEED,
     Measure("wall time to threshold", "time_s", "wall time", "s of wall time"),
-    Measure("final return", "final", "the final return"),
+    FINAL,
     Measure("held-out return", "held_out", "the return on held-out seeds"),
     Measure("training minus held-out", "gap", "the gap between training and held-out seeds"),
 )
@@ -282,28 +284,28 @@ def sentences(
 
 def _claim(row: pd.Series, measure: Measure, limit: str, confidence: float) -> str:
     arm, baseline = row["arm"], row["baseline"]
-    evidence = f"on {_basis(row)}: {_evidence(row, measure, confidence)}."
+    facts = f"on {basis(row)}: {evidence(row, measure, confidence)}."
     if measure.unit:
         pace = f"{abs(row['effect']):.1f} % {'sooner' if row['effect'] > 0 else 'later'}"
-        return f"{arm} held {limit} {pace} than {baseline}, in {measure.noun}, {evidence}"
+        return f"{arm} held {limit} {pace} than {baseline}, in {measure.noun}, {facts}"
     side = "above" if row["effect"] > 0 else "below"
     difference = f"{format_number(abs(row['effect']))} {side} that of {baseline}"
-    return f"{measure.noun.capitalize()} of {arm} is {difference}, {evidence}"
+    return f"{measure.noun.capitalize()} of {arm} is {difference}, {facts}"
 
 
 def _no_claim(row: pd.Series, measure: Measure, limit: str, confidence: float) -> str:
     what = f"{measure.noun} to {limit}" if measure.unit else measure.noun
     names = f"{row['arm']} and {row['baseline']}"
     effect = _pace(row["effect"]) if measure.unit else f"difference {format_number(row['effect'])}"
-    numbers = ", ".join(filter(None, [effect, _evidence(row, measure, confidence)]))
-    text = f"No difference in {what} between {names} can be claimed from {_basis(row)}: {numbers}."
+    numbers = ", ".join(filter(None, [effect, evidence(row, measure, confidence)]))
+    text = f"No difference in {what} between {names} can be claimed from {basis(row)}: {numbers}."
     if can_claim(row["num_runs"], row["num_baseline"], row["num_pairs"], confidence):
         return text
     few = f"fewer than {fewest_pairs(confidence)} pairs" if row["num_pairs"] else "so few runs"
     return f"{text} From {few} none could be, however large it is."
 
 
-def _evidence(row: pd.Series, measure: Measure, confidence: float) -> str:
+def evidence(row: pd.Series, measure: Measure, confidence: float) -> str:
     """Returns interval, probability and p value, as far as they are known."""
     parts = []
     if math.isfinite(row["low"]):
@@ -327,7 +329,8 @@ def format_p(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
 
 
-def _basis(row: pd.Series) -> str:
+def basis(row: pd.Series) -> str:
+    """Returns how many runs a comparison is from."""
     if row["num_pairs"]:
         return f"{row['num_pairs']} paired seeds"
     if row["num_runs"] == row["num_baseline"] == 1:

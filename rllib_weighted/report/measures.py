@@ -15,6 +15,7 @@ from rllib_weighted.report import statistics
 from rllib_weighted.report.results import Results, choose_baseline, format_number, is_baseline
 from rllib_weighted.report.statistics import CONFIDENCE, SEED
 from rllib_weighted.report.trials import ReportError, unknown
+from rllib_weighted.text import printable
 
 NUM_POINTS = 100
 HOLD = 5
@@ -213,7 +214,9 @@ def thresholds(
         ReportError: A threshold is not finite, or is for an environment that is not there.
     """
     envs = results.envs
-    given = threshold if isinstance(threshold, Mapping) else dict.fromkeys(envs, threshold)
+    given: Mapping[str, float | None] = dict.fromkeys(envs, threshold)
+    if isinstance(threshold, Mapping):
+        given = {printable(env): value for env, value in threshold.items()}
     for env, value in given.items():
         if env not in envs:
             raise unknown("environment", env, envs)
@@ -228,7 +231,13 @@ def thresholds(
     }
 
 
-def _derived(results: Results, env: str, baseline: str | None) -> Threshold:
+def improvement(results: Results, env: str, baseline: str | None) -> tuple[float, float, str]:
+    """Returns from where to where the baseline's runs came in an environment.
+
+    Returns:
+        The median first value of the metric and the interquartile mean of the final returns, NaN
+        if there are none; and whose runs they are of: without a baseline there, all.
+    """
     runs, whose = results.counting(env), "all runs"
     if is_baseline(runs, baseline).any():
         runs, whose = runs[is_baseline(runs, baseline)], f"the runs of {baseline}"
@@ -237,8 +246,70 @@ def _derived(results: Results, env: str, baseline: str | None) -> Threshold:
     firsts = [part[0] for start, end in rows if (part := _finite(values[start:end])).size]
     finals = _finite(runs["final"].to_numpy())
     if not firsts or not finals.size:
+        return math.nan, math.nan, whose
+    return float(np.median(firsts)), float(statistics.iqm(finals)), whose
+
+
+def scores(results: Results, *, baseline: str | None = None) -> pd.DataFrame:
+    """Returns each run's final return on a scale that environments share.
+
+    Args:
+        results: From `load_results`.
+        baseline: As in `convergence`.
+
+    Returns:
+        A row per run with a final return (see `is_final`): env, arm, run, seed, score: 0 at the
+        median first value of the baseline's runs, 1 at the interquartile mean of their final
+        returns. Without environments in which these did not improve.
+    """
+    name = choose_baseline(results.arms, baseline)
+    parts = [pd.DataFrame(columns=["env", "arm", "run", "seed", "score"])]
+    for env in results.envs:
+        start, final, _ = improvement(results, env, name)
+        if final > start:
+            arms = [runs[is_final(runs)] for _, runs in results.by_arm(env)]
+            runs = pd.concat(arms).dropna(subset="final")
+            runs = runs.assign(score=(runs["final"] - start) / (final - start))
+            parts.append(runs[parts[0].columns])
+    return pd.concat(parts[1:] or parts, ignore_index=True)
+
+
+def pooled_scores(
+    results: Results,
+    *,
+    baseline: str | None = None,
+    confidence: float = CONFIDENCE,
+    seed: int = SEED,
+) -> pd.DataFrame:
+    """Returns each arm's score over all environments.
+
+    Args:
+        results: From `load_results`.
+        baseline: As in `convergence`.
+        confidence: Coverage of the intervals.
+        seed: Seeds the bootstrap, which resamples the runs of each environment for itself.
+
+    Returns:
+        A row per arm that has runs in every environment with scores: arm, num_envs, num_runs,
+        score (mean over the environments of the interquartile mean over the runs), low, high.
+        Empty with less than two such environments.
+    """
+    table = scores(results, baseline=baseline)
+    num_envs = table["env"].nunique()
+    rows = []
+    for arm, part in table.groupby("arm", sort=False):
+        samples = [runs["score"].to_numpy() for _, runs in part.groupby("env", sort=False)]
+        if len(samples) == num_envs > 1:
+            interval = statistics.stratified_interval(samples, confidence, seed)
+            score = float(np.mean([statistics.iqm(sample) for sample in samples]))
+            rows.append((arm, num_envs, len(part), score, *interval))
+    return pd.DataFrame(rows, columns=["arm", "num_envs", "num_runs", "score", "low", "high"])
+
+
+def _derived(results: Results, env: str, baseline: str | None) -> Threshold:
+    start, final, whose = improvement(results, env, baseline)
+    if math.isnan(final):
         return Threshold(math.nan, f"none: {whose} never finished an episode")
-    start, final = float(np.median(firsts)), float(statistics.iqm(finals))
     if not final > start:
         return Threshold(
             math.nan,
@@ -481,10 +552,7 @@ def sensitivity(
 def join_sensitivity(arms: pd.DataFrame, finals: pd.DataFrame, times: pd.DataFrame) -> pd.DataFrame:
     """Returns the table of `sensitivity` from those of `final_returns` and `convergence`."""
     is_schedule = arms["varied"].map(lambda varied: "min_weight schedule" in varied)
-    table = arms.loc[~is_schedule, ["env", "arm", "min_weight"]]
-    labels = table["arm"].str.split(", ")
-    lines = [", ".join(p for p in parts if not p.startswith("m=")) for parts in labels]
-    table.insert(1, "line", lines)
+    table = arms.loc[~is_schedule, ["env", "line", "arm", "min_weight"]]
     weights = table.groupby(["env", "line"])["min_weight"].nunique()
     swept = {env for (env, _), count in weights.items() if count > 1}
     table = table[table["env"].isin(swept)].merge(finals, on=["env", "arm"], how="left")

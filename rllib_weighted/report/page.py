@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -29,6 +29,7 @@ from rllib_weighted.report.measures import Options
 from rllib_weighted.report.results import FINAL_FRACTION, Results, format_number
 from rllib_weighted.report.tables import Tables, compute, of_env
 from rllib_weighted.report.trials import ReportError, counted
+from rllib_weighted.report.verdicts import WORTH_SEEING
 
 GENERATOR = "rllib report"
 MOST_SENTENCES = 100
@@ -37,6 +38,7 @@ MOST_ROWS = 300
 _PAGE = "report.html"
 _FIGURES = "figures"
 _TABLES = "tables"
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _ROUND_BY_ROUND = ("progress", "weights")  # What tables are computed from, and as large as it.
 
 
@@ -85,7 +87,7 @@ def write_report(
         is_shown = name not in _ROUND_BY_ROUND and not (name == "levels" and tables.levels.empty)
         if isinstance(table, pd.DataFrame) and is_shown:
             flat = _flat(table)
-            flat.to_csv(folder / _TABLES / f"{name}.csv", index=False)
+            _without_formulas(flat).to_csv(folder / _TABLES / f"{name}.csv", index=False)
             flat.to_parquet(folder / _TABLES / f"{name}.parquet", index=False)
     page = folder / _PAGE
     page.write_text(render(tables, drawings), encoding="utf-8")
@@ -126,6 +128,16 @@ def _flat(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**texts)
 
 
+def _without_formulas(table: pd.DataFrame) -> pd.DataFrame:
+    """Returns a table in which no text is a formula to a spreadsheet: such texts begin with "'"."""
+
+    def quoted(value: Any) -> Any:
+        return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+    texts = table.columns.difference(table.select_dtypes(["number", "bool"]).columns)
+    return table.assign(**{name: table[name].map(quoted) for name in texts}).rename(columns=quoted)
+
+
 def _with_distinct_names(drawings: Iterable[Drawing]) -> list[Drawing]:
     """Returns figures whose files do not overwrite each other: long or odd labels are cut alike."""
     taken: Counter[str] = Counter()
@@ -164,6 +176,7 @@ def render(tables: Tables, drawings: Sequence[Drawing]) -> str:
         most_heat_maps=MOST_HEAT_MAPS,
         most_rows=MOST_ROWS,
         most_sentences=MOST_SENTENCES,
+        worth_seeing=WORTH_SEEING,
         measures=measures,
         statistics=statistics,
         final_fraction=FINAL_FRACTION,

@@ -28,6 +28,7 @@ NUM_BINS = 100
 NUM_EPISODES = 100
 """Episodes that the mean return is taken over, as RLlib's default is."""
 
+_LARGEST = 2**53  # Up to here floating-point numbers count one by one.
 _TEXTS = ("done", "hostname", "trial_id", "date")
 _BLOCK = 1 << 18  # bytes read at once from the end of a file
 _LEVEL_COLUMNS = ["trial_id", "round", "worker", "levels", "level_returns"]
@@ -147,6 +148,10 @@ def _progress(
     data = data.dropna(subset=[ROUND, ENV_STEPS])
     if data.empty:
         return Progress()
+    for name in (ROUND, ENV_STEPS):
+        if not data[name].between(0, _LARGEST).all():
+            found = data.loc[~data[name].between(0, _LARGEST), name].iat[0]
+            raise ValueError(f"{name} should be a count, found {found:g}")
     if not (data[ROUND].diff()[1:] > 0).all():
         data = data.drop_duplicates(ROUND, keep="last").sort_values(ROUND)
     rows = data.reindex(columns=list(dict.fromkeys([*CLOCKS, *data.columns])))
@@ -255,8 +260,17 @@ def read_worker_rounds(trial: Trial) -> tuple[WorkerRounds | None, str, list[str
         problems = [*problems, f"{trial.history.path} holds {len(tables)} trials: took the longest"]
     table = max(tables, key=lambda table: table.num_rows)
     columns = {name: table[name].to_numpy() for name in _HISTORY_COLUMNS[1:]}
-    rounds = columns.pop("round")
+    rounds, workers = columns.pop("round"), columns["worker"]
     starts = np.flatnonzero(np.diff(rounds, prepend=rounds[0] - 1))
+    num_workers = np.diff(np.append(starts, rounds.size)).max()
+    for what, numbers, first, last in (
+        ("worker", workers, 0, num_workers - 1),
+        ("round", rounds, 0, _LARGEST),
+    ):
+        if numbers.min() < first or numbers.max() > last:
+            found = f"numbers from {numbers.min():,} to {numbers.max():,}"
+            should = f"a {what}'s number should be from {first} to {last:,}"
+            return None, "", [*problems, f"left out {trial.history.path}: {should}, found {found}"]
     env_steps = columns.pop("env_steps")[starts]
     history = WorkerRounds(rounds[starts], env_steps, starts, columns)
     return history, table["trial_id"][0].as_py(), problems

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,7 @@ from rllib_weighted.report.trials import (
     read_settings,
     unknown,
 )
+from rllib_weighted.text import printable
 
 METRIC = f"{names.MERGE}/{names.EPISODE_RETURN_MEAN}"
 STOCK_METRIC = "env_runners/episode_return_mean"
@@ -125,6 +127,7 @@ def load_results(
     locations: Locations,
     *,
     metric: str | None = None,
+    names: Mapping[str, str] | None = None,
     filesystem: fs.FileSystem | None = None,
 ) -> Results:
     """Reads all trials under some folders.
@@ -138,20 +141,22 @@ def load_results(
         metric: The metric to compare, with its levels joined by "/". None takes
             ``merge/episode_return_mean`` or, if any run lacks it (stock PPO does),
             ``env_runners/episode_return_mean`` for all.
+        names: Arms by the names that they shall have; see `name_arms`.
         filesystem: Where the locations lie; None to tell from each location.
 
     Raises:
-        ReportError: There is no trial, none has results yet, or none has the metric.
+        ReportError: There is no trial, none has results yet, none has the metric, or no run is
+            what `names` wants to name.
     """
     trials, problems = find_trials(locations, filesystem)
     wanted = [METRIC, STOCK_METRIC] if metric is None else [metric]
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        runs = list(pool.map(lambda trial: read_run(trial, [*wanted, HELD_OUT]), trials))
+        runs = list(pool.map(lambda trial: _read_alone(trial, [*wanted, HELD_OUT]), trials))
         problems += [problem for run in runs for problem in run.problems]
         runs = _without_copies([run for run in runs if len(run.progress.rows)], problems)
         chosen = _choose_metric(runs, metric, problems)
         runs = [run for run in runs if chosen in run.progress.rows]
-        labels, arms = assign_arms([run.settings for run in runs])
+        labels, arms = assign_arms(name_arms([run.settings for run in runs], names or {}))
         table = _runs_table(runs, labels, chosen)
         problems += _cautions(table)
         arms = arms[arms["arm"].isin(table["arm"])].reset_index(drop=True)
@@ -162,8 +167,8 @@ def load_results(
         arms=arms,
         progress=_progress_table(runs, chosen),
         **histories,
-        metric=chosen,
-        problems=list(dict.fromkeys(problems)),
+        metric=printable(chosen),
+        problems=list(dict.fromkeys(map(printable, problems))),
     )
 
 
@@ -203,6 +208,18 @@ def read_run(trial: Trial, metrics: Sequence[str]) -> Run:
         run.trial_id = run.trial_id or ("" if logged == _NO_ID else logged)
         run.held_out = _held_out(run)
     return run
+
+
+def _read_alone(trial: Trial, metrics: Sequence[str]) -> Run:
+    """Reads a trial; of one that cannot be read, whatever is wrong with it, only that is kept."""
+    try:
+        return read_run(trial, metrics)
+    except Exception as error:
+        return Run(trial, Settings(), Progress(), [_left_out(trial.path, error)])
+
+
+def _left_out(what: str, error: Exception) -> str:
+    return f"left out {what}: {type(error).__name__}: {error}"
 
 
 def _held_out(run: Run) -> float:
@@ -296,10 +313,10 @@ def _run_row(run: Run, label: str, metric: str) -> dict[str, Any]:
         "held_out": run.held_out,
         "finished": progress.finished,
         "source": progress.source,
-        "host": progress.facts.get("hostname", ""),
-        "date": progress.facts.get("date", ""),
-        "trial_id": run.trial_id,
-        "path": run.trial.path,
+        "host": printable(progress.facts.get("hostname", "")),
+        "date": printable(progress.facts.get("date", "")),
+        "trial_id": printable(run.trial_id),
+        "path": printable(run.trial.path),
     }
 
 
@@ -338,7 +355,8 @@ def _read_histories(
     examples = set(by_seed.drop_duplicates(["env", "arm"])["run"])
 
     def read(index: int) -> tuple[dict[str, pd.DataFrame], list[str]]:
-        trial, found = runs[index].trial, {}
+        found: dict[str, pd.DataFrame] = {}
+        trial = runs[index].trial
         history, _, left_out = read_worker_rounds(trial)
         facts = table.loc[index, ["env", "arm", "run", "seed"]].to_dict()
         if history is not None:
@@ -351,10 +369,17 @@ def _read_histories(
             levels = read_levels(trial.history, longest[index])
             found |= {"levels": pd.DataFrame({**facts, **levels})} if len(levels) else {}
         if index in examples and trial.history and (origin := read_origin(trial.history)):
+            origin = {printable(name): printable(value) for name, value in origin.items()}
             found["origins"] = pd.DataFrame([{**facts, **origin}]).drop(columns="seed")
         return found, left_out
 
-    found = list(pool.map(read, counting["run"].tolist()))
+    def read_alone(index: int) -> tuple[dict[str, pd.DataFrame], list[str]]:
+        try:
+            return read(index)
+        except Exception as error:
+            return {}, [_left_out(f"the merge history of {runs[index].trial.path}", error)]
+
+    found = list(pool.map(read_alone, counting["run"].tolist()))
     problems += [problem for _, left_out in found for problem in left_out]
     empty = {
         "weights": ["run"],
@@ -381,7 +406,7 @@ def assign_arms(settings: Sequence[Settings]) -> tuple[list[str], pd.DataFrame]:
     Returns:
         The label of each run's arm, unique within its environment, and a row per arm:
 
-        - env, arm, strategy
+        - env, arm, strategy; line: the arm without its name and minimum weight
         - min_weight: the minimum weight (1/N if it was not set); NaN if there is none, or a
           schedule
         - num_workers: workers that are merged; 0 if unknown
@@ -396,14 +421,66 @@ def assign_arms(settings: Sequence[Settings]) -> tuple[list[str], pd.DataFrame]:
         arms: dict[tuple[Any, ...], list[int]] = defaultdict(list)
         for index, item in here.items():
             arms[_key(item, varied)].append(index)
-        members = [here[runs[0]] for runs in arms.values()]
+        members = [_named([here[index] for index in runs]) for runs in arms.values()]
         for item, label, runs in zip(members, _labels(members, varied), arms.values(), strict=True):
             labels |= dict.fromkeys(runs, label)
-            rows.append({"env": env, "arm": label, **_arm_row(item, varied)})
+            line = ", ".join([item.strategy, *_parts(item, members, varied, "strategy")])
+            rows.append({"env": env, "arm": label, "line": line, **_arm_row(item, varied)})
     table = pd.DataFrame(rows).sort_values(
         ["env", "strategy", "min_weight", "arm"], na_position="first", ignore_index=True
     )
     return [labels[index] for index in range(len(settings))], table
+
+
+def name_arms(settings: Sequence[Settings], names: Mapping[str, str]) -> list[Settings]:
+    """Returns the settings of runs with the names that their arms shall have.
+
+    A name stands in an arm's label in the place of its strategy. Where arms of the same name differ
+    in more, their labels say so: naming never pools runs.
+
+    Args:
+        settings: The settings of each run.
+        names: For each name the runs that get it: an arm's label without names, a strategy, or
+            settings with their values, ``merge_strategy=average,lr=0.01``.
+
+    Raises:
+        ReportError: No run is what a name is for.
+    """
+    named = list(settings)
+    if not names:
+        return named
+    labels, arms = assign_arms([replace(item, name="") for item in settings])
+    for name, which in names.items():
+        chosen = [
+            index
+            for index, (item, label) in enumerate(zip(settings, labels, strict=True))
+            if printable(which) in (label, item.name, item.strategy) or _fits(item, which)
+        ]
+        if not chosen:
+            raise unknown("arm", which, [*arms["arm"], *arms["strategy"]])
+        for index in chosen:
+            named[index] = replace(named[index], name=printable(name))
+    return named
+
+
+def _fits(item: Settings, which: str) -> bool:
+    """Whether a run has all of the settings in ``name=value,...``."""
+    own: dict[str, Any] = {"env": item.env, "merge_strategy": item.strategy, **item.other}
+    own |= {"min_weight": item.schedule or item.min_weight, "merge_options": item.options}
+    own |= {"num_workers": item.num_workers}
+    for part in which.split(","):
+        name, _, value = part.strip().partition("=")
+        with contextlib.suppress(ValueError, KeyError):
+            if own[name] == printable(value) or float(own[name]) == float(value):
+                continue
+        return False
+    return True
+
+
+def _named(runs: Sequence[Settings]) -> Settings:
+    """Returns the settings of an arm, with the one name that all of its runs have."""
+    found = {item.name for item in runs}
+    return replace(runs[0], name=found.pop() if len(found) == 1 else "")
 
 
 def _varied(settings: Sequence[Settings]) -> list[str]:
@@ -432,23 +509,33 @@ def _arm_row(item: Settings, varied: Sequence[str]) -> dict[str, Any]:
 
 
 def _labels(members: Sequence[Settings], varied: Sequence[str]) -> list[str]:
-    """Returns a label per arm that names what tells it from those of the same strategy."""
+    """Returns a label per arm: its name or strategy, and what tells it from those of the same."""
     taken: Counter[str] = Counter()
     found = []
     for item in members:
-        same = [other for other in members if other.strategy == item.strategy]
-        parts = [item.strategy]
+        kind = "name" if item.name else "strategy"
+        same = [other for other in members if getattr(other, kind) == getattr(item, kind)]
+        parts = [getattr(item, kind)]
         if len({(str(other.min_weight), other.schedule) for other in same}) > 1:
             parts.append(f"m={shorten(item.schedule, 40) or format_number(item.min_weight)}")
-        if len({other.options for other in same}) > 1:
-            parts.append(shorten(item.options, 40) or "default options")
-        for name in varied:
-            if len({other.other.get(name) for other in same}) > 1:
-                parts.append(f"{name}={shorten(item.other.get(name, ABSENT), 40)}")
-        label = ", ".join(parts)
+        label = ", ".join([*parts, *_parts(item, members, varied, kind)])
         taken[label] += 1  # Long values are cut, and may be cut alike.
         found.append(label if taken[label] == 1 else f"{label} ({taken[label]})")
     return found
+
+
+def _parts(
+    item: Settings, members: Sequence[Settings], varied: Sequence[str], kind: str
+) -> list[str]:
+    """Returns the options and settings in which an arm differs from others of its kind."""
+    same = [other for other in members if getattr(other, kind) == getattr(item, kind)]
+    parts = []
+    if len({other.options for other in same}) > 1:
+        parts.append(shorten(item.options, 40) or "default options")
+    for name in varied:
+        if len({other.other.get(name) for other in same}) > 1:
+            parts.append(f"{name}={shorten(item.other.get(name, ABSENT), 40)}")
+    return parts
 
 
 def choose_baseline(arms: pd.DataFrame, baseline: str | None) -> str | None:
@@ -467,9 +554,9 @@ def choose_baseline(arms: pd.DataFrame, baseline: str | None) -> str | None:
     names = [*arms["strategy"].unique(), *arms["arm"].unique()]
     if baseline is None:
         return DEFAULT_BASELINE if DEFAULT_BASELINE in names else None
-    if baseline not in names:
+    if printable(baseline) not in names:
         raise unknown("baseline", baseline, names)
-    return baseline
+    return printable(baseline)
 
 
 def is_baseline(table: pd.DataFrame, baseline: str | None) -> pd.Series:

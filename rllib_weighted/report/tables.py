@@ -25,6 +25,7 @@ from rllib_weighted.report.results import (
 )
 from rllib_weighted.report.statistics import CONFIDENCE, SEED
 from rllib_weighted.report.trials import listed
+from rllib_weighted.report.verdicts import verdicts
 
 _MOST_SEEDS = 12
 _DISTRIBUTIONS = ("rllib-weighted", "ray", "torch", "gymnasium", "numpy", "scipy", "matplotlib")
@@ -40,6 +41,7 @@ class Tables(Results):
         confidence: Coverage of the intervals.
         thresholds: The threshold of each environment.
         sentences: What the comparisons say.
+        verdicts: By environment, sentences on who leads and which arms came out the same.
     """
 
     baseline: str | None
@@ -47,6 +49,7 @@ class Tables(Results):
     confidence: float
     thresholds: dict[str, Threshold]
     sentences: list[Sentence]
+    verdicts: dict[str, list[str]]
     learning_curves: pd.DataFrame
     convergence_runs: pd.DataFrame
     convergence: pd.DataFrame
@@ -55,6 +58,8 @@ class Tables(Results):
     sensitivity: pd.DataFrame
     weight_curves: pd.DataFrame
     drops: pd.DataFrame
+    scores: pd.DataFrame
+    pooled_scores: pd.DataFrame
 
     def baseline_arms(self, env: str) -> list[str]:
         """Returns the arms of an environment that are the baseline's."""
@@ -99,6 +104,7 @@ def compute(
         confidence=confidence,
         thresholds=limits,
         sentences=sentences(compared, limits, confidence),
+        verdicts=verdicts(results, compared, finals, limits, confidence),
         learning_curves=measures.learning_curves(results, confidence=confidence, seed=seed),
         convergence_runs=measures.convergence_runs(results, **question),
         convergence=times,
@@ -107,6 +113,10 @@ def compute(
         sensitivity=measures.join_sensitivity(results.arms, finals, times),
         weight_curves=measures.weight_curves(results),
         drops=measures.drops(results),
+        scores=measures.scores(results, baseline=asked),
+        pooled_scores=measures.pooled_scores(
+            results, baseline=asked, confidence=confidence, seed=seed
+        ),
     )
 
 
@@ -218,11 +228,11 @@ def headline(tables: Tables, env: str) -> View:
         "At a glance",
         {
             "arm": list(finals["arm"]),
-            "seeds": [str(sizes[env, arm]) for arm in finals["arm"]],
+            "faster than baseline": _cells(steps, _percent, "effect", "low", "high"),
+            f"mean {reach}": _mean_times(times, "env_steps"),
             "final return (reward)": _intervals(finals, "final"),
             "reached it (runs)": _cells(times, _reached, "num_reached", "num_runs"),
-            f"{reach} (steps)": _mean_times(times, "env_steps"),
-            "faster than baseline (%)": _cells(steps, _percent, "effect", "low", "high"),
+            "seeds": [str(sizes[env, arm]) for arm in finals["arm"]],
             "P(first to it)": _cells(steps, _probability, *wins),
             "P(higher final return)": _cells(better, _probability, *wins),
         },
@@ -244,8 +254,8 @@ def convergence_view(tables: Tables, env: str) -> View | None:
         {
             "arm": list(table["arm"]),
             "reached it (runs)": _cells(table, _reached, "num_reached", "num_runs"),
-            "mean (steps)": _mean_times(table, "env_steps"),
-            "median (steps)": _cells(table, format_number, "median_env_steps"),
+            "mean env steps": _mean_times(table, "env_steps"),
+            "median env steps": _cells(table, format_number, "median_env_steps"),
             "mean wall time (s)": _mean_times(table, "time_s"),
             "median wall time (s)": _cells(table, format_number, "median_time_s"),
         },
@@ -276,6 +286,24 @@ def finals_view(tables: Tables, env: str) -> View:
             "training minus held-out (reward)": _intervals(table, "gap"),
         },
         "" if table["num_held_out"].all() else note,
+    )
+
+
+def pooled_view(tables: Tables) -> View | None:
+    """Returns the scores over all environments."""
+    table = tables.pooled_scores.sort_values("score", ascending=False, kind="stable")
+    if table.empty:
+        return None
+    return View(
+        "Over all environments",
+        {
+            "arm": list(table["arm"]),
+            "score": _cells(table, with_interval, "score", "low", "high"),
+            "runs": _cells(table, str, "num_runs"),
+            "environments": _cells(table, str, "num_envs"),
+        },
+        "Score of a run: 0 at the baseline's first value, 1 at its final return. Each environment "
+        "counts the same. Arms that are not in all of them have none.",
     )
 
 
@@ -319,7 +347,7 @@ def arms_view(tables: Tables, env: str) -> View:
         {
             "arm": list(arms["arm"]),
             "strategy": list(arms["strategy"]),
-            "minimum weight (1)": _cells(arms, format_number, "min_weight"),
+            "minimum weight": _cells(arms, format_number, "min_weight"),
             "settings that vary": [
                 ", ".join(f"{name}={value}" for name, value in varied.items()) or ABSENT
                 for varied in arms["varied"]

@@ -32,6 +32,13 @@ SEEDED = (gym.vector.SyncVectorEnv, gym.vector.AsyncVectorEnv)
 """Vector environments whose parts are `SeededEnv`s."""
 VectorEnv: TypeAlias = "gym.vector.SyncVectorEnv | gym.vector.AsyncVectorEnv | EnvPoolVectorEnv"
 
+OWN = "rllib_weighted/"
+"""What `get_attr` and `set_attr` know this module's own attributes by: every other name is the
+user's, and no attribute of an environment can be called this."""
+
+TRUE_REWARD = "rllib_weighted/reward"
+"""Key of a step's info: the reward in whose place 0 was put."""
+
 
 MOST_ENVIRONMENTS = 8
 """Contexts of which a sub-environment keeps an environment; of others it is made anew."""
@@ -68,9 +75,13 @@ class SeededEnv(gym.Wrapper[Any, Any, Any, Any]):
 
     It also quarantines non-finite numbers. A NaN or infinite reward or observation never leaves
     this wrapper: it would poison the observation filter and the policy's batched forward pass of
-    *all* sub-environments of the process. The reward is replaced by 0, the observation by the last
-    finite one, and `invalid` names what was found first, so that the worker can be dropped from the
-    merge.
+    *all* sub-environments of the process. The reward is replaced by 0 (its info tells the true
+    one), the observation by the last finite one, and `invalid` names what was found first, so that
+    the worker can be dropped from the merge. Evaluation merges nothing: rewards stay what they are
+    there.
+
+    To `get_attr`, `set_attr` and `call` of the vector environment this wrapper is not there: they
+    reach the user's environment, whatever its attributes are called. Its own begin with `OWN`.
 
     Observations may be nested (`Dict`, `Tuple`), so they are annotated `Any` here.
 
@@ -204,17 +215,45 @@ class SeededEnv(gym.Wrapper[Any, Any, Any, Any]):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Steps the environment; see the class for what happens to non-finite numbers."""
         obs, reward, terminated, truncated, info = self.env.step(action)
-        reward = self.finite_reward(reward)
-        return self._finite_obs(obs), reward, terminated, truncated, info
+        finite = self.finite_reward(reward)
+        if finite is not reward:
+            info = {**info, TRUE_REWARD: float(reward)}
+        return self._finite_obs(obs), finite, terminated, truncated, info
+
+    # What a vector environment's `get_attr`, `set_attr` and `call` ask for
+
+    @staticmethod
+    def _is_own(name: str) -> bool:
+        # What any wrapper has (`reset`, `step`, `action_space` …) is called through this one.
+        return name.startswith(OWN) or hasattr(gym.Wrapper, name)
+
+    def has_wrapper_attr(self, name: str) -> bool:
+        """Whether there is such an attribute; see `get_wrapper_attr`."""
+        if self._is_own(name):
+            return hasattr(self, name.removeprefix(OWN))
+        return bool(self.env.has_wrapper_attr(name))
+
+    def get_wrapper_attr(self, name: str) -> Any:
+        """Returns the user's attribute, or one of this wrapper's own, by its name with `OWN`."""
+        if self._is_own(name):
+            return getattr(self, name.removeprefix(OWN))
+        return self.env.get_wrapper_attr(name)
+
+    def set_wrapper_attr(self, name: str, value: Any, *, force: bool = True) -> bool:
+        """Sets an attribute; see `get_wrapper_attr`."""
+        if self._is_own(name):
+            setattr(self, name.removeprefix(OWN), value)
+            return True
+        return bool(self.env.set_wrapper_attr(name, value, force=force))
 
     # For a caller that has stepped the wrapped environment by itself
 
     def finite_reward(self, reward: Any) -> Any:
-        """Returns the reward, or 0 in place of a non-finite one, which is noted."""
+        """Returns the reward, or in training 0 in place of a non-finite one, which is noted."""
         if math.isfinite(reward):
             return reward
         self.invalid = self.invalid or f"reward {reward}"
-        return 0.0
+        return reward if self.evaluation else 0.0
 
     def replace_nonfinite(self, obs: Any, last_finite: np.ndarray) -> Any:
         """Returns the observation, or the last finite one in its place, which is noted."""
@@ -375,7 +414,7 @@ class EnvSeeds:
         """Slot -> training resets used so far."""
         if self._vector_env is None:
             return dict(self._resets)
-        counts = self._vector_env.get_attr("num_resets")
+        counts = self._vector_env.get_attr(f"{OWN}num_resets")
         return dict(zip(self._slots, counts, strict=True))
 
     def set_counters(
@@ -417,7 +456,7 @@ class EnvSeeds:
         """Returns the number of a sub-environment's next training episode; -1: not counted."""
         if self._vector_env is None:
             return -1
-        return int(self._vector_env.get_attr("num_resets")[index])
+        return int(self._vector_env.get_attr(f"{OWN}num_resets")[index])
 
     def take_plays(
         self, chunks: Iterable[EpisodeStats], invalid: Mapping[int, str]
@@ -430,7 +469,7 @@ class EnvSeeds:
         """
         if self._pool is None or not isinstance(self._vector_env, SEEDED):
             return []
-        played: Sequence[dict[int, int]] = self._vector_env.call("take_played")
+        played: Sequence[dict[int, int]] = self._vector_env.call(f"{OWN}take_played")
         return [
             LevelPlay(
                 chunk.id_,
@@ -452,7 +491,7 @@ class EnvSeeds:
     def _set_all(self, **attributes: Any) -> None:
         if self._vector_env is not None:
             for name, value in attributes.items():
-                self._vector_env.set_attr(name, value)
+                self._vector_env.set_attr(f"{OWN}{name}", value)
 
     def start_evaluation(self, version: int) -> int:
         """Lets resets draw from evaluation's seeds, which begin anew with a version of the weights.
@@ -501,7 +540,7 @@ class EnvSeeds:
         if self._vector_env is None:
             return {}
         found: dict[int, list[str]] = {}
-        for index, reason in enumerate(self._vector_env.get_attr("invalid")):
+        for index, reason in enumerate(self._vector_env.get_attr(f"{OWN}invalid")):
             if reason is not None:
                 text = f"sub-environment {index}: {reason}"
                 found.setdefault(self.workers[index], []).append(text)
@@ -629,21 +668,17 @@ class EnvPoolVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             actions: [envs, …].
 
         Returns:
-            Observations [envs, …], rewards, terminateds and truncateds [envs], and no infos.
+            Observations [envs, …], rewards, terminateds and truncateds [envs], and no infos but
+            `TRUE_REWARD`.
         """
         self._count_resets(self._resets_next)
         obs, rewards, terminateds, truncateds, _ = self._pool.step(
             np.asarray(actions, self._action_dtype)
         )
         self._obs = self._finite_obs(obs, self._obs)
-        rewards = rewards.astype(np.float64)
-        bad = ~np.isfinite(rewards)
-        if bad.any():
-            for index in np.flatnonzero(bad).tolist():
-                self.invalid[index] = self.invalid[index] or f"reward {rewards[index]}"
-            rewards[bad] = 0.0
+        rewards, infos = self._finite_rewards(rewards.astype(np.float64))
         self._resets_next = terminateds | truncateds
-        return self._obs, rewards, terminateds, truncateds, {}
+        return self._obs, rewards, terminateds, truncateds, infos
 
     def close_extras(self, **kwargs: Any) -> None:
         """Ends the pool's threads."""
@@ -653,6 +688,17 @@ class EnvPoolVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         counts = self.num_evaluation_resets if self.evaluation else self.num_resets
         for index in np.flatnonzero(resets).tolist():
             counts[index] += 1
+
+    def _finite_rewards(self, rewards: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+        """Returns the rewards as `SeededEnv` gives them, and infos in gymnasium's vector form."""
+        bad = ~np.isfinite(rewards)
+        if not bad.any():
+            return rewards, {}
+        for index in np.flatnonzero(bad).tolist():
+            self.invalid[index] = self.invalid[index] or f"reward {rewards[index]}"
+        if self.evaluation:
+            return rewards, {}
+        return np.where(bad, 0.0, rewards), {TRUE_REWARD: rewards, f"_{TRUE_REWARD}": bad}
 
     def _finite_obs(self, obs: np.ndarray, before: np.ndarray) -> np.ndarray:
         """Returns the observations, those before in place of non-finite ones, which are noted."""
@@ -668,20 +714,30 @@ class EnvPoolVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
     # What `EnvSeeds` asks of sub-environments
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
-        """Returns an attribute of every sub-environment."""
-        value = getattr(self, name)
+        """Returns an attribute of every sub-environment; see `set_attr`."""
+        value = getattr(self, _own_name(name))
         return tuple(value) if isinstance(value, list) else (value,) * self.num_envs
 
     def set_attr(self, name: str, values: Any) -> None:
         """Sets an attribute of every sub-environment.
 
         Args:
-            name: One of those that `SeededEnv` has.
+            name: One of those that `SeededEnv` has, with `OWN` before it.
             values: One for all, or a list of one for each.
+
+        Raises:
+            AttributeError: Any other name: EnvPool's environments have no attributes.
         """
+        name = _own_name(name)
         before = getattr(self, name)
         if isinstance(before, list) and not isinstance(values, list):
             values = [values] * self.num_envs
         if name != "invalid" and values != before:
             self._is_stale = True
         setattr(self, name, values)
+
+
+def _own_name(name: str) -> str:
+    if not name.startswith(OWN):
+        raise AttributeError(f"EnvPool's environments have no attribute {name!r}")
+    return name.removeprefix(OWN)

@@ -36,7 +36,7 @@ from rllib_weighted.core.eligibility import Requirement, first_reason, required
 from rllib_weighted.core.episode_signals import success_of
 from rllib_weighted.core.modules import dense_layers, overriding_class
 from rllib_weighted.core.rollouts import CHUNK, RolloutColumns, ranges
-from rllib_weighted.sampling.envs import EnvPoolVectorEnv, SeededEnv
+from rllib_weighted.sampling.envs import OWN, TRUE_REWARD, EnvPoolVectorEnv, SeededEnv
 
 if TYPE_CHECKING:
     from rllib_weighted.config import WeightedPPOConfig
@@ -262,7 +262,8 @@ class FastSampler:
             forward: What to explore with instead of the module's own forward pass.
 
         Returns:
-            Done episodes in the order in which they ended, then the ongoing chunks.
+            Done episodes in the order in which they ended, then the ongoing chunks. Non-finite
+            rewards are among their rewards: see `RolloutColumns.take_nonfinite_rewards`.
         """
         if self._obs is None:
             self._obs = self._reset()
@@ -296,7 +297,7 @@ class FastSampler:
         obs, self._infos = self._reset_envs()
         self._raw = obs.copy()
         self._resets_next = np.zeros(num_envs, np.bool_)
-        counts = self._runner.env.unwrapped.get_attr("num_resets")  # This reset among them.
+        counts = self._runner.env.unwrapped.get_attr(f"{OWN}num_resets")  # This reset among them.
         self._ongoing = [(uuid.uuid4().hex, 0, count - 1) for count in counts]
         return self._filtered(self._raw)
 
@@ -403,6 +404,7 @@ def _spans(resets: np.ndarray, ends: np.ndarray) -> list[tuple[int, int, int]]:
 class Step(NamedTuple):
     """Result of one vector step: `obs` [envs, …], the rest [envs]; infos where they are kept.
 
+    Rewards are the environments' own, non-finite ones too.
     `successes`: of each sub-environment whose episode ended, whether it succeeded, or None.
     """
 
@@ -434,6 +436,9 @@ class Stepper:
         Which those are, the vector environment has noted by itself.
         """
         obs, rewards, terminateds, truncateds, infos = self._env.step(actions)
+        for index, info in enumerate(infos):
+            if TRUE_REWARD in info:
+                rewards[index] = info[TRUE_REWARD]
         ended = np.flatnonzero(terminateds | truncateds).tolist()
         successes = {index: success_of(infos[index]) for index in ended}
         return Step(obs, rewards, terminateds, truncateds, infos, successes)
@@ -477,7 +482,7 @@ class DirectStepper(Stepper):
         is_finite = not self._may_be_infinite or np.isfinite(obs).all()
         if not (is_finite and np.isfinite(rewards).all()):
             for i, env in enumerate(self._envs):
-                rewards[i] = env.finite_reward(rewards[i])
+                env.finite_reward(rewards[i])
                 if not resets[i]:
                     obs[i] = env.replace_nonfinite(observations[i], self._obs[i])
         self._obs = obs

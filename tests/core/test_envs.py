@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -61,8 +62,24 @@ def test_outdated_version_names_the_new_one() -> None:
     assert "LunarLander-v3" in str(env_problem("LunarLander-v2"))
 
 
+def test_a_module_that_registers_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "walks_of_mine.py").write_text(
+        "import gymnasium\n"
+        "from gymnasium.envs.classic_control import CartPoleEnv\n"
+        "gymnasium.register('mine/Walk-v3', CartPoleEnv)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert env_problem("walks_of_mine:mine/Walk-v3") is None
+    problem = str(env_problem("walks_of_mine:mine/Wlak-v3"))
+    assert "did you mean 'mine/Walk-v3'" in problem
+    gym.registry.pop("mine/Walk-v3")
+
+
 def test_unregistered_module() -> None:
-    assert "no_such_module" in str(env_problem("no_such_module:Walk-v0"))
+    problem = str(env_problem("no_such_module:Walk-v0"))
+    assert "names the module 'no_such_module', which cannot be imported" in problem
 
 
 @pytest.mark.parametrize("env", ["LunarLander-v3", "BipedalWalker-v3", "CarRacing-v3"])

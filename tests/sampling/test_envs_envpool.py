@@ -16,7 +16,7 @@ from rllib_weighted import WeightedPPOConfig
 from rllib_weighted.core.envs import env_problem
 from rllib_weighted.core.messages import SampleRequest, SampleResult
 from rllib_weighted.sampling.env_runner import WeightedEnvRunner
-from rllib_weighted.sampling.envs import EnvPoolVectorEnv
+from rllib_weighted.sampling.envs import OWN, TRUE_REWARD, EnvPoolVectorEnv
 
 SEED = 11
 
@@ -66,18 +66,18 @@ def test_episodes_of_a_stream_are_new_ones() -> None:
     env = pool()
     starts = [env.reset()[0] for _ in range(20)]
     assert len(np.unique(np.concatenate(starts), axis=0)) == 40
-    assert env.get_attr("num_resets") == (20, 20)
+    assert env.get_attr(f"{OWN}num_resets") == (20, 20)
 
 
 def test_a_restored_counter_goes_on_with_other_episodes() -> None:
     """Nothing of the past is repeated: neither what this pool has seen, nor another's beginning."""
     env = pool()
     before = [env.reset()[0] for _ in range(5)]
-    env.set_attr("num_resets", [3, 3])
+    env.set_attr(f"{OWN}num_resets", [3, 3])
     after = [env.reset()[0] for _ in range(5)]
     assert len(np.unique(np.concatenate(before + after), axis=0)) == 20
     other = pool()
-    other.set_attr("num_resets", [3, 3])
+    other.set_attr(f"{OWN}num_resets", [3, 3])
     np.testing.assert_array_equal(other.reset()[0], after[0])
 
 
@@ -85,23 +85,23 @@ def test_the_counters_that_it_has_itself_change_nothing() -> None:
     env, undisturbed = pool(), pool()
     for _ in range(3):
         np.testing.assert_array_equal(env.reset()[0], undisturbed.reset()[0])
-        env.set_attr("num_resets", list(env.get_attr("num_resets")))
-        env.set_attr("root_seed", SEED)
+        env.set_attr(f"{OWN}num_resets", list(env.get_attr(f"{OWN}num_resets")))
+        env.set_attr(f"{OWN}root_seed", SEED)
 
 
 def test_evaluation_has_seeds_of_its_own_per_version_of_the_weights() -> None:
     env = pool()
     training = env.reset()[0]
-    env.set_attr("evaluation", True)
+    env.set_attr(f"{OWN}evaluation", True)
     starts = []
     for version in (1, 2, 1):
-        env.set_attr("weights_version", version)
-        env.set_attr("num_evaluation_resets", 0)
+        env.set_attr(f"{OWN}weights_version", version)
+        env.set_attr(f"{OWN}num_evaluation_resets", 0)
         starts.append(env.reset()[0])
     np.testing.assert_array_equal(starts[0], starts[2])
     assert len(np.unique(np.concatenate([training, *starts[:2]]), axis=0)) == 6
-    env.set_attr("evaluation", False)
-    assert env.get_attr("num_resets") == (1, 1)
+    env.set_attr(f"{OWN}evaluation", False)
+    assert env.get_attr(f"{OWN}num_resets") == (1, 1)
 
 
 # The same world as gymnasium's
@@ -198,12 +198,26 @@ def test_numbers_that_are_not_finite_do_not_leave_it() -> None:
     env = pool("CartPole-v1")
     before, _ = env.reset()
     env._pool = Broken([[1, 2, 3, 4], [np.nan, 0, 0, 0]], [np.inf, 2.0])
-    obs, rewards, *_ = env.step(np.zeros(2, int))
+    obs, rewards, _, _, infos = env.step(np.zeros(2, int))
     np.testing.assert_array_equal(obs, [[1, 2, 3, 4], before[1]])
     assert rewards.tolist() == [0.0, 2.0]
-    assert env.get_attr("invalid") == ("reward inf", "observation with NaN or infinite entries")
-    env.set_attr("invalid", None)
-    assert env.get_attr("invalid") == (None, None)
+    assert infos[TRUE_REWARD][infos[f"_{TRUE_REWARD}"]].tolist() == [np.inf]
+    assert env.get_attr(f"{OWN}invalid") == (
+        "reward inf",
+        "observation with NaN or infinite entries",
+    )
+    env.set_attr(f"{OWN}invalid", None)
+    assert env.get_attr(f"{OWN}invalid") == (None, None)
+    env.set_attr(f"{OWN}evaluation", True)
+    assert env.step(np.zeros(2, int))[1].tolist() == [np.inf, 2.0]
+
+
+def test_nobody_reaches_its_counters_by_chance() -> None:
+    env = pool("CartPole-v1")
+    with pytest.raises(AttributeError, match="no attribute 'evaluation'"):
+        env.set_attr("evaluation", True)
+    with pytest.raises(AttributeError, match="no attribute 'num_resets'"):
+        env.get_attr("num_resets")
 
 
 # In an env runner
