@@ -39,8 +39,8 @@ CHUNK = np.dtype(
 )
 """One row per chunk: its episode's id, sub-environment and worker, that sub-environment's training
 resets before it, the steps in it and before it, how it ended (neither: the episode goes on),
-whether it succeeded (1, 0; -1: unknown), the version of the weights that acted, and the time that it
-took."""
+whether it succeeded (1, 0; -1: unknown), the version of the weights that acted, and the seconds
+that it took."""
 
 
 @dataclass(eq=False)
