@@ -6,7 +6,9 @@
   a trial that it starts again finds it in its own folder.
 - An *env runner* that raises, hangs or is lost is left out of the round by
   `sampling.collect.collect_rollouts`. Ray restarts a lost one, on another node if its own is gone;
-  `take_back` lets it sample again, and `kill_unresponsive` ends those that hang when a run stops.
+  `take_back` lets it sample again. `replace_overdue` has one restarted that hangs for several
+  rounds, and `kill_unresponsive` ends those that hang when a run stops.
+- A run whose *workers* are all dropped, round after round, learns nothing: `Idleness` ends it.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import ray
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from ray.rllib.utils.actor_manager import FaultTolerantActorManager
 
     from rllib_weighted.config import WeightedPPOConfig
+    from rllib_weighted.sampling.collect import OpenCalls
 
 logger = logging.getLogger(__name__)
 
@@ -254,6 +257,79 @@ def _take_ready(manager: FaultTolerantActorManager) -> list[int]:
     return taken
 
 
+def replace_overdue(
+    env_runner_group: EnvRunnerGroup, calls: OpenCalls, config: WeightedPPOConfig
+) -> list[int]:
+    """Kills the env runners that missed `max_missed_rounds` rounds in a row, to be restarted.
+
+    Ray starts each anew, and `take_back` lets it sample again. Where
+    `restart_failed_env_runners`=False, nobody would: then they are left alone.
+
+    Args:
+        env_runner_group: RLlib's group.
+        calls: The round's calls.
+        config: The algorithm's config.
+
+    Returns:
+        The indices of those that were killed.
+    """
+    limit = config.max_missed_rounds
+    if limit is None or not config.restart_failed_env_runners:
+        return []
+    manager = _private.actor_manager(env_runner_group)
+    overdue = sorted(index for index, missed in calls.missed.items() if missed >= limit)
+    for index in overdue:
+        logger.warning(
+            "Env runner %d has missed %d rounds in a row (`max_missed_rounds`=%d): replacing it.",
+            *(index, calls.missed[index], limit),
+        )
+        calls.forget(index)
+        ray.kill(manager.actors()[index], no_restart=False)
+        manager.set_actor_state(index, healthy=False)
+    return overdue
+
+
+class Idleness:
+    """Counts the rounds in a row in which every worker was dropped and no step was taken."""
+
+    def __init__(self) -> None:
+        self._num_rounds = 0
+        self._cause = ""
+
+    def note(
+        self, round: int, drops: dict[int, str], *, is_updated: bool, limit: int | None
+    ) -> None:
+        """Takes note of a round.
+
+        Args:
+            round: Number of the round.
+            drops: Worker -> why it was dropped.
+            is_updated: Whether an optimizer step was taken.
+            limit: `max_rounds_without_update`.
+
+        Raises:
+            RuntimeError: It is the `limit`-th in a row without a step.
+        """
+        if is_updated:
+            self._num_rounds = 0
+            return
+        self._num_rounds += 1
+        if self._num_rounds == 1:
+            worker, why = next(iter(drops.items()), (None, "nothing was sampled"))
+            self._cause = f"round {round}, worker {worker}: {why}"
+            logger.warning(
+                "Round %d: all workers were dropped, and nothing was learned. The first: %s",
+                *(round, self._cause),
+            )
+        if limit is not None and self._num_rounds >= limit:
+            raise RuntimeError(
+                f"all workers were dropped in {self._num_rounds} rounds in a row, in which nothing "
+                f"was learned; the first cause: {self._cause}. Mend the environment or what the "
+                "cause names, or allow more such rounds with `.fault_tolerance("
+                "max_rounds_without_update=…)` (None: any number)"
+            )
+
+
 def kill_unresponsive(env_runner_group: EnvRunnerGroup, *, timeout_s: float = 5.0) -> list[int]:
     """Kills the env runners that do not answer in time.
 
@@ -278,3 +354,21 @@ def kill_unresponsive(env_runner_group: EnvRunnerGroup, *, timeout_s: float = 5.
         logger.warning("Env runner %d does not answer; killing it.", index)
         ray.kill(actor)
     return list(silent)
+
+
+def call_all(steps: Iterable[Callable[[], Any]]) -> None:
+    """Calls all functions, whatever one of them raises.
+
+    Raises:
+        Exception: The first error, once all have been called; the log has the others.
+    """
+    first: Exception | None = None
+    for step in steps:
+        try:
+            step()
+        except Exception as error:
+            if first is not None:
+                logger.exception("Something else failed, too.")
+            first = first or error
+    if first is not None:
+        raise first

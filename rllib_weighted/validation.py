@@ -81,6 +81,10 @@ _NOT_NEGATIVE_OR_SCHEDULE = _NOT_NEGATIVE._replace(
 _POSITIVE_OR_NONE = _POSITIVE._replace(should_be="a number > 0, or None", may_be_none=True)
 _MAX_SEED = 2**32 - 1  # Of numpy's global generator, which RLlib seeds.
 
+_POSITIVE_COUNT_OR_NONE = _count(1)._replace(
+    should_be="a whole number >= 1, or None", may_be_none=True
+)
+
 _COUNTS = {
     "num_epochs": _count(1),
     "num_envs_per_env_runner": _count(1),
@@ -106,12 +110,15 @@ _NUMBERS = _COUNTS | {
     "kl_coeff": _NOT_NEGATIVE,
     "kl_target": _POSITIVE,
     "grad_clip": _POSITIVE_OR_NONE,
+    "observation_scale": _POSITIVE,
     "storage_timeout_s": _NOT_NEGATIVE,
     "seed": _Rule(
         f"None or a whole number from 0 to {_MAX_SEED}",
         lambda x: _is_count(x, 0) and x <= _MAX_SEED,
         may_be_none=True,
     ),
+    "max_missed_rounds": _POSITIVE_COUNT_OR_NONE,
+    "max_rounds_without_update": _POSITIVE_COUNT_OR_NONE,
     "rollout_fragment_length": _Rule(
         '"auto" or a whole number >= 1', lambda x: x == "auto" or _is_count(x, 1), 'use "auto"'
     ),
@@ -119,6 +126,7 @@ _NUMBERS = _COUNTS | {
 _RULES = _NUMBERS | {
     "merge_unit": _one_of("env_runner", "env"),
     "advantage_normalization": _one_of("worker", "batch", "none"),
+    "merge_diagnostics_halves": _one_of("steps", "episodes"),
     "env_seeding": _one_of("stream", "fixed"),
     "env_backend": _one_of("gymnasium", "envpool"),
     "actor_export": _one_of("best", "mean"),
@@ -135,6 +143,37 @@ _RULES = _NUMBERS | {
     "learner_class": _subclass_of(WeightedPPOLearner),
     "num_aggregator_actors_per_learner": _Rule(
         "0", lambda x: not x, "whole workers go to the learner."
+    ),
+    "input_": _Rule(
+        '"sampler"',
+        lambda x: not x or x == "sampler",
+        "leave it out: WeightedPPO learns from what its env runners sample",
+    ),
+    "offline_evaluation_interval": _Rule(
+        "None",
+        lambda x: not x,
+        "leave it out: there are no offline data. Use `evaluation_interval`",
+    ),
+    "num_offline_eval_runners": _Rule(
+        "0",
+        lambda x: not x,
+        "leave it out: there are no offline data. See `evaluation_num_env_runners`",
+    ),
+    "torch_ddp_kwargs": _Rule(
+        "empty",
+        lambda x: not x,
+        "leave it out: learners sum their gradients without DistributedDataParallel",
+    ),
+    "policies_to_train": _Rule(
+        'None, or a list with "default_policy"',
+        lambda x: x is None or (isinstance(x, (list, tuple, set)) and "default_policy" in x),
+        "leave it out: there is one policy, and it is trained",
+    ),
+    "output": _Rule(
+        "None",
+        lambda x: not x,
+        "leave it out: WeightedPPO's env runners write no offline data. RLlib's PPO does, or an "
+        "`on_episode_end` callback of yours",
     ),
     "torch_skip_nan_gradients": _Rule(
         "False",
@@ -168,6 +207,31 @@ def config_problems(config: WeightedPPOConfig) -> list[str]:
     problems += _envpool(config)
     problem = env_problem(config.env, config.env_backend)
     return [*problems, problem] if problem else problems
+
+
+def no_ops(config: WeightedPPOConfig) -> dict[str, str]:
+    """Returns settings that are set and that RLlib's new API stack (2.60) does not read.
+
+    Returns:
+        Name -> what to say, with what takes its place.
+    """
+    found = {
+        "clip_rewards": (config.clip_rewards, "clip them in a wrapper of the environment"),
+        "observation_filter": (
+            config.observation_filter not in (None, "NoFilter"),
+            "use `config.env_runners(env_to_module_connector=lambda env, spaces, device: "
+            "MeanStdFilter())`",
+        ),
+        "use_attention": (
+            config.model_config.get("use_attention"),
+            "use `use_lstm`, or an RLModule of your own",
+        ),
+    }
+    return {
+        name: f"`{name}` is ignored: RLlib's new API stack does not read it; {remedy}."
+        for name, (is_set, remedy) in found.items()
+        if is_set
+    }
 
 
 def has_sound_counts(config: WeightedPPOConfig) -> bool:
@@ -364,11 +428,7 @@ def _workers(config: WeightedPPOConfig, compares: bool) -> Iterator[str]:
         compares: Whether its strategy compares workers.
     """
     layout = config.worker_layout
-    count = (
-        f"{layout.num_workers} worker{'s' * (layout.num_workers > 1)} (`num_env_runners`="
-        f"{config.num_env_runners}, `num_envs_per_env_runner`={config.num_envs_per_env_runner}, "
-        f'`merge_unit`="{config.merge_unit}")'
-    )
+    count = str(layout)
     if compares and layout.num_workers < 2:
         yield (
             f"`merge_strategy`={config.merge_strategy!r} needs 2 or more workers to compare, found "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import re
 import statistics
@@ -61,7 +62,9 @@ class EvaluationResult:
 
     @property
     def return_std(self) -> float:
-        """Sample standard deviation of the returns; 0 for a single episode."""
+        """Sample standard deviation of the returns; 0 for one episode, NaN if one is not finite."""
+        if not all(map(math.isfinite, self.returns)):
+            return math.nan
         return statistics.stdev(self.returns) if len(self.returns) > 1 else 0.0
 
     @property

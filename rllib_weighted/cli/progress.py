@@ -64,6 +64,9 @@ class TrialProgress:
         status: Tune's status of the trial.
         last: The last result.
         best_return: The best mean return so far.
+        num_dropping: Rounds so far in which workers were dropped from the merge.
+        num_idle: Rounds in a row, up to the last one, in which all of them were.
+        first_drop: The round and the cause of the first drop; empty without one.
     """
 
     name: str
@@ -72,6 +75,9 @@ class TrialProgress:
     status: str = "PENDING"
     last: Mapping[str, Any] = field(default_factory=dict)  # RLlib's metrics are of any type.
     best_return: float | None = None
+    num_dropping: int = 0
+    num_idle: int = 0
+    first_drop: str = ""
     _window: collections.deque[dict[str, float]] = field(
         default_factory=lambda: collections.deque(maxlen=SPEED_WINDOW + 1)
     )
@@ -81,6 +87,7 @@ class TrialProgress:
         self.last = result
         known = [value for value in (self.mean_return, self.best_return) if value is not None]
         self.best_return = max(known, default=None)
+        self._count_drops()
         counters = {ROUND, STEPS, TIME, *filter(is_counter, self.stop)}
         sample = {key: v for key in counters if (v := self.value(key)) is not None}
         before = self._window[-1] if self._window else {}
@@ -88,6 +95,22 @@ class TrialProgress:
         if same_round or any(sample[key] < before[key] for key in sample.keys() & before.keys()):
             self._window.clear()  # Resumed from an earlier round, or with a clock that starts over.
         self._window.append(sample)
+
+    def _count_drops(self) -> None:
+        dropped = self.num_dropped
+        is_idle = bool(dropped) and dropped == self.value(f"{metrics.MERGE}/{metrics.NUM_WORKERS}")
+        self.num_idle = self.num_idle + 1 if is_idle else 0
+        if dropped:
+            self.num_dropping += 1
+            cause = lookup(self.last, f"{metrics.MERGE}/{metrics.DROP_CAUSE}", "unknown cause")
+            self.first_drop = (
+                self.first_drop or f"round {format_number(self.value(ROUND))}, {cause}"
+            )
+
+    @property
+    def num_dropped(self) -> int:
+        """How many workers were dropped from the last round's merge."""
+        return int(self.value(f"{metrics.MERGE}/{metrics.NUM_DROPPED}") or 0)
 
     @property
     def return_key(self) -> str:
@@ -220,6 +243,19 @@ def format_weights(trial: TrialProgress) -> str:
     return f"{low:.3f} … {high:.3f}, {effective:.1f} of {workers:.0f} effective"
 
 
+def format_drops(trial: TrialProgress) -> str:
+    """Returns how many workers are dropped, and why it began: `2 of 8 workers, in 5 rounds; …`.
+
+    Empty as long as none was.
+    """
+    if not trial.num_dropping:
+        return ""
+    workers = format_number(trial.value(f"{metrics.MERGE}/{metrics.NUM_WORKERS}"))
+    rounds = f"{trial.num_dropping} round{'s' * (trial.num_dropping > 1)}"
+    first = printable(trial.first_drop)
+    return f"{trial.num_dropped} of {workers} workers, some in {rounds}; first: {first}"
+
+
 def format_time_left(trial: TrialProgress) -> str:
     """Returns the time until a counted criterion ends the trial at the latest, or `-`."""
     return ("at most " if trial.may_end_sooner() else "") + format_duration(trial.seconds_left())
@@ -234,6 +270,7 @@ def plain_line(trial: TrialProgress) -> str:
         f"{format_number(trial.speed(STEPS))} steps/s",
         f"return {format_return(trial)}",
         f"weights {weights}" if weights else "",
+        f"dropped {format_drops(trial)}" if trial.num_dropping else "",
         f"time left {format_time_left(trial)}",
     ]
     return " | ".join(filter(None, parts))
@@ -364,6 +401,11 @@ class Display:
     def round_ended(self, trial: TrialProgress) -> None:
         """Writes a plain line for a trial, at most one per `PLAIN_INTERVAL`, if nothing is live."""
         self._warn_of_unreported(trial)
+        if trial.num_idle == 1:
+            self.note(
+                f"Warning: {self._label(trial)}: in round {format_number(trial.value(ROUND))} all "
+                f"workers were dropped. First drop: {trial.first_drop}"
+            )
         now = time.monotonic()
         last = self._last_line.get(id(trial), -PLAIN_INTERVAL)
         if self._live is None and now - last >= PLAIN_INTERVAL:
@@ -390,9 +432,18 @@ class Display:
         if len(trials) <= 1:
             return Group(Text(title, style="bold"), _single(trials[0] if trials else None))
         title = f"{title}  ({len(trials)} trials: {count_statuses(trials)})"
-        max_rows = max(3, self.console.height - _OTHER_LINES)
+        dropping = [trial for trial in trials if trial.num_dropping]
+        max_rows = max(3, self.console.height - _OTHER_LINES - bool(dropping))
         table = trials_table(trials, width=self.console.width - _MARGIN, max_rows=max_rows)
-        return Group(Text(title, style="bold", no_wrap=True, overflow="ellipsis"), table)
+        lines: list[RenderableType] = [
+            Text(title, style="bold", no_wrap=True, overflow="ellipsis"),
+            table,
+        ]
+        if dropping:
+            one = dropping[0]
+            note = f"{len(dropping)} of them dropped workers, as {one.name}: {format_drops(one)}"
+            lines.append(Text(note, no_wrap=True, overflow="ellipsis"))
+        return Group(*lines)
 
 
 def _single(trial: TrialProgress | None) -> RenderableType:
@@ -408,5 +459,7 @@ def _single(trial: TrialProgress | None) -> RenderableType:
     weights = format_weights(trial)
     if weights:
         table.add_row("  weights", weights)
+    if trial.num_dropping:
+        table.add_row("  dropped", format_drops(trial))
     table.add_row("  time left", format_time_left(trial))
     return table

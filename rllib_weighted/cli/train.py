@@ -39,6 +39,7 @@ from rllib_weighted.cli.progress import (
     STEPS,
     TIME,
     Display,
+    format_drops,
     format_duration,
     format_number,
     show,
@@ -445,6 +446,10 @@ class _Run:
             say("Already finished, there was nothing left to train:")
         else:
             say(f"Done ({_outcome(active)}):")
+        for trial in active.trials.values():
+            if trial.num_dropping:
+                name = f"trial {trial.name}: " if len(trials) > 1 else ""
+                say(f"  dropped     {name}{format_drops(trial)}")
         say(f"  results     {self.experiment}")
         if len(trials) > 1 and checkpoints:
             say(f"  checkpoints in the folders of {len(checkpoints)} trials")

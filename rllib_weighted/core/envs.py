@@ -107,13 +107,22 @@ def env_problem(env: Any, backend: str = "gymnasium") -> str | None:
         )
     if "." in env and ":" not in env:
         return _class_path_problem(env)
+    module, _, env_id = env.rpartition(":")  # gymnasium's "module:id": the module registers it.
     try:
-        spec = gym.spec(env)
-    except Exception as error:  # `module:Id` imports the module, which may raise anything.
+        if module:
+            importlib.import_module(module)
+    except Exception as error:  # The module may raise anything.
+        return (
+            f"environment {env!r} names the module {module!r}, which cannot be imported: "
+            f"{_one_line(error)}. It should be on the Python path of every process"
+        )
+    try:
+        spec = gym.spec(env_id)
+    except gym.error.Error as error:
         return (
             f"environment {env!r} is not registered: {_one_line(error)}"
-            f"{nearest(env, gym.registry) or '.'} An environment of your own: register it in the "
-            "training file with `ray.tune.register_env(name, creator)`, or pass its class to "
+            f"{nearest(env_id, gym.registry) or '.'} An environment of your own: register it in "
+            "the training file with `ray.tune.register_env(name, creator)`, or pass its class to "
             "`config.environment()`"
         )
     return _dependency_problem(env, spec)
@@ -186,6 +195,41 @@ def _dependency_problem(env: str, spec: EnvSpec) -> str | None:
     except Exception as error:  # A module may raise anything when it is imported.
         return f"environment {env!r} is registered but cannot be loaded: {_one_line(error)}"
     return None
+
+
+class _FromSpec:
+    """Makes a gymnasium environment from its spec: the process need not know its id."""
+
+    def __init__(self, spec: EnvSpec) -> None:
+        self.spec = spec
+
+    def __call__(self, context: EnvContext) -> gym.Env[Any, Any]:
+        import gymnasium as gym
+
+        return gym.make(self.spec, **context)
+
+
+def share_gym_env(env: Any) -> None:
+    """Makes a gymnasium id that the user has registered known to all processes of a run.
+
+    gymnasium's registry is that of one process: with an id that only the driver has registered,
+    RLlib's (2.60) env runners and Tune's trials fail. Tune's registry is that of the whole Ray.
+
+    Args:
+        env: What an `AlgorithmConfig` holds as `env`. gymnasium's own ids, and those that Tune's
+            registry has by the user, are left alone.
+    """
+    import gymnasium as gym
+    from ray.tune.registry import ENV_CREATOR, register_env
+
+    spec = gym.registry.get(env) if isinstance(env, str) else None
+    if spec is None or str(spec.entry_point).startswith("gymnasium."):
+        return
+    if _in_tune_registry(env):
+        known = tune_registry().get(ENV_CREATOR, env)
+        if not isinstance(known, _FromSpec) or known.spec is spec:
+            return
+    register_env(env, _FromSpec(spec))
 
 
 def _one_line(error: BaseException) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import ray
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from torch import Tensor
 
@@ -91,11 +91,11 @@ class SampleRequest:
     Args:
         round: Number of the round, from 1.
         root_seed: The run's root seed.
-        state: RLlib env-runner state: module weights, connector states, lifetime counters.
+        state: RLlib env-runner state: module weights, connector states, lifetime counters; or
+            where in the object store it lies.
         num_resets: Slot -> resets of that sub-environment that the run has already used.
         restore_id: Changes when a checkpoint is restored: an env runner that was alive before
             then starts over from these counters.
-        expires: `time.time()` after which nobody waits for the round any more.
         per_worker_parameters: Name, as in `named_parameters()`, -> [N, ...]: each worker acts with
             the parameters in its row, in this round only. The env runner keeps the weights in
             `state` for everything else, evaluation above all. Send numpy arrays: each env runner
@@ -105,10 +105,9 @@ class SampleRequest:
 
     round: int
     root_seed: int
-    state: dict[str, Any]
+    state: dict[str, Any] | ray.ObjectRef[Any]
     num_resets: dict[int, int]
     restore_id: str = ""
-    expires: float = math.inf
     per_worker_parameters: Mapping[str, np.ndarray | Tensor] | None = None
     takes_columns: bool = False
 

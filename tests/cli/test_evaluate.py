@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import statistics
@@ -12,11 +13,13 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.connectors.env_to_module import MeanStdFilter
 
+from rllib_weighted import WeightedPPOConfig
 from rllib_weighted._private import tune_registry
 from rllib_weighted.cli import InputError, storage
 from rllib_weighted.cli import evaluate as evaluate_module
 from rllib_weighted.cli.evaluate import evaluate_checkpoint, find_checkpoint
 from rllib_weighted.cli.storage import ExperimentRecord
+from tests.sampling.envs import INF, ScriptedEnv
 
 EPISODES = 6
 SEED = 7
@@ -68,6 +71,23 @@ def test_agrees_with_the_algorithm(trained: tuple[Path, float]) -> None:
     assert result.return_mean == pytest.approx(own_mean)
     assert result.return_std == statistics.stdev(result.returns)
     assert result.lengths == result.returns  # CartPole pays 1 a step.
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_returns_that_are_not_finite_are_shown(tmp_path: Path) -> None:
+    config = (
+        WeightedPPOConfig()
+        .environment(ScriptedEnv, env_config={"length": 10, "rewards": {10: -INF}})
+        .env_runners(num_env_runners=0, num_envs_per_env_runner=2)
+        .training(merge_unit="env", train_batch_size=40, minibatch_size=20)
+    )
+    algorithm = config.build_algo()
+    algorithm.save_to_path(str(tmp_path / "checkpoint"))
+    algorithm.stop()
+    result = evaluate_checkpoint(tmp_path / "checkpoint", episodes=2, seed=1)
+    assert result.returns == [-INF, -INF]
+    assert result.return_mean == -INF
+    assert math.isnan(result.return_std)
 
 
 def test_seed_decides(trained: tuple[Path, float]) -> None:

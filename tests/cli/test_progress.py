@@ -11,6 +11,7 @@ from rllib_weighted.cli.progress import (
     SMOOTHED_RETURN,
     TrialProgress,
     format_brief_duration,
+    format_drops,
     format_duration,
     format_number,
     format_time_left,
@@ -194,3 +195,33 @@ def test_format_number(value: float | None, text: str) -> None:
 )
 def test_format_duration(seconds: float | None, text: str) -> None:
     assert format_duration(seconds) == text
+
+
+# Drops
+
+
+def dropping(*dropped: int, cause: str = "worker 1: reward nan") -> TrialProgress:
+    """A trial of 4 workers: how many were dropped in each round."""
+    rounds = []
+    for number, count in enumerate(dropped, start=1):
+        merge: dict[str, Any] = {"num_dropped": count, "num_workers": 4}
+        if count:
+            merge["drop_cause"] = f"{cause} in round {number}"
+        rounds.append(result(number, steps=100 * number, seconds=number, merge=merge))
+    return trained({}, *rounds)
+
+
+def test_without_drops_nothing_is_said_of_them() -> None:
+    trial = dropping(0, 0)
+    assert format_drops(trial) == ""
+    assert "dropped" not in plain_line(trial)
+    assert (trial.num_dropping, trial.num_idle) == (0, 0)
+
+
+def test_drops_are_counted_and_the_first_cause_is_kept() -> None:
+    trial = dropping(0, 1, 4, 4, 0)
+    first = "round 2, worker 1: reward nan in round 2"
+    assert format_drops(trial) == f"0 of 4 workers, some in 3 rounds; first: {first}"
+    assert f"dropped 0 of 4 workers, some in 3 rounds; first: {first}" in plain_line(trial)
+    assert dropping(0, 1, 4, 4).num_idle == 2
+    assert trial.num_idle == 0

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -44,7 +46,7 @@ class Training:
     def __init__(self, folder: Path, storage: str, *options: str) -> None:
         file = folder / "train_me.py"
         file.write_text(FILE)
-        where = ["--storage-path", storage, "--name", "run", "--checkpoint-freq", "3"]
+        where = ["--storage-path", storage, "--name", "run", "--checkpoint-freq", "10"]
         self.process = subprocess.Popen(
             [*COMMAND, str(file), *where, *options],
             stdout=subprocess.PIPE,
@@ -63,16 +65,8 @@ class Training:
     def output(self) -> str:
         return "".join(self.lines)
 
-    def wait_for_checkpoint(self, storage: str, seconds: float = 120) -> None:
-        filesystem, path = fs.FileSystem.from_uri(storage)
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline and self.process.poll() is None:
-            selector = fs.FileSelector(path, allow_not_found=True, recursive=True)
-            found = filesystem.get_file_info(selector)
-            if any("/checkpoint_" in info.path for info in found):
-                return
-            time.sleep(0.3)
-        raise AssertionError(self.output)
+    def wait_for_checkpoint(self, storage: str) -> None:
+        wait_until(lambda: any("/checkpoint_" in path for path in files(storage)), self)
 
     def end(self, seconds: float = 200) -> int:
         code = self.process.wait(timeout=seconds)
@@ -80,6 +74,27 @@ class Training:
         assert self.process.stdout is not None
         self.process.stdout.close()
         return code
+
+
+def wait_until(condition: Callable[[], bool], training: Training) -> None:
+    deadline = time.monotonic() + 100
+    while not condition():
+        assert training.process.poll() is None, training.output
+        assert time.monotonic() < deadline, training.output
+        time.sleep(0.3)
+
+
+def files(uri: str) -> list[str]:
+    filesystem, path = fs.FileSystem.from_uri(uri)
+    selector = fs.FileSelector(path, allow_not_found=True, recursive=True)
+    return [info.path for info in filesystem.get_file_info(selector) if info.is_file]
+
+
+def results(uri: str) -> list[int]:
+    filesystem, _ = fs.FileSystem.from_uri(uri)
+    (path,) = (path for path in files(uri) if path.endswith("/result.json"))
+    lines = filesystem.open_input_stream(path).read().splitlines()
+    return [json.loads(line)["training_iteration"] for line in lines]
 
 
 def recorded(uri: str) -> list[int]:
@@ -91,17 +106,20 @@ def recorded(uri: str) -> list[int]:
 
 def test_outages_are_waited_for(s3_bucket: str, proxy: Proxy, tmp_path: Path) -> None:
     storage = f"{s3_bucket}/results"
-    last = 400
-    training = Training(tmp_path, storage, "--stop", f'{{"training_iteration": {last}}}')
+    training = Training(tmp_path, storage, "--stop", '{"training_iteration": 1000000}')
     training.wait_for_checkpoint(storage)
     for mode, seconds in (("away", 8), ("failing", 4), ("frozen", 4)):
         proxy.be(mode)
         time.sleep(seconds)
         assert training.process.poll() is None, training.output
         proxy.be("there")
-        time.sleep(3)
-    assert training.end() == 0, training.output
-    assert recorded(storage) == list(range(1, last + 1))
+        number = len(recorded(storage))
+        wait_until(lambda before=number: len(recorded(storage)) > before, training)
+    training.process.send_signal(signal.SIGTERM)
+    assert training.end() == 143, training.output
+    rounds = recorded(storage)
+    assert rounds == list(range(1, len(rounds) + 1))
+    assert results(storage) == rounds
 
 
 def test_the_limit_ends_it_with_the_cause_and_it_can_be_resumed(
