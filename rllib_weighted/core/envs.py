@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -244,3 +245,43 @@ def env_creator(env: Any) -> Callable[[EnvContext], gym.Env[Any, Any]]:
     creator: Callable[[EnvContext], gym.Env[Any, Any]]
     creator = tune_registry().get(ENV_CREATOR, env) if _in_tune_registry(env) else env
     return creator if callable(creator) else lambda context: gym.make(env, **context)
+
+
+def context_keys(env: Any, backend: str = "gymnasium") -> list[str] | None:
+    """Returns the keys of `env_config` that an environment takes; None if that cannot be told.
+
+    A class or creator of the user's reads what it likes; so does one with `**kwargs`.
+
+    Args:
+        env: What an `AlgorithmConfig` holds as `env`.
+        backend: The setting `env_backend`.
+    """
+    import gymnasium as gym
+    from gymnasium.envs.registration import load_env_creator
+
+    pool_id = envpool_id(env, backend)
+    if pool_id is not None:
+        return _envpool_keys(pool_id)
+    if not isinstance(env, str) or _in_tune_registry(env):
+        return None
+    try:
+        spec = gym.spec(env)
+        entry_point = spec.entry_point
+        make = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+        taken = inspect.signature(make).parameters  # type: ignore[arg-type]
+    except (gym.error.Error, ImportError, AttributeError, TypeError, ValueError):
+        return None  # `env_problem` says what is wrong with it.
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
+        return None
+    of_make = inspect.signature(gym.make).parameters.keys() - {"id", "kwargs"}
+    return [*taken, *sorted(of_make - taken.keys())]
+
+
+def _envpool_keys(env: Any) -> list[str] | None:
+    """Returns EnvPool's options of an environment, without those that `EnvPoolVectorEnv` sets."""
+    if _envpool_problem(env):
+        return None
+    import envpool
+
+    own = {"num_envs", "batch_size", "num_threads", "seed", "env_seed"}
+    return [name for name in envpool.make_spec(env).config._fields if name not in own]

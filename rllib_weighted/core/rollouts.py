@@ -20,13 +20,14 @@ from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
 from rllib_weighted._private import set_duration
 from rllib_weighted.core.episode_signals import success_of
-from rllib_weighted.core.workers import ENV_INDEX_KEY, WORKER_KEY
+from rllib_weighted.core.workers import ENV_INDEX_KEY, NUMBER_KEY, WORKER_KEY
 
 CHUNK = np.dtype(
     [
         ("id", "S32"),
         ("env_index", np.int64),
         ("worker", np.int64),
+        ("number", np.int64),
         ("length", np.int64),
         ("t_started", np.int64),
         ("terminated", np.bool_),
@@ -36,9 +37,10 @@ CHUNK = np.dtype(
         ("seconds", np.float64),
     ]
 )
-"""One row per chunk: its episode's id, sub-environment and worker, the steps in it and before it,
-how it ended (neither: the episode goes on), whether it succeeded (1, 0; -1: unknown), the version
-of the weights that acted, and the time that it took."""
+"""One row per chunk: its episode's id, sub-environment and worker, that sub-environment's training
+resets before it, the steps in it and before it, how it ended (neither: the episode goes on),
+whether it succeeded (1, 0; -1: unknown), the version of the weights that acted, and the seconds
+that it took."""
 
 
 @dataclass(eq=False)
@@ -197,6 +199,7 @@ class RolloutColumns:
             episode.custom_data[ENV_INDEX_KEY] = int(chunk["env_index"])
             episode.custom_data[WORKER_KEY] = int(chunk["worker"])
             set_duration(episode, float(chunk["seconds"]))
+            episode.custom_data[NUMBER_KEY] = int(chunk["number"])
             episodes.append(episode.to_numpy())
         return episodes
 
@@ -235,6 +238,8 @@ class EpisodeStats:
         is_done: Whether the chunk ends its episode.
         success: Whether it succeeded; None if it goes on, or its last info says nothing.
         seconds: The time that it took.
+        number: Training resets of the sub-environment before the episode's; -1: not counted.
+        t_started: Steps of the episode before the chunk.
     """
 
     id_: str
@@ -245,6 +250,8 @@ class EpisodeStats:
     is_done: bool
     success: bool | None = None
     seconds: float = 0.0
+    number: int = -1
+    t_started: int = 0
 
     def __len__(self) -> int:
         return self.length
@@ -262,8 +269,8 @@ def episode_stats(rollout: RolloutColumns | Iterable[SingleAgentEpisode]) -> lis
         named = (rollout.chunks[name].tolist() for name in ("env_index", "worker", "length"))
         returns, is_done = rollout.returns().tolist(), rollout.is_done.tolist()
         success = [{1: True, 0: False}.get(code) for code in rollout.chunks["success"].tolist()]
-        seconds = rollout.chunks["seconds"].tolist()
-        rows = zip(rollout.ids, *named, returns, is_done, success, seconds, strict=True)
+        places = (rollout.chunks[name].tolist() for name in ("seconds", "number", "t_started"))
+        rows = zip(rollout.ids, *named, returns, is_done, success, *places, strict=True)
         return [EpisodeStats(*row) for row in rows]
     return [
         EpisodeStats(
@@ -275,6 +282,8 @@ def episode_stats(rollout: RolloutColumns | Iterable[SingleAgentEpisode]) -> lis
             episode.is_done,
             success_of(episode.get_infos(-1)) if episode.is_done else None,
             episode.get_duration_s(),
+            episode.custom_data.get(NUMBER_KEY, -1),
+            episode.t_started,
         )
         for episode in rollout
     ]

@@ -52,7 +52,7 @@ from rllib_weighted.core.rollouts import (
     with_episodes,
 )
 from rllib_weighted.core.seeding import Stream, draw_root_seed, seeded_globals, stream_seed
-from rllib_weighted.core.workers import ENV_INDEX_KEY, WORKER_KEY
+from rllib_weighted.core.workers import ENV_INDEX_KEY, NUMBER_KEY, WORKER_KEY
 from rllib_weighted.sampling.collect import is_finite, repair_deltas
 from rllib_weighted.sampling.envs import TRUE_REWARD, EnvSeeds
 from rllib_weighted.sampling.fast_sampler import (
@@ -173,6 +173,9 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
         invalid = self._seeds.take_invalid()
         after = self._connector_states()
         stats = episode_stats(rollout)
+        plays = self._seeds.take_plays(stats, invalid)
+        if self.config.batch_mode == "complete_episodes":
+            self._seeds.count_kept(plays)
         return SampleResult(
             env_runner=self._index,
             episodes=[] if isinstance(rollout, RolloutColumns) else rollout,
@@ -183,6 +186,7 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
             num_resets=self._seeds.num_resets,
             returns=self._returns.finished(stats, invalid),
             successes=finished_successes(stats),
+            plays=plays,
             invalid=invalid,
         )
 
@@ -218,7 +222,8 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
             own = {}
         # Ours are ahead after a round that came too late for the algorithm.
         ahead = {slot: max(count, request.num_resets.get(slot, 0)) for slot, count in own.items()}
-        self._seeds.set_counters(request.root_seed, {**request.num_resets, **ahead})
+        num_resets = {**request.num_resets, **ahead}
+        self._seeds.set_counters(request.root_seed, num_resets, request.levels)
 
     def _steps_per_env(self) -> int:
         """Returns the steps that each sub-environment owes to a round."""
@@ -414,6 +419,7 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
         episode = (self._ongoing_episodes if episodes is None else episodes)[env_index]
         episode.custom_data[ENV_INDEX_KEY] = env_index
         episode.custom_data[WORKER_KEY] = self.workers[env_index]
+        episode.custom_data[NUMBER_KEY] = self._seeds.next_episode(env_index)
 
     # State and environments
 

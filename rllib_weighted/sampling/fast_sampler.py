@@ -44,7 +44,7 @@ from rllib_weighted.core.episode_signals import success_of
 from rllib_weighted.core.modules import dense_layers, overriding_class
 from rllib_weighted.core.observations import DEFAULT_MODULES
 from rllib_weighted.core.rollouts import CHUNK, RolloutColumns, ranges
-from rllib_weighted.sampling.envs import TRUE_REWARD, EnvPoolVectorEnv, SeededEnv
+from rllib_weighted.sampling.envs import OWN, TRUE_REWARD, EnvPoolVectorEnv, SeededEnv
 
 if TYPE_CHECKING:
     from rllib_weighted.config import WeightedPPOConfig
@@ -246,7 +246,8 @@ class FastSampler:
         self._obs: np.ndarray | None = None  # [envs, …] as the module sees them.
         self._infos: Infos | None = None
         self._resets_next = np.empty(0, np.bool_)  # [envs]: whether the next step is a reset.
-        self._ongoing: list[tuple[str, int]] = []  # Of each env: the episode's id, steps so far.
+        # Of each sub-environment: the episode's id, its steps so far, and its number.
+        self._ongoing: list[tuple[str, int, int]] = []
 
     @property
     def is_under_way(self) -> bool:
@@ -318,7 +319,8 @@ class FastSampler:
         obs, self._infos = self._reset_envs()
         self._raw = obs.copy()
         self._resets_next = np.zeros(num_envs, np.bool_)
-        self._ongoing = [(uuid.uuid4().hex, 0) for _ in range(num_envs)]
+        counts = self._runner.env.unwrapped.get_attr(f"{OWN}num_resets")  # This reset among them.
+        self._ongoing = [(uuid.uuid4().hex, 0, count - 1) for count in counts]
         return self._filtered(self._raw)
 
     def _filtered(self, obs: np.ndarray) -> np.ndarray:
@@ -372,11 +374,13 @@ class FastSampler:
         seconds = np.array(clock)
         chunks["seconds"] = seconds[stop] - seconds[start]
         for chunk, index in zip(chunks, env.tolist(), strict=True):
-            id_, t = self._ongoing[index]
-            chunk["id"], chunk["t_started"] = id_, t
+            id_, t, number = self._ongoing[index]
+            chunk["id"], chunk["t_started"], chunk["number"] = id_, t, number
             is_done = chunk["terminated"] or chunk["truncated"]
             self._ongoing[index] = (
-                (uuid.uuid4().hex, 0) if is_done else (id_, t + int(chunk["length"]))
+                (uuid.uuid4().hex, 0, number + 1)
+                if is_done
+                else (id_, t + int(chunk["length"]), number)
             )
         return RolloutColumns(
             gather(np.stack(obs), stop - start + 1),
