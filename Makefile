@@ -6,9 +6,11 @@ ARGS ?=
 BIN := .venv/bin
 STAMP := .venv/.installed
 BENCH_STAMP := .venv/.installed-bench
+DOCS_STAMP := .venv/.installed-docs
+RELEASE_STAMP := .venv/.installed-release
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-slow bench cluster-job gpu-check check format clean
+.PHONY: help install train test test-slow bench cluster-job docs gpu-check release check format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -21,8 +23,16 @@ $(BENCH_STAMP): $(STAMP)
 
 $(STAMP): pyproject.toml ci/constraints.txt
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check --constraint ci/constraints.txt --editable '.[box2d,envpool,video,optuna,torchjd,dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint ci/constraints.txt --editable '.[box2d,envpool,video,optuna,torchjd,onnx,hub,dev]'
 	@touch $(STAMP)
+
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint ci/constraints.txt --editable '.[docs]'
+	@touch $(DOCS_STAMP)
+
+$(RELEASE_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint ci/constraints.txt --editable '.[release]'
+	@touch $(RELEASE_STAMP)
 
 train: $(STAMP) ## Train FILE (tuned_examples/bipedal.py); ARGS goes to `rllib train file`
 	$(BIN)/rllib train file $(FILE) $(ARGS)
@@ -39,8 +49,17 @@ cluster-job: $(STAMP) ## Train on a cluster of two nodes on loopback, by `ray jo
 bench: $(BENCH_STAMP) ## Measure throughput against RLlib and Stable-Baselines3; ARGS goes to it
 	$(BIN)/python benchmarks/throughput.py $(ARGS)
 
-gpu-check: $(STAMP) ## Check on a GPU that the learners' device and number do not matter; skips without
+docs: $(DOCS_STAMP) ## Build the documentation into build/site; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --clean
+
+gpu-release: $(RELEASE_STAMP) ## Build wheel and sdist, check them, and train with each in an empty environment
+	ci/release.sh
+
+check: $(STAMP) ## Check on a GPU that the learners' device and number do not matter; skips without
 	$(BIN)/python ci/gpu_check.py $(ARGS)
+
+release: $(RELEASE_STAMP) ## Build wheel and sdist, check them, and train with each in an empty environment
+	ci/release.sh
 
 check: $(STAMP) ## Lint, format, types, and who imports whom
 	$(BIN)/ruff check .

@@ -5,13 +5,11 @@ Names are loaded when they are first used: what reads records waits for neither 
 
 from __future__ import annotations
 
-import importlib.abc
+import importlib
 import sys
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar
-
-import wrapt
+from typing import TYPE_CHECKING, Any
 
 from rllib_weighted._private import tune_registry
 
@@ -30,6 +28,7 @@ if TYPE_CHECKING:
         merge_weights,
         register_strategy,
     )
+    from rllib_weighted.policy import load_policy
     from rllib_weighted.tuning import merge_grid
 
 __version__ = "0.1.0"
@@ -45,6 +44,7 @@ __all__ = [
     "WeightedPPO",
     "WeightedPPOConfig",
     "Weighting",
+    "load_policy",
     "merge_grid",
     "merge_weights",
     "register_strategy",
@@ -54,6 +54,7 @@ _MODULES = {
     "ScaleRewards": "learning.connectors",
     "WeightedPPO": "algorithm",
     "WeightedPPOConfig": "config",
+    "load_policy": "policy",
     "merge_grid": "tuning",
 }  # The others are merging's.
 
@@ -81,23 +82,50 @@ def _register_with_tune(registry: Any) -> None:
     tune_registry().register(registry.TRAINABLE_CLASS, "WeightedPPO", _Deferred())
 
 
-class _MovedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds the modules of 0.1 that pickles name, in checkpoints and in the state of sweeps."""
+_REGISTRY = "ray.tune.registry"
 
-    _NEW: ClassVar = {
-        f"{__name__}.cli.logs": f"{__name__}.cli.session",
-        f"{__name__}.merging.weightings": f"{__name__}.merging.strategies",
-        f"{__name__}.trial": f"{__name__}.tuning",
-    }
+_MOVED = {
+    f"{__name__}.cli.logs": f"{__name__}.cli.session",
+    f"{__name__}.merging.weightings": f"{__name__}.merging.strategies",
+    f"{__name__}.trial": f"{__name__}.tuning",
+}
 
-    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        return ModuleSpec(fullname, self) if fullname in self._NEW else None
+
+class _RegistryLoader(SourceFileLoader):
+    def exec_module(self, module: ModuleType) -> None:
+        super().exec_module(module)
+        _register_with_tune(module)
+
+
+class _MovedLoader:
+    def create_module(self, spec: ModuleSpec) -> None:
+        """Leaves it to Python."""
 
     def exec_module(self, module: ModuleType) -> None:
-        vars(module).update(vars(importlib.import_module(self._NEW[module.__name__])))
+        vars(module).update(vars(importlib.import_module(_MOVED[module.__name__])))
 
 
-sys.meta_path.append(_MovedModules())
+class _Finder:
+    """Registers with Tune when Tune is imported; finds the modules of 0.1 that pickles name.
+
+    These lie in checkpoints and in the state of sweeps. No base class of `importlib.abc`: it takes
+    as long to import as all else here.
+    """
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if fullname in _MOVED:
+            return ModuleSpec(fullname, _MovedLoader())  # type: ignore[arg-type]
+        if fullname != _REGISTRY:
+            return None
+        others = (finder for finder in sys.meta_path if finder is not self)
+        specs = (finder.find_spec(fullname, path, target) for finder in others)
+        spec = next(filter(None, specs), None)
+        if spec is not None and isinstance(spec.loader, SourceFileLoader):
+            spec.loader = _RegistryLoader(spec.loader.name, spec.loader.path)
+        return spec
+
 
 # As soon as Tune is imported, or at once if it has been: nothing else here loads Ray.
-wrapt.register_post_import_hook(_register_with_tune, "ray.tune.registry")
+sys.meta_path.insert(0, _Finder())
+if _REGISTRY in sys.modules:
+    _register_with_tune(sys.modules[_REGISTRY])

@@ -198,6 +198,35 @@ def set_autoreset(env: gym.vector.SyncVectorEnv, resets_next: np.ndarray) -> Non
     env._autoreset_envs = resets_next.copy()
 
 
+# policy
+
+
+@contextlib.contextmanager
+def without_deprecations() -> Iterator[None]:
+    """Keeps quiet what RLlib (2.60) warns of: a call of its own, whenever a module is built."""
+    import logging
+
+    from ray._common.deprecation import logger
+
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def freeze_filters(pipeline: ConnectorPipelineV2) -> None:
+    """Keeps the statistics of a pipeline's `MeanStdFilter`s, nested ones too, as they are."""
+    from ray.rllib.connectors.env_to_module import MeanStdFilter
+
+    for connector in pipeline.connectors:
+        if isinstance(connector, MeanStdFilter):
+            connector._update_stats = False
+        elif hasattr(connector, "connectors"):
+            freeze_filters(connector)
+
+
 # fault_tolerance
 
 

@@ -59,7 +59,7 @@ _warned_of: set[tuple[str, str]] = set()
 class WeightedPPOConfig(PPOConfig):
     """Configuration of `WeightedPPO`: everything that RLlib's `PPOConfig` has, and the merge.
 
-    Example:
+    Examples:
         >>> from rllib_weighted import WeightedPPOConfig
         >>> config = (
         ...     WeightedPPOConfig()

@@ -249,7 +249,7 @@ def merge_grid(
     A strategy that has no minimum weight (`average`, `sum`) is a single point of it, with None,
     where a plain cross of two grids would train it once per minimum weight.
 
-    Example:
+    Examples:
         >>> from rllib_weighted import WeightedPPOConfig, merge_grid
         >>> config = WeightedPPOConfig().training(
         ...     **merge_grid(["average", "reward_weighted"], [1 / 32, 1 / 8, 1 / 2])

@@ -1,4 +1,4 @@
-"""The code on the documentation's pages is the code of the files that they show."""
+"""The specification's page shows the file that it is about; CONTRIBUTING lists what is needed."""
 
 from __future__ import annotations
 

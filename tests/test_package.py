@@ -19,6 +19,13 @@ heavy = {"ray", "torch", "gymnasium"} & set(sys.modules)
 assert not heavy, heavy
 """
 
+QUICK = """
+import sys
+before = set(sys.modules)
+import rllib_weighted
+slow = {"asyncio", "importlib.resources", "inspect", "wrapt"} & (set(sys.modules) - before)
+assert not slow, slow
+"""
 PACKAGE_FIRST = "import rllib_weighted\nfrom ray import tune"
 TUNE_FIRST = "from ray import tune\nimport rllib_weighted"
 RLLIB_LATER = "import rllib_weighted\nfrom ray.rllib.algorithms.ppo import PPO"
@@ -35,8 +42,8 @@ assert WeightedPPOConfig().algo_class is rllib_weighted.WeightedPPO
 
 @pytest.mark.parametrize(
     "code",
-    [LIGHT, PACKAGE_FIRST + KNOWN, TUNE_FIRST + KNOWN, RLLIB_LATER + KNOWN, CONFIG_ALONE],
-    ids=["light", "package first", "tune first", "rllib later", "config alone"],
+    [LIGHT, QUICK, PACKAGE_FIRST + KNOWN, TUNE_FIRST + KNOWN, RLLIB_LATER + KNOWN, CONFIG_ALONE],
+    ids=["light", "quick", "package first", "tune first", "rllib later", "config alone"],
 )
 def test_imports(code: str) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)

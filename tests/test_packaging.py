@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -139,3 +140,36 @@ def test_wheel_holds_types_examples_and_license(tmp_path, user_home):
         "rllib_weighted",
         f"rllib_weighted-{PROJECT['version']}.dist-info",
     }
+
+
+def test_the_container_copies_and_installs_what_there_is():
+    text = (ROOT / "ci" / "Containerfile").read_text().replace("\\\n", " ")
+    sources = [
+        source
+        for line in re.findall(r"^COPY (.+)$", text, re.MULTILINE)
+        for source in line.split()[:-1]
+    ]
+    assert {"rllib_weighted", "pyproject.toml", "README.md", "LICENSE"} <= set(sources)
+    assert [source for source in sources if not (ROOT / source).exists()] == []
+    (extras,) = re.findall(r"'\.\[([a-z0-9,]+)\]'", text)
+    assert set(extras.split(",")) <= PROJECT["optional-dependencies"].keys()
+    (python,) = re.findall(r"^FROM python:(\S+)-slim$", text, re.MULTILINE)
+    assert f"Programming Language :: Python :: {python}" in PROJECT["classifiers"]
+
+
+def test_the_kubernetes_job_runs_the_pinned_ray_and_a_command_that_there_is():
+    job = yaml.safe_load((ROOT / "ci" / "rayjob.yaml").read_text())
+    cluster = job["spec"]["rayClusterSpec"]
+    assert Version(cluster["rayVersion"]) == read_pins()["ray"]
+    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    images = {c["image"] for g in groups for c in g["template"]["spec"]["containers"]}
+    assert images == {"rllib-weighted"}
+    words = job["spec"]["entrypoint"].split()
+    assert words[:3] == ["rllib", "train", "file"]
+    assert (ROOT / words[3]).is_file()
+    cpus = sum(
+        int(group["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"])
+        * group.get("replicas", 1)
+        for group in groups
+    )
+    assert cpus >= 1 + 4  # The trial and its env runners, a CPU each.

@@ -191,7 +191,8 @@ NAMES: tuple[PrivateName, ...] = (
     PrivateName(_CONFIG, "_module_to_env_connector", "whether the user has connectors there"),
     PrivateName(_FILTER, "_filters", "the fast path filters observations without episodes"),
     PrivateName(_FILTER, "_init_new_filters", "likewise", ()),
-    PrivateName(_FILTER, "_update_stats", "likewise"),
+    PrivateName(_FILTER, "_update_stats", "likewise; False for a loaded policy"),
+    PrivateName("ray._common.deprecation", "logger", "RLlib warns of its own call at every module"),
     PrivateName(
         "ray.rllib.core.rl_module.torch.torch_rl_module:TorchRLModule",
         "_forward_exploration",

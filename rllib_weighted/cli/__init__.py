@@ -12,6 +12,8 @@ from rllib_weighted.core.redaction import redact
 
 if TYPE_CHECKING:
     from rllib_weighted.cli.evaluate import EvaluationResult, evaluate_checkpoint
+    from rllib_weighted.cli.export import ExportResult, export_policy
+    from rllib_weighted.cli.hub import push_checkpoint
     from rllib_weighted.cli.inputs import TrainFile, TrainOptions, load_experiments, load_file
     from rllib_weighted.cli.main import Example, find_example, list_examples, train_file_main
     from rllib_weighted.cli.report import report_results
@@ -20,16 +22,19 @@ if TYPE_CHECKING:
 __all__ = [
     "EvaluationResult",
     "Example",
+    "ExportResult",
     "InputError",
     "TrainFile",
     "TrainOptions",
     "TrainResult",
     "TrainingError",
     "evaluate_checkpoint",
+    "export_policy",
     "find_example",
     "list_examples",
     "load_experiments",
     "load_file",
+    "push_checkpoint",
     "report_results",
     "run_algorithm",
     "run_file",
@@ -69,6 +74,8 @@ class Aborted(KeyboardInterrupt):
 
 _NAMES = {
     "evaluate": ("EvaluationResult", "evaluate_checkpoint"),
+    "export": ("ExportResult", "export_policy"),
+    "hub": ("push_checkpoint",),
     "inputs": ("TrainFile", "TrainOptions", "load_experiments", "load_file"),
     "main": ("Example", "find_example", "list_examples", "train_file_main"),
     "report": ("report_results",),

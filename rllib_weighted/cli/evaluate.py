@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import math
 import os
-import re
 import statistics
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 from pyarrow import fs
 
 from rllib_weighted.cli import InputError, storage
+from rllib_weighted.cli.checkpoints import find_checkpoint
 from rllib_weighted.cli.cluster import quiet_ray
 from rllib_weighted.cli.inputs import load_experiments
 from rllib_weighted.core.checkpoints import MODULE_FOLDER, restoring
-from rllib_weighted.core.envs import env_creator, env_problem
+from rllib_weighted.core.envs import env_creator, env_problem, envpool_id
 from rllib_weighted.records.schema import is_uri
 from rllib_weighted.suggest import shown
 
@@ -31,9 +32,9 @@ if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
     from ray.rllib.env.env_context import EnvContext
     from ray.rllib.env.env_runner import EnvRunner
+    from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
-_MARK = "rllib_checkpoint.json"
-_RECORDED_ENV = "rllib_weighted-recorded"
+_SHOWN_ENV = "rllib_weighted-shown"
 _MAX_SEED = 2**32 - 1  # Of numpy's global generator.
 
 
@@ -72,14 +73,69 @@ class EvaluationResult:
         """Mean length in steps."""
         return statistics.fmean(self.lengths)
 
+    def to_json(self) -> str:
+        """Returns all of it as a JSON object; what is not finite is null there."""
+        values: dict[str, Any] = {
+            "checkpoint": self.checkpoint,
+            "explore": self.explore,
+            "return_mean": self.return_mean,
+            "return_std": self.return_std,
+            "length_mean": self.length_mean,
+            "returns": self.returns,
+            "lengths": self.lengths,
+            "videos": [str(path) for path in self.videos],
+        }
+        known = {
+            name: [_or_null(x) for x in value] if name == "returns" else _or_null(value)
+            for name, value in values.items()
+        }
+        return json.dumps(known, indent=2)
+
+
+def _or_null(value: Any) -> Any:  # Any of the above.
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@contextmanager
+def playing(num_episodes: int) -> Iterator[Callable[[float], None]]:
+    """Shows on a terminal's standard error how many episodes have been played, and the last return.
+
+    Yields:
+        What is to be called with each episode's return.
+    """
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("episodes"),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[last]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as progress:
+        task = progress.add_task("", total=num_episodes, last="")
+
+        def on_episode(value: float) -> None:
+            progress.update(task, advance=1, last=f"last return {value:.2f}")
+
+        yield on_episode
+
 
 def evaluate_checkpoint(
     checkpoint: str | Path,
     *,
     episodes: int = 10,
     seed: int | None = None,
+    deterministic: bool = False,
+    best: bool | None = None,
+    render: bool = False,
     video: str | Path | None = None,
+    video_episodes: int = 3,
     file: str | Path | None = None,
+    on_episode: Callable[[float], None] | None = None,
     verbose: bool = False,
 ) -> EvaluationResult:
     """Plays whole episodes with a checkpoint's policy.
@@ -88,13 +144,19 @@ def evaluate_checkpoint(
     the checkpoint's connectors and the state of their filters.
 
     Args:
-        checkpoint: An algorithm's checkpoint, or the folder of a trial or experiment, of which the
-            newest checkpoint is taken. A local path, or a URI such as `s3://bucket/results/name`.
+        checkpoint: An algorithm's checkpoint, or the folder of a trial or experiment; `best` says
+            which of those below. A local path, or a URI such as `s3://bucket/results/name`.
         episodes: How many episodes to play.
         seed: Seeds environments and actions; None takes the config's.
-        video: A folder to write an MP4 of each episode into.
+        deterministic: Whether the most likely actions are taken; else as the evaluation config's
+            `explore` says.
+        best: See `find_checkpoint`.
+        render: Whether to show the environment in a window.
+        video: A folder to write MP4s into.
+        video_episodes: Of how many episodes, the first ones.
         file: A training file to load first, for an environment that it registers. None loads the
             file that the experiment was started with, if the environment is unknown.
+        on_episode: Called with the return of each episode that has ended.
         verbose: Shows Ray's logs.
 
     Raises:
@@ -107,21 +169,31 @@ def evaluate_checkpoint(
         raise InputError(f"--seed must be from 0 to {_MAX_SEED}; found {shown(seed)}")
     if video is not None and Path(video).is_file():
         raise InputError(f"--video must be a folder; found the file {video}")
-    location = find_checkpoint(checkpoint)
+    if video is not None and render:
+        raise InputError("an environment renders into a window or a video: leave out one of both")
+    if video_episodes < 1:
+        raise InputError(f"--video-episodes must be at least 1; found {video_episodes}")
+    location = find_checkpoint(checkpoint, best=best)
     from rllib_weighted.core.seeding import seeded_globals
 
     folder = None if video is None else Path(video).expanduser().resolve()
     # Actions are drawn from the global generators.
     seeded = nullcontext() if seed is None else seeded_globals(seed)
-    with quiet_ray(verbose), _local_copy(location) as found, _explained(location, verbose):
+    with quiet_ray(verbose), local_copy(location) as found, _explained(location, verbose):
         if file is not None:
             load_experiments(file)
         with restoring(found):
             config = _evaluation_config(found, seed)
         _require_env(config, location)
         started = time.time_ns()
+        if deterministic:
+            config.explore = False
         if folder is not None:
-            _record_videos(config, folder)
+            _record_videos(config, folder, video_episodes)
+        elif render:
+            _show(config, "human", lambda env: env)
+        if on_episode is not None:
+            _report_episodes(config, on_episode)
         with seeded:
             runner = _restored_runner(config, found)
             try:
@@ -137,36 +209,8 @@ def evaluate_checkpoint(
     )
 
 
-def find_checkpoint(location: str | Path) -> str:
-    """Returns a checkpoint's location: the given one, or the newest below it.
-
-    Raises:
-        InputError: There is none.
-    """
-    text = storage.absolute(str(location))
-    storage.check_store(text)
-    filesystem, folder = storage.open_storage(text)
-    try:
-        if filesystem.get_file_info(folder).type != fs.FileType.Directory:
-            raise InputError(f"there is no folder {text}")
-        if filesystem.get_file_info(f"{folder}/{_MARK}").is_file:
-            return text
-        files = filesystem.get_file_info(fs.FileSelector(folder, recursive=True))
-    except OSError as error:
-        raise InputError(f"{text} cannot be read: {error}") from None
-    pattern = re.compile(rf"{re.escape(folder)}/([^/]+/)?checkpoint_[^/]*/{_MARK}")
-    marks = [info for info in files if pattern.fullmatch(info.path)]
-    if not marks:
-        raise InputError(
-            f"{text} is no checkpoint and holds none; give the folder of a checkpoint, a trial "
-            "or an experiment"
-        )
-    newest = max(marks, key=lambda info: (info.mtime_ns or 0, info.path))
-    return storage.parent(storage.locate(text, newest.path))
-
-
 @contextmanager
-def _local_copy(checkpoint: str) -> Iterator[Path]:
+def local_copy(checkpoint: str) -> Iterator[Path]:
     """Yields a local folder with the checkpoint: a temporary copy if it lies on a remote store."""
     if not is_uri(checkpoint):
         yield Path(checkpoint)
@@ -228,38 +272,68 @@ def _require_env(config: AlgorithmConfig, checkpoint: str) -> None:
         raise InputError(f"{problem}, and name that file with --file")
 
 
-def _record_videos(config: AlgorithmConfig, folder: Path) -> None:
-    """Replaces a config's environment by one that records each episode as an MP4 file.
+def _record_videos(config: AlgorithmConfig, folder: Path, num_episodes: int) -> None:
+    """Replaces a config's environment by one that records its first episodes as MP4 files.
 
     Raises:
         InputError: A package for writing videos is missing.
     """
     import gymnasium as gym
-    from ray.tune import register_env
 
     if importlib.util.find_spec("moviepy") is None:
         raise InputError('--video needs the package moviepy: pip install "rllib-weighted[video]"')
     # Keeps pygame from a screen and a sound card, which this machine may not have.
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
-    env, create = config.env, env_creator(config.env)
 
-    def create_recorded(context: EnvContext) -> gym.Env[Any, Any]:  # Of any spaces.
-        context["render_mode"] = "rgb_array"
-        built = create(context)
-        if built.render_mode != "rgb_array":
-            built.close()
-            raise InputError(
-                f"environment {env!r} cannot be recorded: its render_mode is "
-                f"{built.render_mode!r}, not 'rgb_array'. Its creator is given "
-                "`render_mode` in its config: pass it on"
-            )
+    def recorded(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
         return gym.wrappers.RecordVideo(
-            built, str(folder), episode_trigger=lambda episode: True, name_prefix="evaluation"
+            env,
+            str(folder),
+            episode_trigger=lambda episode: episode < num_episodes,
+            name_prefix="evaluation",
         )
 
-    register_env(_RECORDED_ENV, create_recorded)
-    config.env = _RECORDED_ENV
+    _show(config, "rgb_array", recorded)
+
+
+def _show(config: AlgorithmConfig, mode: str, wrap: Callable[[Any], Any]) -> None:
+    """Replaces a config's environment by one with a render mode, in a wrapper."""
+    from ray.tune import register_env
+
+    env = config.env
+    if envpool_id(env, getattr(config, "env_backend", "gymnasium")) is not None:
+        raise InputError(
+            f"environment {env!r} is stepped by EnvPool, which cannot be shown or recorded: train "
+            "with gymnasium's environment of that name to see it"
+        )
+    create = env_creator(env)
+
+    def create_shown(context: EnvContext) -> gym.Env[Any, Any]:  # Of any spaces.
+        context["render_mode"] = mode
+        built = create(context)
+        if built.render_mode != mode:
+            built.close()
+            raise InputError(
+                f"environment {env!r} cannot be shown or recorded: its render_mode is "
+                f"{built.render_mode!r}, not {mode!r}. Its creator is given `render_mode` in its "
+                "config: pass it on"
+            )
+        return wrap(built)
+
+    register_env(_SHOWN_ENV, create_shown)
+    config.env = _SHOWN_ENV
+
+
+def _report_episodes(config: AlgorithmConfig, on_episode: Callable[[float], None]) -> None:
+    """Has a config's env runner say when an episode has ended, besides its own callbacks."""
+    from ray.rllib.utils import force_list
+
+    def ended(*, episode: SingleAgentEpisode, **kwargs: Any) -> None:
+        on_episode(float(episode.get_return()))
+
+    own = force_list(config.callbacks_on_episode_end)
+    config.callbacks_on_episode_end = [*own, ended]
 
 
 def _videos_since(started: int, folder: Path) -> list[Path]:

@@ -155,18 +155,51 @@ def evaluate(
     checkpoint: Annotated[str, Argument(help="A checkpoint, or a trial's folder.")],
     episodes: Annotated[int, Option(min=1, help="Episodes to play.")] = 10,
     seed: Annotated[int | None, Option(help="Seeds environments and actions.")] = None,
+    deterministic: Annotated[
+        bool,
+        Option("--deterministic", help="Take the most likely actions, whatever the config says."),
+    ] = False,
+    best: Annotated[
+        bool | None,
+        Option(
+            "--best/--last",
+            help="Which checkpoint of a folder: the best by the sweep's metric, or the newest.",
+            show_default="best of several trials, last of one",
+        ),
+    ] = None,
+    render: Annotated[bool, Option("--render", help="Show the environment in a window.")] = False,
+    as_json: Annotated[bool, Option("--json", help="Print JSON, with every episode.")] = False,
     video: Annotated[str | None, Option(metavar="DIR", help="Write MP4s there.")] = None,
+    video_episodes: Annotated[
+        int | None, Option(min=1, help="Of so many episodes.", show_default="3")
+    ] = None,
     file: Annotated[
         str | None, Option(help="Training file that registers the environment.")
     ] = None,
     verbose: Annotated[bool, VERBOSE] = False,
 ) -> None:
     """Play whole episodes with a checkpoint's policy and print their returns."""
-    from rllib_weighted.cli.evaluate import evaluate_checkpoint
+    from rllib_weighted.cli.evaluate import evaluate_checkpoint, playing
 
-    result = evaluate_checkpoint(
-        checkpoint, episodes=episodes, seed=seed, video=video, file=file, verbose=verbose
-    )
+    if video_episodes is not None and video is None:
+        raise InputError("--video-episodes needs --video DIR")
+    with playing(episodes) as on_episode:
+        result = evaluate_checkpoint(
+            checkpoint,
+            episodes=episodes,
+            seed=seed,
+            deterministic=deterministic,
+            best=best,
+            render=render,
+            video=video,
+            video_episodes=video_episodes or 3,
+            file=file,
+            on_episode=on_episode,
+            verbose=verbose,
+        )
+    if as_json:
+        typer.echo(result.to_json())
+        return
     actions = "drawn, as in training" if result.explore else "the most likely ones"
     typer.echo(f"checkpoint   {printable(redact(result.checkpoint))}")
     typer.echo(f"episodes     {len(result.returns)} (actions {actions})")
@@ -177,6 +210,42 @@ def evaluate(
     typer.echo(f"length mean  {result.length_mean:.1f}")
     for path in result.videos:
         typer.echo(f"video        {printable(str(path))}")
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[str, Argument(help="A checkpoint, or a trial's folder.")],
+    onnx: Annotated[str | None, Option(metavar="FILE", help="ONNX file to write.")] = None,
+    torchscript: Annotated[
+        str | None, Option(metavar="FILE", help="TorchScript file to write.")
+    ] = None,
+    verbose: Annotated[bool, VERBOSE] = False,
+) -> None:
+    """Write a checkpoint's deterministic policy as a file, and check it."""
+    from rllib_weighted.cli.export import NUM_CHECKED, export_policy
+
+    result = export_policy(checkpoint, onnx=onnx, torchscript=torchscript, verbose=verbose)
+    typer.echo(f"checkpoint   {result.checkpoint}")
+    obs, action = (
+        ", ".join(["batch", *map(str, s)]) for s in (result.obs_shape, result.action_shape)
+    )
+    typer.echo(f"input        obs [{obs}] {result.obs_dtype}")
+    typer.echo(f"output       action [{action}]")
+    for file, difference in result.differences.items():
+        found = f"differs by {difference:.1g} at most over {NUM_CHECKED:,} observations"
+        typer.echo(f"written      {file} ({found})")
+
+
+@app.command("push-to-hub")
+def push_to_hub(
+    checkpoint: Annotated[str, Argument(help="A checkpoint, or a trial's folder.")],
+    repo: Annotated[str, Argument(metavar="OWNER/NAME", help="The model's repository.")],
+    private: Annotated[bool, Option("--private", help="Create it as a private one.")] = False,
+) -> None:
+    """Upload a checkpoint to the Hugging Face Hub, with a model card of its run."""
+    from rllib_weighted.cli.hub import push_checkpoint
+
+    typer.echo(f"uploaded to  {push_checkpoint(checkpoint, repo, private=private)}")
 
 
 @app.command()

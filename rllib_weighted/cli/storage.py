@@ -230,6 +230,8 @@ class ExperimentRecord:
         arguments: `algo`, `env` and `config`, if there was no file.
         settings: The `--set KEY=VALUE` texts.
         local_mode: Whether `--local-mode` was on.
+        metric: The metric of the file's `tune_config`, if it names one.
+        mode: "max" or "min", likewise.
     """
 
     file: str | None = None
@@ -237,6 +239,8 @@ class ExperimentRecord:
     arguments: dict[str, Any] | None = None  # Settings may be of any type.
     settings: list[str] = field(default_factory=list)
     local_mode: bool = False
+    metric: str | None = None
+    mode: str | None = None
 
 
 _ARGUMENTS = {"algo", "env", "config"}  # Of `run_algorithm`.

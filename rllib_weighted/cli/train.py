@@ -240,6 +240,8 @@ def _settled_record(asked: TrainFile, options: TrainOptions, experiment: str) ->
         arguments=asked.arguments,
         settings=list(options.settings),
         local_mode=options.local_mode,
+        metric=asked.tune_config.metric if asked.tune_config else None,
+        mode=asked.tune_config.mode if asked.tune_config else None,
     )
     before = storage.read_record(experiment) if options.resume else None
     if before is None:

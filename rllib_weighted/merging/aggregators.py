@@ -28,7 +28,7 @@ class TorchJD(Average):
     withstand corrupt workers, and so discard the one that succeeded. They have no minimum weight.
     Every step computes each worker's gradient by itself, in one batched pass.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from rllib_weighted.merging import TorchJD
         >>> TorchJD("TrimmedMean", {"trim_number": 1}).aggregate(

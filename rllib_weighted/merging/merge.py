@@ -183,7 +183,7 @@ def merge_weights(
     Ours, after arXiv 2304.12778. A worker with weight 2 moves the parameters exactly as two
     identical workers with weight 1 would.
 
-    Example:
+    Examples:
         >>> from rllib_weighted import merge_weights
         >>> merge_weights([1.0, 3.0], offset="min").tolist()
         [0.5, 1.5]

@@ -28,7 +28,7 @@ class Weighting(abc.ABC):
     here. Make it a frozen dataclass to give it options: each field is one, and is checked by its
     annotation.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from rllib_weighted.merging import Weighting, merge
         >>> class RewardPerLoss(Weighting):
@@ -145,7 +145,7 @@ class _Unweighted(Weighting):
 class Average(_Unweighted):
     """The mean of the workers' gradients: w_i = 1/N. Baseline; the minimum weight is ignored.
 
-    Example:
+    Examples:
         >>> from rllib_weighted.merging import Average, merge
         >>> merge(Average(), [3.0, 1.0]).weights.tolist()
         [0.5, 0.5]
@@ -160,7 +160,7 @@ class Average(_Unweighted):
 class Sum(_Unweighted):
     """The sum of the workers' gradients: w_i = 1. Baseline; the minimum weight is ignored.
 
-    Example:
+    Examples:
         >>> from rllib_weighted.merging import Sum, merge
         >>> merge(Sum(), [3.0, 1.0]).weights.tolist()
         [1.0, 1.0]
@@ -178,7 +178,7 @@ class ActorAverage(Average):
     Idea from arXiv 2304.12778: global consistency, individual exploration; it breaks when the
     workers drift too far apart.
 
-    Example:
+    Examples:
         >>> from rllib_weighted import WeightedPPOConfig
         >>> WeightedPPOConfig().training(
         ...     merge_strategy="actor_average"
@@ -195,7 +195,7 @@ class ActorSum(Sum):
 
     Idea from arXiv 2304.12778; see `ActorAverage`.
 
-    Example:
+    Examples:
         >>> from rllib_weighted.merging import ActorSum, merge
         >>> merge(ActorSum(), [3.0, 1.0]).weights.tolist()
         [1.0, 1.0]
@@ -277,7 +277,7 @@ class RewardWeighted(_SignalWeighted):
     or one that is new in every round, however long the episodes are; see `signal`.
     Idea from arXiv 2304.12778; the formula w_i = p_i + m is ours, after arXiv 2304.12778.
 
-    Example:
+    Examples:
         >>> from rllib_weighted.merging import RewardWeighted, merge
         >>> merge(RewardWeighted(), [3.0, 1.0], min_weight=0.5).weights.tolist()
         [1.25, 0.75]
@@ -318,7 +318,7 @@ class LossWeighted(_SignalWeighted):
     The paper leaves the direction open: direction="low" favours low losses. Idea from
     arXiv 2304.12778; the formula w_i = p_i + m is ours, after arXiv 2304.12778.
 
-    Example:
+    Examples:
         >>> from rllib_weighted.merging import LossWeighted, merge
         >>> LossWeighted(loss="policy", scope="round").signals
         ('round_policy_loss',)
@@ -326,8 +326,8 @@ class LossWeighted(_SignalWeighted):
         [0.0, 0.3333333333333333, 0.6666666666666666]
 
     Attributes:
-        offset, direction, transform, temperature, top_k, normalize, smoothing,
-            min_effective_workers: as in `RewardWeighted`.
+        offset, direction, transform, temperature, top_k: as in `RewardWeighted`.
+        normalize, smoothing, min_effective_workers: as in `RewardWeighted`.
         loss: which loss of the worker is the signal.
         scope: "minibatch": on the minibatch being merged, detached; "round": on the worker's
             whole batch, before the first step of the round.
@@ -375,7 +375,7 @@ class Learnability(_Adaptive):
     w_i = 1/N. After the score by which LILO (NeurIPS 2025) and arXiv 2408.15099 choose what to
     sample; as weights ours. It does nothing where all workers succeed alike.
 
-    Example:
+    Examples:
         >>> from rllib_weighted.merging import Learnability, merge
         >>> signals = {
         ...     "success": [0.5, 1.0],
@@ -422,7 +422,7 @@ class AdvantageScaled(_Adaptive):
     the batch: workers that saw no reward are not listened to. a = -1 quietens those with outliers.
     After PopArt (arXiv 1809.04474); the rule is ours.
 
-    Example:
+    Examples:
         >>> from rllib_weighted.merging import AdvantageScaled, merge
         >>> merge(AdvantageScaled(), [3.0, 1.0]).weights.tolist()
         [0.75, 0.25]
@@ -450,7 +450,7 @@ class InverseVariance(_Adaptive):
     effects, DerSimonian & Laird 1986; in reinforcement learning arXiv 2201.01666). A worker that is
     quiet because it sees nothing gets a high weight: not for sparse rewards.
 
-    Example:
+    Examples:
         >>> from rllib_weighted.merging import InverseVariance, merge
         >>> signals = {"gradient_noise": [1.0, 3.0], "gradient_spread": [0.0, 0.0]}
         >>> merge(InverseVariance(), signals).weights.tolist()

@@ -98,8 +98,8 @@ def resolve(
     """Return the filesystem of a location and its path there, without a trailing slash.
 
     Args:
-        location: A local path, absolute or not, or a URI such as ``s3://bucket/results``; a path
-            in `filesystem` if that is given.
+        location: A local path, absolute or not, with ``~`` for the home, or a URI such as
+            ``s3://bucket/results``; a path in `filesystem` if that is given.
         filesystem: Where the location lies; None to tell from the location.
 
     Raises:
@@ -107,7 +107,8 @@ def resolve(
     """
     path = os.fspath(location)
     if filesystem is None and not is_uri(path):
-        return fs.LocalFileSystem(), os.path.abspath(path).replace(os.sep, posixpath.sep)
+        local = os.path.abspath(os.path.expanduser(path))
+        return fs.LocalFileSystem(), local.replace(os.sep, posixpath.sep)
     if filesystem is None:
         try:
             filesystem, path = fs.FileSystem.from_uri(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import shutil
@@ -9,6 +10,7 @@ import statistics
 from pathlib import Path
 
 import pytest
+from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.connectors.env_to_module import MeanStdFilter
@@ -17,9 +19,12 @@ from rllib_weighted import WeightedPPOConfig
 from rllib_weighted._private import tune_registry
 from rllib_weighted.cli import InputError, storage
 from rllib_weighted.cli import evaluate as evaluate_module
-from rllib_weighted.cli.evaluate import evaluate_checkpoint, find_checkpoint
+from rllib_weighted.cli.checkpoints import find_checkpoint
+from rllib_weighted.cli.evaluate import EvaluationResult, evaluate_checkpoint
 from rllib_weighted.cli.storage import ExperimentRecord
+from tests.cli.test_main import failed, rllib
 from tests.sampling.envs import INF, ScriptedEnv
+from tests.sampling.helpers import make_config
 
 EPISODES = 6
 SEED = 7
@@ -208,3 +213,88 @@ def test_another_environment(
             evaluate_checkpoint(trained[0], episodes=1, file=file)
     finally:
         tune_registry().unregister("env_creator", "CartPole-v1")
+
+
+# Options
+
+
+@pytest.fixture(scope="module")
+def drawing(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint whose evaluation draws actions, untrained."""
+    folder = tmp_path_factory.mktemp("drawing") / "trial" / "checkpoint_000000"
+    algorithm = make_config().build_algo()
+    algorithm.save_to_path(str(folder))
+    algorithm.stop()
+    return folder
+
+
+def test_deterministic_is_rllibs_explore_false(drawing: Path) -> None:
+    result = evaluate_checkpoint(drawing, episodes=3, seed=4, deterministic=True)
+    drawn = evaluate_checkpoint(drawing, episodes=3, seed=4)
+    assert (drawn.explore, result.explore) == (True, False)
+    assert drawn.returns != result.returns
+    runner = evaluate_module._restored_runner(
+        evaluate_module._evaluation_config(drawing, 4), drawing
+    )
+    played = runner.sample(num_episodes=3, explore=False)
+    assert result.returns == [episode.get_return() for episode in played]
+
+
+def test_every_episode_is_told_when_it_ends(drawing: Path) -> None:
+    told: list[float] = []
+    result = evaluate_checkpoint(drawing, episodes=3, on_episode=told.append)
+    assert told == result.returns
+
+
+def test_only_the_first_episodes_are_recorded(drawing: Path, tmp_path: Path) -> None:
+    result = evaluate_checkpoint(drawing, episodes=3, video=tmp_path, video_episodes=2)
+    assert len(result.videos) == 2
+    assert len(result.returns) == 3
+
+
+def test_rendering_opens_a_window(drawing: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    modes: list[str] = []
+    monkeypatch.setattr(CartPoleEnv, "render", lambda self: modes.append(self.render_mode))
+    result = evaluate_checkpoint(drawing, episodes=1, render=True)
+    assert modes == ["human"] * (result.lengths[0] + 1)
+
+
+def test_json_has_every_episode(drawing: Path) -> None:
+    result = rllib("evaluate", drawing, "--episodes", "2", "--seed", "4", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    own = evaluate_checkpoint(drawing, episodes=2, seed=4)
+    assert found["returns"] == own.returns
+    assert found["return_mean"] == own.return_mean
+    assert found["checkpoint"] == str(drawing)
+
+
+def test_json_has_no_numbers_that_are_none() -> None:
+    result = EvaluationResult("x", [math.nan, 1.0], [1, 2], explore=True, videos=[])
+    found = json.loads(result.to_json(), parse_constant=pytest.fail)
+    assert found["returns"] == [None, 1.0]
+    assert found["return_mean"] is None
+
+
+def test_progress_is_for_terminals(capsys: pytest.CaptureFixture[str]) -> None:
+    with evaluate_module.playing(2) as on_episode:
+        on_episode(1.0)
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--video-episodes", "2"], "--video-episodes needs --video DIR"),
+        (["--video", "x", "--render"], "leave out one of both"),
+    ],
+)
+def test_options_that_do_not_go_together(drawing: Path, options: list[str], message: str) -> None:
+    assert message in failed(rllib("evaluate", drawing, *options))
+
+
+def test_envpools_environments_cannot_be_shown(drawing: Path) -> None:
+    config = evaluate_module._evaluation_config(drawing, None)
+    config.env = "envpool:CartPole-v1"
+    with pytest.raises(InputError, match="which cannot be shown or recorded"):
+        evaluate_module._show(config, "human", lambda env: env)

@@ -78,3 +78,9 @@ def test_a_torn_file_is_named(store: tuple[fs.FileSystem, str]) -> None:
         stream.write(b"PAR1")
     with pytest.warns(UserWarning, match=r"left out '.*torn\.parquet': "):
         assert rounds_of(read_history(root, filesystem)) == [1]
+
+
+def test_the_home_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert resolve("~/ray_results/run")[1] == f"{tmp_path}/ray_results/run"
+    assert resolve("run~1")[1].endswith("/run~1")
