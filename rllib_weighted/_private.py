@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ray.rllib.connectors.connector_pipeline_v2 import ConnectorPipelineV2
     from ray.rllib.connectors.env_to_module import MeanStdFilter
     from ray.rllib.env.env_runner_group import EnvRunnerGroup
+    from ray.rllib.env.single_agent_episode import SingleAgentEpisode
     from ray.rllib.utils.actor_manager import FaultTolerantActorManager
 
     from rllib_weighted.core.rollouts import EpisodeStats
@@ -168,7 +169,7 @@ def weights_version(env_runner: Any) -> int:
     return int(env_runner._weights_seq_no)
 
 
-def log_episodes(env_runner: Any, chunks: Sequence[EpisodeStats]) -> None:
+def log_episodes(env_runner: Any, chunks: Sequence[EpisodeStats | SingleAgentEpisode]) -> None:
     """Hands sampled chunks to an env runner's `get_metrics`, as RLlib's own loop does."""
     for chunk in chunks:
         if chunk.is_done:
@@ -176,8 +177,13 @@ def log_episodes(env_runner: Any, chunks: Sequence[EpisodeStats]) -> None:
         else:
             env_runner._ongoing_episodes_for_metrics[chunk.id_].append(chunk)
     env_runner._increase_sampled_metrics(
-        sum(chunk.length for chunk in chunks), sum(chunk.is_done for chunk in chunks)
+        sum(map(len, chunks)), sum(chunk.is_done for chunk in chunks)
     )
+
+
+def set_duration(episode: SingleAgentEpisode, seconds: float) -> None:
+    """Tells an episode that was made from arrays how long it took."""
+    episode._start_time, episode._last_step_time = 0.0, seconds
 
 
 def filtered(connector: MeanStdFilter, rows: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -47,6 +47,7 @@ from rllib_weighted._private import connector_pipelines
 from rllib_weighted.config import WeightedPPOConfig
 from rllib_weighted.core.checkpoints import restoring
 from rllib_weighted.core.episode_signals import EpisodeSignals
+from rllib_weighted.core.level_table import EndedPlay
 from rllib_weighted.core.messages import SampleRequest, UpdateRequest, UpdateResult
 from rllib_weighted.core.seeding import draw_root_seed, environment_seed
 from rllib_weighted.core.workers import WorkerLayout
@@ -80,6 +81,7 @@ logger = logging.getLogger(__name__)
 _STATE_KEY = "weighted_ppo"
 _LAYOUT = "layout"
 STALE_ROUNDS = 10  # In a row, before old signals are warned of.
+_LEVELS_KEY = "levels"
 
 
 @dataclass
@@ -143,6 +145,7 @@ class WeightedPPO(TrialPPO):
         super().setup(config)
         seed = self.config.seed
         self._progress = _Progress(draw_root_seed() if seed is None else seed)
+        self._levels = self.config.make_level_table()
         trial_id = self._tune_trial_id or posixpath.basename(self.logdir.rstrip("/"))
         filesystem, folder = self._trial_folder()
         self._history = MergeHistory(
@@ -206,6 +209,7 @@ class WeightedPPO(TrialPPO):
                 restore_id=self._restore_id,
                 per_worker_parameters=self._per_worker_parameters,
                 takes_columns=self._takes_columns(),
+                levels=None if self._levels is None else self._levels.draws(),
             ),
             self.config,
             self._calls,
@@ -355,8 +359,13 @@ class WeightedPPO(TrialPPO):
         drops = worker_drops(rollouts, result, layout)
         log_drops(progress.round, drops, self._drops)
         self._drops = drops
+        ended = None
+        if self._levels is not None:
+            ended = self._levels.update(rollouts.plays, result.value_errors if result else {})
+            for name, value in self._levels.summary().items():
+                self.metrics.log_value((names.MERGE, names.LEVELS, name), value, window=1)
         records = worker_records(
-            rollouts, result, drops, layout=layout, root_seed=progress.root_seed
+            rollouts, result, drops, layout=layout, root_seed=progress.root_seed, ended=ended
         )
         summary = summarize(
             records,
@@ -463,6 +472,8 @@ class WeightedPPO(TrialPPO):
         state: dict[str, Any] = super().get_state(*args, **kwargs)
         layout = dataclasses.asdict(self.config.worker_layout)
         state[_STATE_KEY] = {**dataclasses.asdict(self._progress), _LAYOUT: layout}
+        if self._levels is not None:
+            state[_STATE_KEY][_LEVELS_KEY] = self._levels.get_state()
         return state
 
     @override(Algorithm)
@@ -473,6 +484,9 @@ class WeightedPPO(TrialPPO):
             return  # A part of a state only.
         self._progress = self._restored_progress(state)
         self._idleness = Idleness()
+        self._levels = self.config.make_level_table()
+        if self._levels is not None:
+            self._levels.set_state(state.get(_STATE_KEY, {}).get(_LEVELS_KEY))
         self._restore_id = uuid.uuid4().hex
         if self._history is not None:
             self._history.describe(self.config.resolved_settings())
@@ -491,6 +505,7 @@ class WeightedPPO(TrialPPO):
             return _Progress(self._progress.root_seed, round=state[TRAINING_ITERATION])
         own = dict(state[_STATE_KEY])
         layout = own.pop(_LAYOUT, None)
+        own.pop(_LEVELS_KEY, None)
         progress, now = _Progress.from_state(own), self.config.worker_layout
         # 0.1 did not save it; but every slot has a counter from the first round on.
         known = now if len(progress.num_resets) in (0, now.num_slots) else None
@@ -574,6 +589,7 @@ def worker_records(
     *,
     layout: WorkerLayout,
     root_seed: int,
+    ended: list[EndedPlay] | None = None,
 ) -> list[WorkerRecord]:
     """Returns a record per configured worker.
 
@@ -583,18 +599,22 @@ def worker_records(
         drops: The workers that were dropped; see `worker_drops`.
         layout: Numbering of the workers.
         root_seed: The run's root seed.
+        ended: The episodes that ended, if episodes are of levels.
     """
     records = []
     measured = result.gradient_signals if result else {}
     for worker in range(layout.num_workers):
         returns = rollouts.returns.get(worker, [])
+        plays = None if ended is None else [play for play in ended if play.worker == worker]
         records.append(
             WorkerRecord(
                 worker=worker,
                 env_runner=layout.env_runner(worker),
                 env_index=layout.env_index(worker),
-                # Of its first episode ("fixed": of all of them).
-                seed=environment_seed(
+                # Of its first episode ("fixed": of all of them); levels belong to no worker.
+                seed=None
+                if plays is not None
+                else environment_seed(
                     root_seed,
                     slot=layout.first_slot(worker),
                     num_slots=layout.num_slots,
@@ -612,6 +632,8 @@ def worker_records(
                 signal_age=result.ages[worker] if result and result.ages else None,
                 gradient_noise=measured.get(names.GRADIENT_NOISE, {}).get(worker),
                 gradient_agreement=measured.get(names.GRADIENT_AGREEMENT, {}).get(worker),
+                levels=None if plays is None else [play.level for play in plays],
+                level_returns=None if plays is None else [play.episode_return for play in plays],
             )
         )
     return records

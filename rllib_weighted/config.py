@@ -10,12 +10,19 @@ from typing import Any
 import numpy as np
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.algorithms.ppo.ppo import PPOConfig
+from ray.rllib.connectors.module_to_env import ListifyDataForVectorEnv
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.schedules.scheduler import Scheduler
 from typing_extensions import Self
 
 import rllib_weighted
+from rllib_weighted.core.actions import CountActions, is_counted_elsewhere
+from rllib_weighted.core.contexts import Context, WorkerContexts, resolve_contexts
 from rllib_weighted.core.durable import DEFAULT_TIMEOUT_S
+from rllib_weighted.core.envs import share_gym_env
+from rllib_weighted.core.level_table import LevelTable
+from rllib_weighted.core.levels import LevelPool, resolve_level_options
+from rllib_weighted.core.observations import cast_observations
 from rllib_weighted.core.workers import MergeUnit, WorkerLayout
 from rllib_weighted.learning.interfaces import Halves
 from rllib_weighted.learning.learner import WeightedPPOLearner
@@ -24,19 +31,27 @@ from rllib_weighted.learning.parameters import ActorExport
 from rllib_weighted.merging import SIGNALS, MergeChoice, Weighting, resolve_strategy
 from rllib_weighted.records.origin import resolved_settings
 from rllib_weighted.sampling.env_runner import WeightedEnvRunner
-from rllib_weighted.validation import CHECKED_NUMBERS, config_problems, has_sound_counts
+from rllib_weighted.validation import (
+    CHECKED_NUMBERS,
+    config_problems,
+    has_sound_counts,
+    no_ops,
+)
 
 logger = logging.getLogger(__name__)
 
 _LACKED_BY_0_1 = (
     "env_backend",
+    "level_options",
     "max_missed_rounds",
     "max_rounds_without_update",
     "merge_diagnostics_halves",
     "merge_diagnostics_interval",
     "merge_parts",
+    "observation_scale",
     "per_worker_parameters",
     "storage_timeout_s",
+    "worker_env_config",
 )
 _warned_of: set[tuple[str, str]] = set()
 
@@ -56,11 +71,14 @@ class WeightedPPOConfig(PPOConfig):
 
     # Also of the class: 0.1 did not have these settings, and configs in its checkpoints lack them.
     env_backend = "gymnasium"
+    observation_scale: float = 1.0
     per_worker_parameters: bool | None = None
     max_missed_rounds: int | None = 3
     max_rounds_without_update: int | None = 5
     storage_timeout_s = DEFAULT_TIMEOUT_S
     merge_diagnostics_interval: int | None = None
+    worker_env_config: WorkerContexts | None = None
+    level_options: dict[str, Any] = {}  # noqa: RUF012 (a default, not written to)
     merge_diagnostics_halves: Halves = "steps"
     merge_parts: dict[str, Any] | None = None
 
@@ -79,7 +97,10 @@ class WeightedPPOConfig(PPOConfig):
         self.advantage_normalization = "worker"
         self.actor_export: ActorExport = "best"
         self.env_seeding = "stream"
+        self.level_options = {}
+        self.worker_env_config = None
         self.env_backend = "gymnasium"
+        self.observation_scale = 1.0
         self.fast_learner = True
         self.fast_sampling = True
         self.max_missed_rounds = 3
@@ -165,6 +186,8 @@ class WeightedPPOConfig(PPOConfig):
         self,
         *,
         env_seeding: Any = NotProvided,
+        level_options: Any = NotProvided,
+        worker_env_config: Any = NotProvided,
         env_backend: Any = NotProvided,
         fast_sampling: Any = NotProvided,
         **kwargs: Any,
@@ -174,10 +197,21 @@ class WeightedPPOConfig(PPOConfig):
         Args:
             env_seeding: "stream" (default): every episode of a worker is new, and the same again
                 in a second run. "fixed": every reset of a sub-environment uses its own seed
-                again, so that workers differ for the whole run.
+                again, so that workers differ for the whole run. "prioritized": every episode is
+                of a level that is drawn from a pool by how much there is to learn from it and by
+                how long ago it was played, after arXiv 2010.03934.
+            level_options: Options of "prioritized", by name: `pool` (a number of levels, a list of
+                seeds or a list of dicts that are merged into `env_config`; 8 levels per worker),
+                `score` ("value_error", "learnability", "return" or a function), `beta` (0.1),
+                `staleness` (0.1), `window` (10) and `success_return`; see
+                `rllib_weighted.core.levels.LevelOptions`.
+            worker_env_config: What each worker's `env_config` is updated by: a list of dicts, one
+                per worker, or a function from the worker's number (0 … N - 1) to its dict, which
+                must return the same in every process. Evaluation takes all of them in turn,
+                episode by episode, or those in `evaluation_config={"worker_env_config": [...]}`.
             env_backend: What steps the environments: "gymnasium" (default), or "envpool", whose own
                 environments are several times as fast; `.environment("envpool:<id>")` says the
-                same. EnvPool cannot seed an episode: `env_seeding="fixed"` is refused, and a
+                same. EnvPool cannot seed an episode: only `env_seeding="stream"` is taken, and a
                 restored run goes on with new episodes, not with those it would have seen.
             fast_sampling: Whether rollouts are sampled on arrays, and handed on as such, where
                 nothing in the config can see the difference (default True). False: always in
@@ -189,6 +223,8 @@ class WeightedPPOConfig(PPOConfig):
         """
         given = {
             "env_seeding": env_seeding,
+            "level_options": level_options,
+            "worker_env_config": worker_env_config,
             "env_backend": env_backend,
             "fast_sampling": fast_sampling,
         }
@@ -214,6 +250,23 @@ class WeightedPPOConfig(PPOConfig):
         """
         super().learners(**kwargs)
         self._set_given(fast_learner=fast_learner)
+        return self
+
+    @override(PPOConfig)
+    def rl_module(self, *, observation_scale: Any = NotProvided, **kwargs: Any) -> Self:
+        """Sets the configuration of the module.
+
+        Args:
+            observation_scale: What RLlib's default module multiplies observations by, after it has
+                made floats of them (default 1: whole numbers keep their values). 1 / 255 for
+                images: they stay uint8 in rollouts and batches.
+            kwargs: Everything that `AlgorithmConfig.rl_module` takes.
+
+        Returns:
+            This updated config.
+        """
+        super().rl_module(**kwargs)
+        self._set_given(observation_scale=observation_scale)
         return self
 
     @override(PPOConfig)
@@ -306,6 +359,43 @@ class WeightedPPOConfig(PPOConfig):
             config=self.copy(), module_spec=rl_module_spec, placement_group=placement_group
         )
 
+    @override(AlgorithmConfig)
+    def get_rl_module_spec(self, *args: Any, **kwargs: Any) -> Any:
+        spec = super().get_rl_module_spec(*args, **kwargs)
+        cast_observations(spec, self.observation_scale)
+        return spec
+
+    @override(AlgorithmConfig)
+    def get_multi_rl_module_spec(self, **kwargs: Any) -> Any:
+        spec = super().get_multi_rl_module_spec(**kwargs)
+        for module_spec in spec.rl_module_specs.values():
+            cast_observations(module_spec, self.observation_scale)
+        return spec
+
+    @override(AlgorithmConfig)
+    def build_module_to_env_connector(self, env: Any = None, spaces: Any = None) -> Any:
+        pipeline = super().build_module_to_env_connector(env=env, spaces=spaces)
+        if (
+            self.add_default_connectors_to_module_to_env_pipeline
+            and pipeline.input_action_space is not None
+            and is_counted_elsewhere(pipeline.input_action_space)
+        ):
+            pipeline.insert_before(ListifyDataForVectorEnv, CountActions())
+        return pipeline
+
+    @override(AlgorithmConfig)
+    def get_evaluation_config_object(self) -> AlgorithmConfig | None:
+        """Returns evaluation's config, with the contexts that its env runners take in turn."""
+        own: AlgorithmConfig | None = super().get_evaluation_config_object()
+        if isinstance(own, WeightedPPOConfig):
+            given = own.worker_env_config  # Its own, or else this config's.
+            contexts = resolve_contexts(given, self.worker_layout.num_workers)
+            pool = self.level_pool()
+            if not contexts and pool is not None:
+                contexts = list(pool.contexts or ())
+            own.worker_env_config = contexts or None
+        return own
+
     @override(PPOConfig)
     def validate(self) -> None:
         """Checks all settings at once.
@@ -329,8 +419,14 @@ class WeightedPPOConfig(PPOConfig):
                 + _listed(problems)
             )
         self._validate_upstream()
+        mode = getattr(self.gym_env_vectorize_mode, "value", self.gym_env_vectorize_mode)
+        if mode != "vector_entry_point":
+            share_gym_env(self.env)
         if self._validate_config:
             self._warn_of_unused_min_weight()
+            for name, text in no_ops(self).items():
+                _warn_once((name, ""), text)
+            self._warn_of_unused_level_options()
 
     def _validate_upstream(self) -> None:
         """Runs RLlib's own validation, to which `minibatch_size` is that of a single learner.
@@ -349,14 +445,19 @@ class WeightedPPOConfig(PPOConfig):
     def _warn_of_unused_min_weight(self) -> None:
         strategy = self.resolve_merge_strategy()
         choice = type(strategy).__name__, str(self.min_weight)
-        if self.min_weight is None or strategy.uses_min_weight or choice in _warned_of:
-            return
-        _warned_of.add(choice)  # A config is validated many times on its way to the workers.
-        logger.warning(
-            "`min_weight`=%s is ignored: `merge_strategy`=%r has no minimum weight.",
-            self.min_weight,
-            self.merge_strategy,
-        )
+        if self.min_weight is not None and not strategy.uses_min_weight:
+            _warn_once(
+                choice,
+                f"`min_weight`={self.min_weight} is ignored: `merge_strategy`="
+                f"{self.merge_strategy!r} has no minimum weight.",
+            )
+
+    def _warn_of_unused_level_options(self) -> None:
+        if self.level_options and self.env_seeding != "prioritized":
+            _warn_once(
+                ("level_options", str(self.level_options)),
+                f'`level_options` is ignored: `env_seeding`="{self.env_seeding}" draws no levels.',
+            )
 
     # The merge's settings, resolved
 
@@ -376,6 +477,24 @@ class WeightedPPOConfig(PPOConfig):
     def worker_layout(self) -> WorkerLayout:
         """Numbering of the workers that are merged."""
         return WorkerLayout(self.num_env_runners, self.num_envs_per_env_runner, self.merge_unit)
+
+    def env_contexts(self) -> list[Context]:
+        """Returns each worker's context, in evaluation those that come in turn; [] without any."""
+        return resolve_contexts(self.worker_env_config, self.worker_layout.num_workers)
+
+    def level_pool(self) -> LevelPool | None:
+        """Returns the levels that episodes are drawn from; None if they are not."""
+        if self.env_seeding != "prioritized":
+            return None
+        options = resolve_level_options(self.level_options)
+        return LevelPool.of(options.pool, self.worker_layout.num_workers)
+
+    def make_level_table(self) -> LevelTable | None:
+        """Returns a new table of the levels; None if there are none."""
+        pool = self.level_pool()
+        if pool is None:
+            return None
+        return LevelTable(pool, resolve_level_options(self.level_options))
 
     def resolve_merge_strategy(self) -> Weighting:
         """Returns the strategy object that `merge_strategy` and `merge_options` name."""
@@ -425,8 +544,11 @@ class WeightedPPOConfig(PPOConfig):
                 for option in dataclasses.fields(strategy)
                 if getattr(strategy, option.name) != option.default
             }
+        settings = self.to_dict()
+        if callable(self.worker_env_config):
+            settings["worker_env_config"] = self.env_contexts()
         return resolved_settings(
-            self.to_dict(),
+            settings,
             merge_strategy=name if isinstance(name, str) else type(strategy).__name__,
             merge_options=options,
             min_weight=min_weight if strategy.uses_min_weight else None,
@@ -441,8 +563,15 @@ class WeightedPPOConfig(PPOConfig):
         return float(scheduler.update(timestep=env_steps))
 
 
+def _warn_once(key: tuple[str, str], text: str) -> None:
+    if key not in _warned_of:  # A config is validated many times on its way to the workers.
+        _warned_of.add(key)
+        logger.warning(text)
+
+
 def _listed(problems: list[str]) -> str:
-    return "\n".join(f"- {problem}" for problem in problems)
+    # A problem may hold a traceback.
+    return "\n".join("- " + problem.replace("\n", "\n  ") for problem in problems)
 
 
 def _upstream_problems(validate: Callable[[], None]) -> list[str]:

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
 from rllib_weighted._private import batch_size_per_learner, grad_scaler_class
+from rllib_weighted.core.contexts import context_problems
 from rllib_weighted.core.envs import env_problem, envpool_id
+from rllib_weighted.core.level_table import score_problem
+from rllib_weighted.core.levels import LevelPool, level_problems, resolve_level_options
 from rllib_weighted.core.modules import user_override
 from rllib_weighted.learning.learner import WeightedPPOLearner
 from rllib_weighted.merging import MergeChoice, strategy_problems
@@ -110,6 +113,7 @@ _NUMBERS = _COUNTS | {
     "kl_coeff": _NOT_NEGATIVE,
     "kl_target": _POSITIVE,
     "grad_clip": _POSITIVE_OR_NONE,
+    "observation_scale": _POSITIVE,
     "storage_timeout_s": _NOT_NEGATIVE,
     "seed": _Rule(
         f"None or a whole number from 0 to {_MAX_SEED}",
@@ -126,7 +130,7 @@ _RULES = _NUMBERS | {
     "merge_unit": _one_of("env_runner", "env"),
     "advantage_normalization": _one_of("worker", "batch", "none"),
     "merge_diagnostics_halves": _one_of("steps", "episodes"),
-    "env_seeding": _one_of("stream", "fixed"),
+    "env_seeding": _one_of("stream", "fixed", "prioritized"),
     "env_backend": _one_of("gymnasium", "envpool"),
     "actor_export": _one_of("best", "mean"),
     "batch_mode": _one_of("truncate_episodes", "complete_episodes"),
@@ -203,9 +207,36 @@ def config_problems(config: WeightedPPOConfig) -> list[str]:
     if not any(_broken_rules(config, (*_COUNTS, "merge_unit"))):
         compares = not of_strategy and bool(config.resolve_merge_strategy().signals)
         problems += _workers(config, compares)
+        problems += _contexts(config)
+        problems += _levels(config)
     problems += _envpool(config)
     problem = env_problem(config.env, config.env_backend)
     return [*problems, problem] if problem else problems
+
+
+def no_ops(config: WeightedPPOConfig) -> dict[str, str]:
+    """Returns settings that are set and that RLlib's new API stack (2.60) does not read.
+
+    Returns:
+        Name -> what to say, with what takes its place.
+    """
+    found = {
+        "clip_rewards": (config.clip_rewards, "clip them in a wrapper of the environment"),
+        "observation_filter": (
+            config.observation_filter not in (None, "NoFilter"),
+            "use `config.env_runners(env_to_module_connector=lambda env, spaces, device: "
+            "MeanStdFilter())`",
+        ),
+        "use_attention": (
+            config.model_config.get("use_attention"),
+            "use `use_lstm`, or an RLModule of your own",
+        ),
+    }
+    return {
+        name: f"`{name}` is ignored: RLlib's new API stack does not read it; {remedy}."
+        for name, (is_set, remedy) in found.items()
+        if is_set
+    }
 
 
 def has_sound_counts(config: WeightedPPOConfig) -> bool:
@@ -381,17 +412,110 @@ def _envpool(config: WeightedPPOConfig) -> Iterator[str]:
     """What does not go together with EnvPool."""
     if envpool_id(config.env, config.env_backend) is None:
         return
-    if config.env_seeding == "fixed":
+    if config.env_seeding in ("fixed", "prioritized"):
         yield (
             '`env_seeding` should be "stream" with EnvPool, which cannot seed an episode, found '
-            '"fixed": leave it out, or use `env_backend`="gymnasium"'
+            f'"{config.env_seeding}": leave it out, or use `env_backend`="gymnasium"'
         )
+    if config.worker_env_config is not None:
+        yield from _envpool_contexts(config)
     mode = getattr(config.gym_env_vectorize_mode, "value", config.gym_env_vectorize_mode)
     if mode != "sync":
         yield (
             f'`gym_env_vectorize_mode` should be "sync" with EnvPool, found "{mode}": leave it '
             "out, EnvPool steps all sub-environments by itself"
         )
+
+
+def _envpool_contexts(config: WeightedPPOConfig) -> Iterator[str]:
+    """An EnvPool has one set of options for all of its sub-environments, and for all its life."""
+    if config.merge_unit == "env" and config.num_envs_per_env_runner != 1:
+        yield (
+            '`worker_env_config` should go with `merge_unit`="env_runner" or '
+            "`num_envs_per_env_runner`=1 with EnvPool, whose sub-environments share their options, "
+            f'found `merge_unit`="env" with {config.num_envs_per_env_runner} sub-environments: '
+            'change one of them, or use `env_backend`="gymnasium"'
+        )
+    own = _evaluation_settings(config)
+    backend = own.get("env_backend", config.env_backend)
+    if not config.evaluation_interval or envpool_id(own.get("env", config.env), backend) is None:
+        return
+    contexts = own.get("worker_env_config", config.worker_env_config)
+    if callable(contexts) or not isinstance(contexts, (list, tuple)) or len(contexts) != 1:
+        yield (
+            "evaluation should have a single context with EnvPool, which cannot change them "
+            "between episodes: evaluate gymnasium's environment (`evaluation_config="
+            '{"env_backend": "gymnasium"}`, or another `env` there), or give one context, '
+            '`evaluation_config={"worker_env_config": [{…}]}`'
+        )
+
+
+def _evaluation_settings(config: WeightedPPOConfig) -> dict[str, Any]:
+    """Returns the settings that evaluation overrides."""
+    return config.evaluation_config if isinstance(config.evaluation_config, dict) else {}
+
+
+def _contexts(config: WeightedPPOConfig) -> Iterator[str]:
+    """What is wrong with the workers' contexts, and with those of evaluation."""
+    num_workers = config.worker_layout.num_workers
+    own = _evaluation_settings(config)
+    yield from context_problems(
+        "worker_env_config",
+        config.worker_env_config,
+        num_workers=num_workers,
+        env=config.env,
+        backend=config.env_backend,
+    )
+    yield from context_problems(
+        "worker_env_config` of `evaluation_config",
+        own.get("worker_env_config"),
+        num_workers=num_workers,
+        env=own.get("env", config.env),
+        backend=own.get("env_backend", config.env_backend),
+        any_number=True,
+    )
+    if _builds_its_parts(config) and config.worker_env_config is not None:
+        yield (
+            '`worker_env_config` needs `gym_env_vectorize_mode`="sync" or "async", found '
+            '"vector_entry_point": such an environment builds its parts by itself.'
+        )
+
+
+def _levels(config: WeightedPPOConfig) -> Iterator[str]:
+    """What is wrong with the levels, if episodes are drawn from them."""
+    if config.env_seeding != "prioritized":
+        return
+    num_workers = config.worker_layout.num_workers
+    found = [
+        *level_problems(
+            config.level_options,
+            num_workers=num_workers,
+            env=config.env,
+            backend=config.env_backend,
+        )
+    ]
+    if not found:
+        options = resolve_level_options(config.level_options)
+        pool = LevelPool.of(options.pool, num_workers)
+        problem = score_problem(options, pool.size) if callable(options.score) else None
+        found += [problem] if problem else []
+        if pool.contexts and config.worker_env_config is not None:
+            found.append(
+                "`worker_env_config` gives each worker a context, and the `pool` of "
+                f"`level_options` gives each episode one of {pool.size}: leave one of them out"
+            )
+    yield from found
+    ignored = {"level_options", "env_seeding"} & _evaluation_settings(config).keys()
+    for name in sorted(ignored):
+        yield (
+            f"`{name}` has no meaning in `evaluation_config`: evaluation draws no levels. Give it "
+            'contexts with `evaluation_config={"worker_env_config": [{…}, …]}`, or leave it out'
+        )
+
+
+def _builds_its_parts(config: WeightedPPOConfig) -> bool:
+    mode = getattr(config.gym_env_vectorize_mode, "value", config.gym_env_vectorize_mode)
+    return bool(mode == "vector_entry_point")
 
 
 def _workers(config: WeightedPPOConfig, compares: bool) -> Iterator[str]:
@@ -437,9 +561,8 @@ def _workers(config: WeightedPPOConfig, compares: bool) -> Iterator[str]:
             f"{layout.num_workers}, a sample or more of each of the {count}, found "
             f"{_shown(minibatch)}: raise it, or use None"
         )
-    mode = getattr(config.gym_env_vectorize_mode, "value", config.gym_env_vectorize_mode)
-    if mode == "vector_entry_point" and config.env_seeding == "fixed":
+    if _builds_its_parts(config) and config.env_seeding in ("fixed", "prioritized"):
         yield (
-            '`env_seeding`="fixed" needs `gym_env_vectorize_mode`="sync" or "async", found '
-            '"vector_entry_point": such an environment resets its parts by itself.'
+            f'`env_seeding`="{config.env_seeding}" needs `gym_env_vectorize_mode`="sync" or '
+            '"async", found "vector_entry_point": such an environment resets its parts by itself.'
         )

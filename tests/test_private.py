@@ -102,6 +102,12 @@ NAMES: tuple[PrivateName, ...] = (
     ),
     PrivateName(
         _ALGORITHM,
+        "_evaluate_with_auto_duration",
+        "overridden: a round that is shorter than an episode of evaluation reports one",
+        ("parallel_train_future",),
+    ),
+    PrivateName(
+        _ALGORITHM,
         "_counters",
         "RLlib counts restored env runners there",
     ),
@@ -173,6 +179,14 @@ NAMES: tuple[PrivateName, ...] = (
         "metrics of the fast path",
         ("num_steps", "num_episodes_completed"),
     ),
+    *(
+        PrivateName(
+            "ray.rllib.env.single_agent_episode:SingleAgentEpisode",
+            name,
+            "an episode that is made from arrays says how long it took",
+        )
+        for name in ("_start_time", "_last_step_time")
+    ),
     PrivateName(_CONFIG, "_env_to_module_connector", "whether the user has connectors there"),
     PrivateName(_CONFIG, "_module_to_env_connector", "whether the user has connectors there"),
     PrivateName(_FILTER, "_filters", "the fast path filters observations without episodes"),
@@ -209,7 +223,16 @@ NAMES: tuple[PrivateName, ...] = (
         )
         for name in ("_setup_trial", "_trial_continue", "_trial_csv", "_trial_files")
     ),
-    # core/modules, learning
+    # core, learning
+    *(
+        PrivateName(
+            "ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module:DefaultPPOTorchRLModule",
+            name,
+            "overridden: observations become floats",
+            ("batch", "kwargs"),
+        )
+        for name in ("_forward", "_forward_train")
+    ),
     PrivateName(
         _TORCH_MODULE,
         "_parameters",

@@ -162,3 +162,22 @@ def test_a_reused_process_starts_over_with_the_new_config(build: Any) -> None:
     assert losses[0] == losses[1]
     assert reused.config.gamma == 0.5
     assert reused._tune_trial_id == "two"
+
+
+def test_parallel_evaluation_reports_an_episode_in_rounds_shorter_than_one(build: Any) -> None:
+    """With `evaluation_duration="auto"` RLlib stops with the round, and reports nothing."""
+    config = small_config().training(train_batch_size=20, minibatch_size=20)
+    algorithm = build(
+        config.evaluation(
+            evaluation_interval=1,
+            evaluation_num_env_runners=1,
+            evaluation_duration="auto",
+            evaluation_parallel_to_training=True,
+        )
+    )
+    results = [algorithm.train()["evaluation"]["env_runners"] for _ in range(4)]
+    for result in results:
+        assert result["num_episodes"] >= 1
+        assert result["episode_return_mean"] >= 1
+    # Not the first one's again: with newer and newer weights.
+    assert results[-1]["weights_seq_no"] > results[1]["weights_seq_no"] > 0

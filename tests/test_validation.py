@@ -52,6 +52,7 @@ NUMBERS = {
     "vf_loss_coeff": ([0, 0.5, 2], [-1, -0.5]),
     "kl_coeff": ([0, 0.2], [-1, -0.2]),
     "kl_target": ([0.01, 1], [-1, 0]),
+    "observation_scale": ([1, 0.5, 1 / 255], [-1, 0, -0.1]),
     "storage_timeout_s": ([0, 0.5, 300], [-1, math.inf]),
     "grad_clip": ([None, 0.5, 40], [-1, 0, -0.5]),
     "min_weight": ([None, 0, 0.0, 0.125, 3, [[0, 0.5], [1e6, 0]]], [-1, -1.0, -1e-9]),
@@ -283,6 +284,39 @@ def test_what_does_not_go_with_parameters_per_worker(settings, cause):
             {"gym_env_vectorize_mode": "vector_entry_point", "env_seeding": "fixed"},
             '"vector_entry_point"',
         ),
+        (
+            {"gym_env_vectorize_mode": "vector_entry_point", "env_seeding": "prioritized"},
+            '`env_seeding`="prioritized" needs .* found "vector_entry_point"',
+        ),
+        (
+            {"gym_env_vectorize_mode": "vector_entry_point", "worker_env_config": [{}, {}]},
+            '`worker_env_config` needs .* found "vector_entry_point"',
+        ),
+        ({"worker_env_config": [{}]}, "list of 2 dicts, one per worker, found 1"),
+        (
+            {"evaluation_config": {"worker_env_config": [{"gravty": 1}]}},
+            "`worker_env_config` of `evaluation_config` should hold keys that .*found 'gravty'",
+        ),
+        (
+            {"env_seeding": "prioritized", "level_options": {"pool": 1}},
+            "`pool` of `level_options` should hold 2 levels or more, one for each worker, found 1",
+        ),
+        (
+            {"env_seeding": "prioritized", "level_options": {"score": "regret"}},
+            "one of 'value_error', 'learnability', 'return', or a function, found 'regret'",
+        ),
+        (
+            {
+                "env_seeding": "prioritized",
+                "level_options": {"pool": [{}, {}]},
+                "worker_env_config": [{}, {}],
+            },
+            "gives each episode one of 2: leave one of them out",
+        ),
+        (
+            {"env_seeding": "prioritized", "evaluation_config": {"level_options": {"pool": 3}}},
+            "`level_options` has no meaning in `evaluation_config`",
+        ),
         ({"env": "NoSuchEnv-v0"}, "'NoSuchEnv-v0' is not registered"),
         ({"env": None}, "no environment is set"),
     ],
@@ -290,6 +324,61 @@ def test_what_does_not_go_with_parameters_per_worker(settings, cause):
 def test_settings_that_do_not_go_together(settings, match):
     found = problems(**settings)
     assert any(re.search(match, sentence) for sentence in found), found
+
+
+def test_levels_and_contexts():
+    assert problems(worker_env_config=[{}, {"sutton_barto_reward": True}]) == []
+    assert problems(env_seeding="prioritized") == []
+    options = {"pool": [3, 5], "score": lambda levels: levels.ages}
+    assert problems(env_seeding="prioritized", level_options=options) == []
+    evaluated = {"worker_env_config": [{"sutton_barto_reward": True}]}
+    assert problems(worker_env_config=[{}, {}], evaluation_config=evaluated) == []
+
+
+def test_a_users_function_that_raises_shows_its_traceback():
+    def context(worker):
+        return {"gravity": 1 / worker}
+
+    def score(levels):
+        return levels.no_such_thing
+
+    config = good(
+        worker_env_config=context, env_seeding="prioritized", level_options={"score": score}
+    )
+    _, first, second = config_problems(config)
+    assert "`worker_env_config` should return a dict for each worker, but raised" in first
+    assert "for worker 0: mend the function\n" in first
+    assert first.endswith("ZeroDivisionError: division by zero")
+    assert "`score` of `level_options` (score) should return a number" in second
+    assert "no attribute 'no_such_thing'" in second
+
+
+def test_level_options_without_levels_are_ignored_with_a_warning(caplog):
+    options = {"pool": 98}
+    for _ in range(2):
+        assert problems(level_options=options) == []
+    warning = '`level_options` is ignored: `env_seeding`="stream" draws no levels.'
+    assert [record.message for record in caplog.records] == [warning]
+
+
+ENVPOOL = {"env_backend": "envpool", "worker_env_config": [{}, {}]}
+
+
+def test_envpools_sub_environments_share_their_context():
+    assert problems(**ENVPOOL) == []
+    (sentence,) = problems(
+        **{**ENVPOOL, "worker_env_config": [{}] * 4},
+        merge_unit="env",
+        num_envs_per_env_runner=2,
+    )
+    assert 'found `merge_unit`="env" with 2 sub-environments: change one of them' in sentence
+
+
+def test_envpool_cannot_evaluate_several_contexts():
+    (sentence,) = problems(**ENVPOOL, evaluation_interval=1)
+    assert "evaluation should have a single context with EnvPool" in sentence
+    for own in ({"env_backend": "gymnasium"}, {"worker_env_config": [{}]}):
+        assert problems(**ENVPOOL, evaluation_interval=1, evaluation_config=own) == []
 
 
 def test_the_old_api_stack():
@@ -407,3 +496,32 @@ def test_validation_can_be_switched_off_as_in_rllib(caplog):
     config = good(gamma=3).experimental(_validate_config=False)
     config.validate()
     assert "`gamma` should be" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"clip_rewards": True}, "`clip_rewards` is ignored.*wrapper"),
+        (
+            {"observation_filter": "MeanStdFilter"},
+            "`observation_filter` is ignored.*MeanStdFilter()",
+        ),
+        ({"model_config": {"use_attention": True}}, "`use_attention` is ignored.*use_lstm"),
+    ],
+)
+def test_what_the_new_stack_does_not_read_is_said_once(settings, match, caplog, monkeypatch):
+    monkeypatch.setattr("rllib_weighted.config._warned_of", set())
+    config = WeightedPPOConfig().environment("CartPole-v1")
+    model_config = settings.pop("model_config", None)
+    if model_config:
+        config.rl_module(model_config=model_config)
+    config.update_from_dict(settings)
+    for _ in range(2):
+        config.validate()
+    (message,) = [r.getMessage() for r in caplog.records if "is ignored" in r.getMessage()]
+    assert re.search(match, message)
+
+
+def test_defaults_are_not_called_ignored(caplog):
+    good().rl_module(model_config={"use_lstm": True}).validate()
+    assert "is ignored" not in caplog.text

@@ -140,8 +140,8 @@ def _print(report: Report, console: Console) -> None:
         view = headline(tables, env)
         title = f"{env}, threshold {limit.value:g}" if limit.exists else f"{env}, no threshold"
         console.print(_table(title, [row[: len(_COLUMNS)] for row in view.rows], view.marked))
-        for sentence in tables.verdicts[env]:
-            console.print(_text(sentence))
+        for verdict in tables.verdicts[env]:
+            console.print(_text(verdict))
         if limit.origin != "given":
             console.print(_text(f"Threshold {limit.origin}.", style="dim"))
         if len(view.rows) > _MOST_ARMS:

@@ -32,8 +32,18 @@ _STALL_S = 5.0  # For the question whether a store can be used at all.
 
 
 def storage_root(storage_path: str | None) -> str:
-    """Returns where results go: the given path or URI, or the default; local paths absolute."""
-    return absolute(storage_path or os.environ.get("RAY_AIR_LOCAL_CACHE_DIR") or DEFAULT_STORAGE)
+    """Returns where results go: the given path or URI, or the default; local paths absolute.
+
+    Raises:
+        InputError: A variable of older Rays is set, with which today's refuses to train.
+    """
+    for name in ("RAY_AIR_LOCAL_CACHE_DIR", "TUNE_RESULT_DIR"):
+        if value := os.environ.get(name):
+            raise InputError(
+                f"the environment variable {name} should not be set, found {value!r}: Ray refuses "
+                f"to train with it; unset it, and say --storage-path {value}"
+            )
+    return absolute(storage_path or DEFAULT_STORAGE)
 
 
 def absolute(location: str) -> str:

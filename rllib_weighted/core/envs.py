@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -197,6 +198,41 @@ def _dependency_problem(env: str, spec: EnvSpec) -> str | None:
     return None
 
 
+class _FromSpec:
+    """Makes a gymnasium environment from its spec: the process need not know its id."""
+
+    def __init__(self, spec: EnvSpec) -> None:
+        self.spec = spec
+
+    def __call__(self, context: EnvContext) -> gym.Env[Any, Any]:
+        import gymnasium as gym
+
+        return gym.make(self.spec, **context)
+
+
+def share_gym_env(env: Any) -> None:
+    """Makes a gymnasium id that the user has registered known to all processes of a run.
+
+    gymnasium's registry is that of one process: with an id that only the driver has registered,
+    RLlib's (2.60) env runners and Tune's trials fail. Tune's registry is that of the whole Ray.
+
+    Args:
+        env: What an `AlgorithmConfig` holds as `env`. gymnasium's own ids, and those that Tune's
+            registry has by the user, are left alone.
+    """
+    import gymnasium as gym
+    from ray.tune.registry import ENV_CREATOR, register_env
+
+    spec = gym.registry.get(env) if isinstance(env, str) else None
+    if spec is None or str(spec.entry_point).startswith("gymnasium."):
+        return
+    if _in_tune_registry(env):
+        known = tune_registry().get(ENV_CREATOR, env)
+        if not isinstance(known, _FromSpec) or known.spec is spec:
+            return
+    register_env(env, _FromSpec(spec))
+
+
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()).rstrip(".")
 
@@ -209,3 +245,43 @@ def env_creator(env: Any) -> Callable[[EnvContext], gym.Env[Any, Any]]:
     creator: Callable[[EnvContext], gym.Env[Any, Any]]
     creator = tune_registry().get(ENV_CREATOR, env) if _in_tune_registry(env) else env
     return creator if callable(creator) else lambda context: gym.make(env, **context)
+
+
+def context_keys(env: Any, backend: str = "gymnasium") -> list[str] | None:
+    """Returns the keys of `env_config` that an environment takes; None if that cannot be told.
+
+    A class or creator of the user's reads what it likes; so does one with `**kwargs`.
+
+    Args:
+        env: What an `AlgorithmConfig` holds as `env`.
+        backend: The setting `env_backend`.
+    """
+    import gymnasium as gym
+    from gymnasium.envs.registration import load_env_creator
+
+    pool_id = envpool_id(env, backend)
+    if pool_id is not None:
+        return _envpool_keys(pool_id)
+    if not isinstance(env, str) or _in_tune_registry(env):
+        return None
+    try:
+        spec = gym.spec(env)
+        entry_point = spec.entry_point
+        make = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+        taken = inspect.signature(make).parameters  # type: ignore[arg-type]
+    except (gym.error.Error, ImportError, AttributeError, TypeError, ValueError):
+        return None  # `env_problem` says what is wrong with it.
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
+        return None
+    of_make = inspect.signature(gym.make).parameters.keys() - {"id", "kwargs"}
+    return [*taken, *sorted(of_make - taken.keys())]
+
+
+def _envpool_keys(env: Any) -> list[str] | None:
+    """Returns EnvPool's options of an environment, without those that `EnvPoolVectorEnv` sets."""
+    if _envpool_problem(env):
+        return None
+    import envpool
+
+    own = {"num_envs", "batch_size", "num_threads", "seed", "env_seed"}
+    return [name for name in envpool.make_spec(env).config._fields if name not in own]

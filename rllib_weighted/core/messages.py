@@ -11,6 +11,7 @@ import ray
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from torch import Tensor
 
+from rllib_weighted.core.levels import LevelDraws, LevelPlay
 from rllib_weighted.core.rollouts import RolloutColumns
 from rllib_weighted.merging import Diagnostics, Weighting
 
@@ -67,6 +68,8 @@ class UpdateResult:
         ages: Rounds since each worker's signal was measured; None if it never was.
         diagnostics: What the gradients say of the merge; None in a round that did not measure.
         gradient_signals: Name of a signal -> worker -> value, of gradients, as last measured.
+        value_errors: Episode's id -> sum of |GAE advantage| over its steps of the round, and their
+            number, if levels are scored.
     """
 
     signals: list[float | None]
@@ -80,6 +83,7 @@ class UpdateResult:
     ages: list[int | None] | None = None
     diagnostics: Diagnostics | None = None
     gradient_signals: dict[str, dict[int, float]] = field(default_factory=dict)
+    value_errors: dict[str, tuple[float, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,7 @@ class SampleRequest:
             `state` for everything else, evaluation above all. Send numpy arrays: each env runner
             then reads only its own rows. None: all workers act with the weights in `state`.
         takes_columns: Whether the learner accepts columns instead of episodes.
+        levels: What the levels of the round are drawn from, if there are any.
     """
 
     round: int
@@ -110,6 +115,7 @@ class SampleRequest:
     restore_id: str = ""
     per_worker_parameters: Mapping[str, np.ndarray | Tensor] | None = None
     takes_columns: bool = False
+    levels: LevelDraws | None = None
 
 
 @dataclass
@@ -126,6 +132,7 @@ class SampleResult:
         num_resets: Slot -> resets used so far.
         returns: Worker -> undiscounted returns of its episodes that ended in this round.
         successes: Worker -> whether they succeeded, those of which the environment says so.
+        plays: What the round holds of each episode's level, if there are any.
         invalid: Worker -> why its numbers are invalid; such a worker must be dropped.
         error: Traceback of an exception that ended the round early; then nothing else is set.
     """
@@ -139,5 +146,6 @@ class SampleResult:
     num_resets: dict[int, int] = field(default_factory=dict)
     returns: dict[int, list[float]] = field(default_factory=dict)
     successes: dict[int, list[bool]] = field(default_factory=dict)
+    plays: list[LevelPlay] = field(default_factory=list)
     invalid: dict[int, str] = field(default_factory=dict)
     error: str | None = None

@@ -18,25 +18,29 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
+from rllib_weighted._private import set_duration
 from rllib_weighted.core.episode_signals import success_of
-from rllib_weighted.core.workers import ENV_INDEX_KEY, WORKER_KEY
+from rllib_weighted.core.workers import ENV_INDEX_KEY, NUMBER_KEY, WORKER_KEY
 
 CHUNK = np.dtype(
     [
         ("id", "S32"),
         ("env_index", np.int64),
         ("worker", np.int64),
+        ("number", np.int64),
         ("length", np.int64),
         ("t_started", np.int64),
         ("terminated", np.bool_),
         ("truncated", np.bool_),
         ("success", np.int8),
         (WEIGHTS_SEQ_NO, np.int64),
+        ("seconds", np.float64),
     ]
 )
-"""One row per chunk: its episode's id, sub-environment and worker, the steps in it and before it,
-how it ended (neither: the episode goes on), whether it succeeded (1, 0; -1: unknown), and the
-version of the weights that acted."""
+"""One row per chunk: its episode's id, sub-environment and worker, that sub-environment's training
+resets before it, the steps in it and before it, how it ended (neither: the episode goes on),
+whether it succeeded (1, 0; -1: unknown), the version of the weights that acted, and the seconds
+that it took."""
 
 
 @dataclass(eq=False)
@@ -141,7 +145,9 @@ class RolloutColumns:
         starts, lengths = self.starts[pieces], self.chunks["length"][pieces]
         chunks = self.chunks[pieces[is_last]]
         chunks["t_started"] = self.chunks["t_started"][pieces[is_first]]
-        chunks["length"] = np.diff(np.concatenate([[0], np.cumsum(lengths)[is_last]]))
+        firsts = np.flatnonzero(is_first)
+        for name in ("length", "seconds"):
+            chunks[name] = np.add.reduceat(self.chunks[name][pieces], firsts) if len(firsts) else 0
         # A piece's last observation is the next one's first.
         return self._select(
             ranges(starts + pieces, lengths + is_last), ranges(starts, lengths), chunks
@@ -192,6 +198,8 @@ class RolloutColumns:
             )
             episode.custom_data[ENV_INDEX_KEY] = int(chunk["env_index"])
             episode.custom_data[WORKER_KEY] = int(chunk["worker"])
+            set_duration(episode, float(chunk["seconds"]))
+            episode.custom_data[NUMBER_KEY] = int(chunk["number"])
             episodes.append(episode.to_numpy())
         return episodes
 
@@ -229,6 +237,9 @@ class EpisodeStats:
         undiscounted_return: Sum of the chunk's rewards.
         is_done: Whether the chunk ends its episode.
         success: Whether it succeeded; None if it goes on, or its last info says nothing.
+        seconds: The time that it took.
+        number: Training resets of the sub-environment before the episode's; -1: not counted.
+        t_started: Steps of the episode before the chunk.
     """
 
     id_: str
@@ -238,6 +249,9 @@ class EpisodeStats:
     undiscounted_return: float
     is_done: bool
     success: bool | None = None
+    seconds: float = 0.0
+    number: int = -1
+    t_started: int = 0
 
     def __len__(self) -> int:
         return self.length
@@ -246,7 +260,7 @@ class EpisodeStats:
         return self.undiscounted_return
 
     def get_duration_s(self) -> float:  # noqa: D102
-        return 0.0  # As of an episode that is made from arrays.
+        return self.seconds
 
 
 def episode_stats(rollout: RolloutColumns | Iterable[SingleAgentEpisode]) -> list[EpisodeStats]:
@@ -255,7 +269,8 @@ def episode_stats(rollout: RolloutColumns | Iterable[SingleAgentEpisode]) -> lis
         named = (rollout.chunks[name].tolist() for name in ("env_index", "worker", "length"))
         returns, is_done = rollout.returns().tolist(), rollout.is_done.tolist()
         success = [{1: True, 0: False}.get(code) for code in rollout.chunks["success"].tolist()]
-        rows = zip(rollout.ids, *named, returns, is_done, success, strict=True)
+        places = (rollout.chunks[name].tolist() for name in ("seconds", "number", "t_started"))
+        rows = zip(rollout.ids, *named, returns, is_done, success, *places, strict=True)
         return [EpisodeStats(*row) for row in rows]
     return [
         EpisodeStats(
@@ -266,8 +281,29 @@ def episode_stats(rollout: RolloutColumns | Iterable[SingleAgentEpisode]) -> lis
             float(episode.get_return()),
             episode.is_done,
             success_of(episode.get_infos(-1)) if episode.is_done else None,
+            episode.get_duration_s(),
+            episode.custom_data.get(NUMBER_KEY, -1),
+            episode.t_started,
         )
         for episode in rollout
+    ]
+
+
+def with_episodes(
+    chunks: Sequence[EpisodeStats], episodes: Iterable[SingleAgentEpisode]
+) -> list[EpisodeStats | SingleAgentEpisode]:
+    """Puts episodes in the place of the chunks that they are made of: of each one's last chunk.
+
+    Args:
+        chunks: The stats of chunks, in the order of time.
+        episodes: Some of their episodes, or all.
+    """
+    made = {episode.id_: episode for episode in episodes}
+    last = {chunk.id_: index for index, chunk in enumerate(chunks)}
+    return [
+        made.get(chunk.id_, chunk)
+        for index, chunk in enumerate(chunks)
+        if chunk.id_ not in made or last[chunk.id_] == index
     ]
 
 

@@ -18,6 +18,7 @@ import torch
 
 # 31 bits fit numpy's legacy seeding, C ints, and every gymnasium environment.
 _NUM_CLASS_SEEDS = 1 << 30  # Of training; as many of evaluation.
+MAX_ENVIRONMENT_SEED = 2 * _NUM_CLASS_SEEDS - 1
 
 
 class Stream(enum.IntEnum):
@@ -29,6 +30,7 @@ class Stream(enum.IntEnum):
     SHARES = 3
     EVALUATION_ACTIONS = 4
     HALVES = 5
+    LEVELS = 6
 
 
 def draw_root_seed() -> int:

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 MergeUnit = Literal["env_runner", "env"]
-EnvSeeding = Literal["stream", "fixed"]
+EnvSeeding = Literal["stream", "fixed", "prioritized"]
 
 WORKER_KEY = "rllib_weighted/worker"
 """Key of `episode.custom_data` under which an episode carries its worker's index."""
 ENV_INDEX_KEY = "rllib_weighted/env_index"
 """Key of `episode.custom_data`: index of the sub-environment inside its env runner."""
+NUMBER_KEY = "rllib_weighted/number"
+"""Key of `episode.custom_data`: training resets of its sub-environment before the episode's."""
 
 
 @dataclass(frozen=True)

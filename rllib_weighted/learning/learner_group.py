@@ -300,7 +300,8 @@ class WeightedLearnerGroup(LearnerGroup):
     def take_update_result(self) -> UpdateResult | None:
         """Returns what the merges of the last update did.
 
-        It is the same on every learner, but why a worker was dropped is known where it lives.
+        It is the same on every learner, but why a worker was dropped, and how well its episodes'
+        values were predicted, is known where it lives.
         """
         if self.is_local:
             result: UpdateResult | None = self._learner.take_update_result()
@@ -312,7 +313,8 @@ class WeightedLearnerGroup(LearnerGroup):
             return None
         told = zip(*(result.drops for result in results), strict=True)
         drops = [next(filter(None, reasons), None) for reasons in told]
-        return dataclasses.replace(first, drops=drops)
+        errors = {id_: e for result in results for id_, e in result.value_errors.items()}
+        return dataclasses.replace(first, drops=drops, value_errors=errors)
 
 
 def _error_of(call: ray.ObjectRef[Any]) -> Exception | None:

@@ -37,6 +37,8 @@ DROP_CAUSE = "drop_cause"
 """Key under `MERGE` of a text, only in rounds with dropped workers: who was dropped, and why."""
 DIAGNOSTICS = "diagnostics"
 """Key under `MERGE` of what the workers' gradients say of the merge; see `diagnostic_metrics`."""
+LEVELS = "levels"
+"""Key under `MERGE` of the metrics of levels, where episodes are drawn from them."""
 
 WORKERS = "workers"
 """Key under `MERGE` of the per-worker metrics: one dict per worker, keyed by its number."""
@@ -78,6 +80,8 @@ class WorkerRecord:
         signal_age: Rounds since its signal was measured; None if it has none.
         gradient_noise: sigma_i^2 of its gradient, as last measured; None if it never was.
         gradient_agreement: Cosine of its gradient and the mean of the others', likewise.
+        levels: The levels of its episodes that ended, in their order; None if there are no levels.
+        level_returns: Their returns; NaN where one is not known.
     """
 
     worker: int
@@ -95,6 +99,8 @@ class WorkerRecord:
     signal_age: int | None = None
     gradient_noise: float | None = None
     gradient_agreement: float | None = None
+    levels: list[int] | None = None
+    level_returns: list[float] | None = None
 
 
 class MetricInfo(NamedTuple):
@@ -116,6 +122,11 @@ class MetricInfo(NamedTuple):
 
 def _merge(name: str, formula: str, unit: str, description: str) -> MetricInfo:
     return MetricInfo(f"{MERGE}/{name}", formula, unit, description)
+
+
+def _level(name: str, formula: str, unit: str, description: str) -> MetricInfo:
+    meaning = f'{description} Only with `env_seeding="prioritized"`.'
+    return MetricInfo(f"{MERGE}/{LEVELS}/{name}", formula, unit, meaning)
 
 
 def _worker(name: str, formula: str, unit: str, description: str) -> MetricInfo:
@@ -233,6 +244,20 @@ METRICS: tuple[MetricInfo, ...] = (
         "progress of sum w_i g_a on mean g_b over its noise, by that of the average",
         "1",
         "Measured one-step gain against the average, also where expected gradients differ.",
+    ),
+    _level("seen", "number of levels played so far", "levels", "How much of the pool is known."),
+    _level("played", "number of levels played in the round", "levels", "Variety of the round."),
+    _level(
+        "effective",
+        "1 / sum P^2",
+        "levels",
+        "How many equally likely levels would make replays as various; P of the next round.",
+    ),
+    _level(
+        "score_mean",
+        "mean S over the levels that have one",
+        "that of the score",
+        "How much there is left to learn, if the score says so; NaN before the first is known.",
     ),
     _worker(
         SIGNAL,

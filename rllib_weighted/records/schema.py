@@ -41,13 +41,19 @@ SCHEMA: pa.Schema = pa.schema(
         pa.field("signal_age", pa.int32()),
         pa.field("gradient_noise", pa.float64()),
         pa.field("gradient_agreement", pa.float64()),
+        # Under the name that Parquet gives to what is in a list.
+        pa.field("levels", pa.list_(pa.field("element", pa.int32()))),
+        pa.field("level_returns", pa.list_(pa.field("element", pa.float64()))),
     ],
     metadata={VERSION_KEY: VERSION},
 )
 """Columns of a merge history: a row per (round, worker). `env_steps` counts environment steps of
-the whole trial up to the end of the round."""
+the whole trial up to the end of the round; `levels` are those of the episodes that ended in it."""
 
-ADDED_LATER = ("drift", "signal_age", "gradient_noise", "gradient_agreement")
+ADDED_LATER = (
+    *("drift", "signal_age", "gradient_noise", "gradient_agreement"),
+    *("levels", "level_returns"),
+)
 """Columns that older files of this version lack; they are read as null."""
 
 KEY_COLUMNS = ("trial_id", "round", "worker")

@@ -428,7 +428,7 @@ def draw_profile(figures: EnvFigures) -> Iterator[Drawing]:
 
     def finish(axes: Axes) -> None:
         axes.set_xlabel("final return x (reward)")
-        axes.set_ylabel("runs that end at x or above (fraction)")
+        axes.set_ylabel("runs at x or above (fraction)")
 
     note = "Performance profile: the arm whose line lies further right and above is the better one."
     yield from _draw_groups(
@@ -439,16 +439,18 @@ def draw_profile(figures: EnvFigures) -> Iterator[Drawing]:
 def draw_pooled(tables: Tables) -> Iterator[Drawing]:
     """Draws the performance profile over all environments, where arms are in several of them."""
     arms = list(tables.pooled_scores.sort_values("score", ascending=False)["arm"])[:MOST_LINES]
+    if len(arms) < 2:
+        return
     own = list(tables.arms.loc[is_baseline(tables.arms, tables.baseline), "arm"])
     figures = EnvFigures(0, ALL_ENVS, tables, arm_styles(arms, own), own)
 
     def draw(axes: Axes, part: pd.DataFrame, style: ArmStyle) -> None:
-        weights = 1 / part.groupby("env")["score"].transform("size")
+        weights = (1 / part.groupby("env")["score"].transform("size")).to_numpy()
         axes.ecdf(part["score"], weights, complementary=True, linewidth=1.5, **style.stroke)
 
     def finish(axes: Axes) -> None:
         axes.set_xlabel("score x (1 = the baseline's final return)")
-        axes.set_ylabel("runs that end at x or above (fraction)")
+        axes.set_ylabel("runs at x or above (fraction)")
 
     note = "Every environment counts the same."
     texts = ("pooled", "Performance profile over all environments", note)

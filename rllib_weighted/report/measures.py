@@ -214,9 +214,11 @@ def thresholds(
         ReportError: A threshold is not finite, or is for an environment that is not there.
     """
     envs = results.envs
-    given: Mapping[str, float | None] = dict.fromkeys(envs, threshold)
+    given: dict[str, float | None]
     if isinstance(threshold, Mapping):
         given = {printable(env): value for env, value in threshold.items()}
+    else:
+        given = dict.fromkeys(envs, threshold)
     for env, value in given.items():
         if env not in envs:
             raise unknown("environment", env, envs)

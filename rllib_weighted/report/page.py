@@ -24,6 +24,7 @@ from rllib_weighted.report.figures import (
     Drawing,
     draw_environments,
 )
+from rllib_weighted.report.levels import draw_levels, levels_view
 from rllib_weighted.report.measures import Options
 from rllib_weighted.report.results import FINAL_FRACTION, Results, format_number
 from rllib_weighted.report.tables import Tables, compute, of_env
@@ -77,13 +78,14 @@ def write_report(
     folder = Path(out).expanduser()
     check_folder(folder)
     tables = compute(results, **options)
-    drawings = _with_distinct_names(draw_environments(tables))
+    drawings = _with_distinct_names([*draw_environments(tables), *draw_levels(tables)])
     _clear(folder)
     for drawing in drawings:
         (folder / _FIGURES / f"{drawing.name}.png").write_bytes(drawing.png)
         (folder / _FIGURES / f"{drawing.name}.svg").write_bytes(drawing.svg)
     for name, table in vars(tables).items():
-        if isinstance(table, pd.DataFrame) and name not in _ROUND_BY_ROUND:
+        is_shown = name not in _ROUND_BY_ROUND and not (name == "levels" and tables.levels.empty)
+        if isinstance(table, pd.DataFrame) and is_shown:
             flat = _flat(table)
             _without_formulas(flat).to_csv(folder / _TABLES / f"{name}.csv", index=False)
             flat.to_parquet(folder / _TABLES / f"{name}.parquet", index=False)
@@ -166,6 +168,7 @@ def render(tables: Tables, drawings: Sequence[Drawing]) -> str:
         vars(tables),
         tables=tables,
         views=views,
+        levels_view=levels_view,
         drawings=drawings,
         generator=GENERATOR,
         created=time.strftime("%Y-%m-%d %H:%M %Z"),

@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
-from rllib_weighted.records.reading import read_folder
+from rllib_weighted.records.reading import HistoryFolder, read_folder
 from rllib_weighted.report.trials import PROGRESS, RESULT, Trial
 
 ROUND = "training_iteration"
@@ -31,6 +31,7 @@ NUM_EPISODES = 100
 _LARGEST = 2**53  # Up to here floating-point numbers count one by one.
 _TEXTS = ("done", "hostname", "trial_id", "date")
 _BLOCK = 1 << 18  # bytes read at once from the end of a file
+_LEVEL_COLUMNS = ["trial_id", "round", "worker", "levels", "level_returns"]
 _HISTORY_COLUMNS = [
     *("trial_id", "round", "worker", "env_steps", "share", "weight"),
     *("episode_return", "num_episodes", "dropped"),
@@ -351,6 +352,36 @@ def worker_shares(history: WorkerRounds, last_round: int) -> pd.DataFrame:
     )
     means = table[~table["dropped"]].groupby(["round", "worker"])["share"].mean()
     return means.reindex(cells).reset_index()
+
+
+def read_levels(history: HistoryFolder, last_round: int) -> pd.DataFrame:
+    """Reads which levels a trial played.
+
+    Args:
+        history: The trial's merge history.
+        last_round: The last round of the longest trial that this one is shown beside.
+
+    Returns:
+        A row per (range of rounds, level) that was played there: `round` (the range's last),
+        `level`, `episodes` that ended and `episode_return`, their mean. Empty without levels.
+    """
+    tables, _ = read_folder(history, _LEVEL_COLUMNS)
+    if not tables:
+        return pd.DataFrame(columns=["round", "level", "episodes", "episode_return"])
+    rows = max(tables, key=len).select(_LEVEL_COLUMNS[1:]).to_pandas().dropna(subset=["levels"])
+    plays = rows.explode(["levels", "level_returns"]).dropna(subset=["levels"])
+    ranges = round_bins(plays["round"].to_numpy(), last_round)
+    return (
+        pd.DataFrame(
+            {
+                "round": (ranges + 1) * bin_width(last_round),
+                "level": plays["levels"].astype(np.int64),
+                "episode_return": plays["level_returns"].astype(np.float64),
+            }
+        )
+        .groupby(["round", "level"], as_index=False)
+        .agg(episodes=("level", "size"), episode_return=("episode_return", "mean"))
+    )
 
 
 def bin_width(last_round: int) -> int:

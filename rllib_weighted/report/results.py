@@ -25,6 +25,7 @@ from rllib_weighted.report.progress import (
     Progress,
     progress_from_history,
     read_held_out,
+    read_levels,
     read_progress,
     read_worker_rounds,
     summarize_weights,
@@ -92,6 +93,8 @@ class Results:
             recorded with (versions, system), as its history says; the runs are those of `shares`.
         metric: The metric that `value` is.
         problems: A sentence on everything that was left out, or taken otherwise than expected.
+        levels: A row per (arm, range of rounds, level): env, arm, run, and what `read_levels`
+            returns; the runs are those of `shares`. Empty without levels.
     """
 
     runs: pd.DataFrame
@@ -102,6 +105,7 @@ class Results:
     origins: pd.DataFrame
     metric: str
     problems: list[str] = field(default_factory=list)
+    levels: pd.DataFrame = field(default_factory=lambda: pd.DataFrame({"env": [], "arm": []}))
 
     @property
     def envs(self) -> list[str]:
@@ -342,7 +346,7 @@ def _progress_table(runs: Sequence[Run], metric: str) -> pd.DataFrame:
 def _read_histories(
     pool: ThreadPoolExecutor, runs: Sequence[Run], table: pd.DataFrame, problems: list[str]
 ) -> dict[str, pd.DataFrame]:
-    """Returns weights, shares and origins, from the merge histories of the runs that count."""
+    """Returns weights, shares, origins and levels, from the histories of the runs that count."""
     last_rounds = pd.Series([run.progress.rows[ROUND].iat[-1] for run in runs])
     longest = last_rounds.groupby(table["env"].to_numpy()).transform("max").tolist()
     has_history = np.array([run.trial.history is not None for run in runs], dtype=bool)
@@ -361,6 +365,9 @@ def _read_histories(
         if history is not None and index in examples:
             shares = worker_shares(history, longest[index])
             found["shares"] = pd.DataFrame({**facts, **shares})
+        if index in examples and trial.history:
+            levels = read_levels(trial.history, longest[index])
+            found |= {"levels": pd.DataFrame({**facts, **levels})} if len(levels) else {}
         if index in examples and trial.history and (origin := read_origin(trial.history)):
             origin = {printable(name): printable(value) for name, value in origin.items()}
             found["origins"] = pd.DataFrame([{**facts, **origin}]).drop(columns="seed")
@@ -374,7 +381,12 @@ def _read_histories(
 
     found = list(pool.map(read_alone, counting["run"].tolist()))
     problems += [problem for _, left_out in found for problem in left_out]
-    empty = {"weights": ["run"], "shares": ["arm"], "origins": ["env", "arm", "run"]}
+    empty = {
+        "weights": ["run"],
+        "shares": ["arm"],
+        "origins": ["env", "arm", "run"],
+        "levels": ["env", "arm", "run"],
+    }
     return {
         name: pd.concat(
             [parts[name] for parts, _ in found if name in parts]

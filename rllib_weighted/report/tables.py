@@ -292,7 +292,7 @@ def finals_view(tables: Tables, env: str) -> View:
 def pooled_view(tables: Tables) -> View | None:
     """Returns the scores over all environments."""
     table = tables.pooled_scores.sort_values("score", ascending=False, kind="stable")
-    if table.empty:
+    if len(table) < 2:
         return None
     return View(
         "Over all environments",

@@ -75,9 +75,9 @@ def verdict(
         return f"{best}, but no arm is compared with a baseline."
     shown = rows[rows["claim"] & (rows["effect"] > 0)]
     row = (rows if shown.empty else shown).sort_values("effect").iloc[-1]
-    goal = f"reached {format_number(thresholds[env].value)}" if measure.unit else "ended"
+    limit = format_number(thresholds[env].value)
     facts = ", ".join(filter(None, [f"on {basis(row)}", evidence(row, measure, confidence)]))
-    outcome = f"{goal} {_difference(row, measure)} {row['baseline']} ({facts})"
+    outcome = f"{_difference(row, measure, limit)} {row['baseline']} ({facts})"
     if len(shown):
         leads = "leads" if row["p_holm"] <= 1 - confidence else "seems to lead"
         return f"{row['arm']} {leads}: it {outcome}.{_corrected(row, compared, confidence)}"
@@ -87,11 +87,11 @@ def verdict(
     return f"{undecided} {outcome}. {_seeds_to_see(row, measure, finals, confidence)}"
 
 
-def _difference(row: pd.Series, measure: Measure) -> str:
+def _difference(row: pd.Series, measure: Measure, limit: str) -> str:
     effect = row["effect"]
     if measure.unit:
-        return f"{abs(effect):.1f} % {'sooner' if effect >= 0 else 'later'} than"
-    return f"with a return {format_number(abs(effect))} {'above' if effect >= 0 else 'below'}"
+        return f"was {abs(effect):.1f} % {'faster' if effect >= 0 else 'slower'} to {limit} than"
+    return f"ended {format_number(abs(effect))} {'above' if effect >= 0 else 'below'}"
 
 
 def _corrected(row: pd.Series, compared: pd.DataFrame, confidence: float) -> str:

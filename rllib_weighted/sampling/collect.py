@@ -22,6 +22,7 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.filter import RunningStat
 
 from rllib_weighted import _private
+from rllib_weighted.core.levels import LevelPlay
 from rllib_weighted.core.messages import SampleRequest, SampleResult
 from rllib_weighted.core.rollouts import RolloutColumns
 from rllib_weighted.core.workers import WORKER_KEY
@@ -55,6 +56,7 @@ class Rollouts:
     num_resets: dict[int, int] = field(default_factory=dict)
     returns: dict[int, list[float]] = field(default_factory=dict)
     successes: dict[int, list[bool]] = field(default_factory=dict)
+    plays: list[LevelPlay] = field(default_factory=list)
     invalid: dict[int, str] = field(default_factory=dict)
     absent: dict[int, str] = field(default_factory=dict)
 
@@ -245,6 +247,7 @@ def _joined(results: list[SampleResult], config: WeightedPPOConfig) -> Rollouts:
         joined.num_resets |= result.num_resets
         joined.returns |= result.returns
         joined.successes |= result.successes
+        joined.plays += result.plays
         joined.invalid |= result.invalid
     return joined
 

@@ -18,6 +18,9 @@ import torch
 import tree
 from gymnasium.wrappers.vector import DictInfoToList
 from ray.rllib.callbacks.utils import make_callback
+from ray.rllib.connectors.common.frame_stacking import FrameStacking
+from ray.rllib.connectors.connector_pipeline_v2 import ConnectorPipelineV2
+from ray.rllib.connectors.env_to_module import PrevActionsPrevRewards
 from ray.rllib.core import COMPONENT_RL_MODULE
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module import RLModule
@@ -46,9 +49,10 @@ from rllib_weighted.core.rollouts import (
     concatenated,
     episode_stats,
     finished_successes,
+    with_episodes,
 )
 from rllib_weighted.core.seeding import Stream, draw_root_seed, seeded_globals, stream_seed
-from rllib_weighted.core.workers import ENV_INDEX_KEY, WORKER_KEY
+from rllib_weighted.core.workers import ENV_INDEX_KEY, NUMBER_KEY, WORKER_KEY
 from rllib_weighted.sampling.collect import is_finite, repair_deltas
 from rllib_weighted.sampling.envs import TRUE_REWARD, EnvSeeds
 from rllib_weighted.sampling.fast_sampler import (
@@ -114,6 +118,23 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
         self._config_seed = config.seed
         super().__init__(config=prepare_process(config, self._index), **kwargs)
         self.config.seed = self._config_seed
+        self._look_far_enough_back()
+
+    def _look_far_enough_back(self) -> None:
+        """Lets a chunk carry all that the env-to-module connectors read of the steps before it.
+
+        With RLlib's default of one step, frames that the module has seen are gone when the learner
+        stacks them.
+        """
+        needed = needed_lookback(_private.env_to_module(self))
+        if needed > self.config.episode_lookback_horizon:
+            logger.info(
+                "`episode_lookback_horizon` is raised from %s to %s: env-to-module connectors "
+                "look that far back.",
+                self.config.episode_lookback_horizon,
+                needed,
+            )
+            self.config.episode_lookback_horizon = needed
 
     @property
     def workers(self) -> list[int]:
@@ -152,6 +173,9 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
         invalid = self._seeds.take_invalid()
         after = self._connector_states()
         stats = episode_stats(rollout)
+        plays = self._seeds.take_plays(stats, invalid)
+        if self.config.batch_mode == "complete_episodes":
+            self._seeds.count_kept(plays)
         return SampleResult(
             env_runner=self._index,
             episodes=[] if isinstance(rollout, RolloutColumns) else rollout,
@@ -162,6 +186,7 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
             num_resets=self._seeds.num_resets,
             returns=self._returns.finished(stats, invalid),
             successes=finished_successes(stats),
+            plays=plays,
             invalid=invalid,
         )
 
@@ -197,7 +222,8 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
             own = {}
         # Ours are ahead after a round that came too late for the algorithm.
         ahead = {slot: max(count, request.num_resets.get(slot, 0)) for slot, count in own.items()}
-        self._seeds.set_counters(request.root_seed, {**request.num_resets, **ahead})
+        num_resets = {**request.num_resets, **ahead}
+        self._seeds.set_counters(request.root_seed, num_resets, request.levels)
 
     def _steps_per_env(self) -> int:
         """Returns the steps that each sub-environment owes to a round."""
@@ -292,11 +318,15 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
                 self._needs_initial_reset = True
             with _shadowed(self.module, round_.forwards):
                 return self._sample_own_loop(round_, kwargs)
-        columns = self._sample_fast(fast, round_, kwargs)
-        if round_.as_columns:
-            return columns
-        spaces = _private.env_to_module(self).observation_space, self.env.single_action_space
-        return columns.to_episodes(*spaces)
+        columns, chunks = self._sample_fast(fast, round_, kwargs)
+        rollout: Rollout = columns
+        if not round_.as_columns:
+            spaces = _private.env_to_module(self).observation_space, self.env.single_action_space
+            rollout = columns.to_episodes(*spaces)
+            # A callback may change the rewards: metrics are taken of the episodes themselves.
+            chunks = with_episodes(chunks, rollout)
+        _private.log_episodes(self, chunks)
+        return rollout
 
     @functools.cached_property
     def fast_sampler(self) -> FastSampler | None:
@@ -305,7 +335,9 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
 
     def _sample_fast(
         self, fast: FastSampler, round_: _Round, kwargs: dict[str, Any]
-    ) -> RolloutColumns:
+    ) -> tuple[RolloutColumns, list[Any]]:  # `log_episodes` says of what.
+        """Returns the rollout, and the stats of all chunks, those that it leaves out too."""
+
         def sample(num_timesteps: int, *, force_reset: bool = False, **_: Any) -> RolloutColumns:
             if self._needs_initial_reset or force_reset or not fast.is_under_way:
                 fast.forget()
@@ -317,13 +349,14 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
             )
             self._needs_initial_reset = False
             self._note_nonfinite(columns.take_nonfinite_rewards())
-            _private.log_episodes(self, episode_stats(columns))
             return columns
 
         if round_.quota is None:
-            return sample(**kwargs)
+            columns = sample(**kwargs)
+            return columns, episode_stats(columns)
         parts, kept = self._until_complete(sample, round_.quota, kwargs)
-        return concatenated(parts).joined(kept)
+        columns = concatenated(parts)
+        return columns.joined(kept), episode_stats(columns)
 
     def _sample_own_loop(self, round_: _Round, kwargs: dict[str, Any]) -> list[SingleAgentEpisode]:
         if round_.quota is None:
@@ -386,6 +419,7 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
         episode = (self._ongoing_episodes if episodes is None else episodes)[env_index]
         episode.custom_data[ENV_INDEX_KEY] = env_index
         episode.custom_data[WORKER_KEY] = self.workers[env_index]
+        episode.custom_data[NUMBER_KEY] = self._seeds.next_episode(env_index)
 
     # State and environments
 
@@ -443,6 +477,19 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
     def _try_env_reset(self, *, seed: int | None = None, options: Any = None) -> Any:
         """Resets all sub-environments; RLlib's own `seed` (its overlapping streams) is ignored."""
         return super()._try_env_reset(seed=self._seeds.next_whole_reset(), options=options)
+
+
+def needed_lookback(pipeline: ConnectorPipelineV2) -> int:
+    """Returns how many steps before an observation RLlib's env-to-module connectors read."""
+    needed = [0]
+    for piece in pipeline.connectors:
+        if isinstance(piece, ConnectorPipelineV2):
+            needed.append(needed_lookback(piece))
+        elif isinstance(piece, FrameStacking):
+            needed.append(piece.num_frames - 1)
+        elif isinstance(piece, PrevActionsPrevRewards):
+            needed += [piece.n_prev_actions, piece.n_prev_rewards]
+    return max(needed)
 
 
 def _nonfinite_rewards(episodes: Sequence[SingleAgentEpisode]) -> dict[str, float]:

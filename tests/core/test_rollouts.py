@@ -30,7 +30,7 @@ def _columns(
     chunk = np.zeros(1, CHUNK)
     chunk["id"], chunk["env_index"], chunk["worker"] = id_, env_index, env_index + 4
     chunk["length"], chunk["t_started"], chunk["terminated"] = length, start, done
-    chunk["success"] = -1
+    chunk["success"], chunk["number"] = -1, 7
     steps = {Columns.ACTIONS: t[1:], Columns.REWARDS: t[1:] + 0.5, Columns.ACTION_LOGP: -t[1:]}
     dicts = np.array([{"t": step} for step in t.tolist()], object) if infos else None
     return RolloutColumns(np.stack([t, t], axis=1), steps, chunk, dicts)
@@ -114,9 +114,9 @@ def test_columns_and_their_episodes_have_the_same_stats() -> None:
     stats = episode_stats(columns)
     assert stats == episode_stats(columns.to_episodes())
     assert stats == [
-        EpisodeStats("a", 0, 4, 2, 4.0, False),  # 1.5 + 2.5
-        EpisodeStats("a", 0, 4, 3, 13.5, True),  # 3.5 + 4.5 + 5.5
-        EpisodeStats("b", 1, 5, 4, 12.0, True),  # 1.5 + 2.5 + 3.5 + 4.5
+        EpisodeStats("a", 0, 4, 2, 4.0, False, number=7),  # 1.5 + 2.5
+        EpisodeStats("a", 0, 4, 3, 13.5, True, number=7, t_started=2),  # 3.5 + 4.5 + 5.5
+        EpisodeStats("b", 1, 5, 4, 12.0, True, number=7),  # 1.5 + 2.5 + 3.5 + 4.5
     ]
 
 

@@ -68,7 +68,7 @@ def test_the_numbers_of_the_streams_stay() -> None:
     # They are part of every seed: another number would be another run.
     names = ["ENVIRONMENT", "ACTIONS", "SHUFFLE", "SHARES", "EVALUATION_ACTIONS", "HALVES"]
     assert [(stream.name, stream.value) for stream in Stream] == list(
-        zip(names, range(6), strict=True)
+        zip([*names, "LEVELS"], range(7), strict=True)
     )
 
 

@@ -41,9 +41,13 @@ COLUMNS = [
     ("signal_age", "int32"),
     ("gradient_noise", "double"),
     ("gradient_agreement", "double"),
+    ("levels", "list<element: int32>"),
+    ("level_returns", "list<element: double>"),
 ]
-NULLABLE = {"env_index", "seed", "signal", "loss", "episode_return", "drift"}
-NULLABLE |= {"signal_age", "gradient_noise", "gradient_agreement"}
+NULLABLE = {
+    *("env_index", "seed", "signal", "loss", "episode_return", "drift"),
+    *("signal_age", "gradient_noise", "gradient_agreement", "levels", "level_returns"),
+}
 
 
 def test_columns_types_and_what_may_be_null() -> None:

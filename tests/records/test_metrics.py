@@ -5,6 +5,8 @@ import dataclasses
 import pytest
 import torch
 
+from rllib_weighted.core.level_table import LevelTable
+from rllib_weighted.core.levels import LevelOptions, LevelPool
 from rllib_weighted.merging import GradientSums, diagnose
 from rllib_weighted.records import metrics, summarize, worker_metrics
 from tests.records.helpers import record
@@ -29,6 +31,7 @@ def test_the_names_are_those_of_the_interface() -> None:
         "NUM_REPLACED": "num_replaced",
         "DROP_CAUSE": "drop_cause",
         "EPISODE_RETURN_MEAN": "episode_return_mean",
+        "LEVELS": "levels",
         "WORKERS": "workers",
         "SIGNAL": "signal",
         "SHARE": "share",
@@ -63,8 +66,10 @@ def test_the_table_has_exactly_the_metrics_that_are_reported() -> None:
     per_round = {f"merge/{name}" for name in [*summarize(records), "drop_cause"]}  # Of a drop.
     per_round |= {f"merge/diagnostics/{name}" for name in metrics.diagnostic_metrics(found)}
     per_worker = {f"merge/workers/<i>/{name}" for name in worker_metrics(records)["0"]}
-    assert {info.name for info in metrics.METRICS} == per_round | per_worker
-    assert len(metrics.METRICS) == len(per_round | per_worker)
+    table = LevelTable(LevelPool(4), LevelOptions())
+    of_levels = {f"merge/levels/{name}" for name in table.summary()}
+    assert {info.name for info in metrics.METRICS} == per_round | per_worker | of_levels
+    assert len(metrics.METRICS) == len(per_round | per_worker | of_levels)
 
 
 def test_the_parts_of_the_loss_have_the_same_metrics() -> None:

@@ -16,7 +16,12 @@ from rllib_weighted import WeightedPPOConfig
 from rllib_weighted.core.envs import env_problem
 from rllib_weighted.core.messages import SampleRequest, SampleResult
 from rllib_weighted.sampling.env_runner import WeightedEnvRunner
-from rllib_weighted.sampling.envs import OWN, TRUE_REWARD, EnvPoolVectorEnv
+from rllib_weighted.sampling.envs import (
+    OWN,
+    TRUE_REWARD,
+    EnvPoolVectorEnv,
+    has_channels_first,
+)
 
 SEED = 11
 
@@ -175,6 +180,63 @@ def test_returns_are_distributed_as_gymnasiums(env_id: str, num_envs: int) -> No
 def test_other_returns_would_be_noticed() -> None:
     ours = returns_of(pool("LunarLander-v3", slots=range(8)), 200)
     assert stats.ks_2samp(ours, [value + 60 for value in ours]).pvalue < 0.001
+
+
+# Images
+
+
+def test_images_get_their_channels_last() -> None:
+    import envpool
+
+    env = pool("Pong-v5")
+    assert env.single_observation_space == gym.spaces.Box(0, 255, (84, 84, 4), np.uint8)
+    seeds = [env._seed_of(index) for index in range(2)]
+    raw = envpool.make("Pong-v5", env_type="gymnasium", num_envs=2, seed=seeds)
+    actions = np.random.default_rng(0).integers(6, size=(30, 2)).astype(np.int32)
+    obs, expected = env.reset()[0], raw.reset()[0]
+    for action in actions:
+        np.testing.assert_array_equal(obs, np.moveaxis(expected, 1, -1))
+        assert obs.flags.c_contiguous
+        obs, expected = env.step(action)[0], raw.step(action)[0]
+    assert not np.array_equal(obs[..., 0], obs[..., 3])
+
+
+@pytest.mark.parametrize(
+    ("space", "expected"),
+    [
+        (gym.spaces.Box(0, 255, (4, 84, 84), np.uint8), True),
+        (gym.spaces.Box(0, 255, (3, 72, 96), np.uint8), True),
+        (gym.spaces.Box(0, 255, (96, 96, 3), np.uint8), False),
+        (gym.spaces.Box(0, 255, (72, 96, 4), np.uint8), False),
+        (gym.spaces.Box(0, 255, (128,), np.uint8), False),
+        (gym.spaces.Box(0, 1, (2, 12, 12), np.float32), False),
+        (gym.spaces.Discrete(3), False),
+    ],
+)
+def test_which_spaces_are_images_with_channels_first(space: gym.Space, expected: bool) -> None:
+    assert has_channels_first(space) is expected
+
+
+def test_atari_is_sampled_the_same_by_both_loops() -> None:
+    made = config("envpool:Pong-v5", num_envs_per_env_runner=2).training(
+        train_batch_size=24, minibatch_size=12
+    )
+    made.rl_module(model_config={"conv_filters": [[4, 8, 4], [8, 4, 4]]}, observation_scale=1 / 255)
+    fast = WeightedEnvRunner(config=made)
+    own = WeightedEnvRunner(config=made.copy(copy_frozen=False).env_runners(fast_sampling=False))
+    own.set_state({"rl_module": fast.module.get_state(), "weights_seq_no": 1})
+    for round in (1, 2):
+        columns, episodes = sample(fast, round), sample(own, round)
+        assert columns.columns is not None
+        assert columns.columns.obs.dtype == np.uint8
+        assert columns.columns.obs.shape[1:] == (84, 84, 4)
+        for a, b in zip(columns.columns.to_episodes(), episodes.episodes, strict=True):
+            np.testing.assert_array_equal(a.get_observations(), b.get_observations())
+            np.testing.assert_array_equal(a.get_actions(), b.get_actions())
+            np.testing.assert_array_equal(
+                a.get_extra_model_outputs("action_dist_inputs"),
+                b.get_extra_model_outputs("action_dist_inputs"),
+            )
 
 
 # Numbers

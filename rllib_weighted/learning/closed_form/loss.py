@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rllib_weighted.core.modules import Networks
 from rllib_weighted.learning.interfaces import ModuleSettings
+from rllib_weighted.learning.losses import logp_of_actions
 
 
 class Policy(abc.ABC):
@@ -131,6 +132,8 @@ class RowColumns:
     def pack(cls, columns: dict[str, Any], *, networks: Networks, use_kl_loss: bool) -> RowColumns:
         """Packs a round's columns; discrete actions become one-hot rows."""
         obs = columns[Columns.OBS]
+        if networks.floats is not None:
+            obs = networks.floats(obs)
         actions = columns[Columns.ACTIONS]
         if networks.distribution == "categorical":
             num_actions = columns[Columns.ACTION_DIST_INPUTS].shape[-1]
@@ -138,7 +141,7 @@ class RowColumns:
         pieces = {
             Columns.OBS: obs,
             Columns.ACTIONS: actions,
-            Columns.ACTION_LOGP: columns[Columns.ACTION_LOGP].unsqueeze(1),
+            Columns.ACTION_LOGP: logp_of_actions(columns).unsqueeze(1),
             Postprocessing.ADVANTAGES: columns[Postprocessing.ADVANTAGES].unsqueeze(1),
             Postprocessing.VALUE_TARGETS: columns[Postprocessing.VALUE_TARGETS].unsqueeze(1),
         }
