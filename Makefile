@@ -8,7 +8,7 @@ STAMP := .venv/.installed
 BENCH_STAMP := .venv/.installed-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-slow bench cluster-job gpu-check check format clean
+.PHONY: help install train test test-slow bench study cluster-job gpu-check check format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -32,6 +32,9 @@ test: $(STAMP) ## Run the fast tests; ARGS goes to pytest
 
 test-slow: $(STAMP) ## Run the slow tests; ARGS goes to pytest
 	$(BIN)/python -m pytest -m slow -o faulthandler_timeout=3600 $(ARGS)
+
+study: $(STAMP) ## Make the study's missing runs and draw its page; ARGS=--report only draws
+	$(BIN)/python -m studies $(ARGS)
 
 cluster-job: $(STAMP) ## Train on a cluster of two nodes on loopback, by `ray job submit`
 	ci/cluster_job.sh

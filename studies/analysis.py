@@ -1,0 +1,237 @@
+"""From a part's runs to its tables. Estimates, intervals and tests are those of `rllib report`.
+
+Runs of one seed are pairs. A run that never reached the threshold counts with the horizon, the end
+of the shorter arm: its true time is longer. The speed of an arm is the geometric mean over the
+pairs of baseline's steps / arm's steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from rllib_weighted.report import statistics
+from studies.design import Experiment, Part
+
+EFFECTS = (1.10, 1.20)
+"""Speeds whose detection the power is given for."""
+
+CLAIM = 1 / (1 - 0.2014)
+"""The paper's 20.14 % sooner, as a speed."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What arms are compared by.
+
+    Attributes:
+        name: Its name in the table.
+        is_speed: Whether it is a ratio of times; else a difference of values.
+        values: (runs, horizon) -> a value per run; higher is better.
+    """
+
+    name: str
+    is_speed: bool
+    values: Callable[[pd.DataFrame, float], np.ndarray]
+
+
+def _log_speed(runs: pd.DataFrame, horizon: float) -> np.ndarray:
+    return -np.log(np.minimum(np.abs(times(runs)), horizon))
+
+
+def _column(name: str) -> Callable[[pd.DataFrame, float], np.ndarray]:
+    return lambda runs, horizon: runs[name].to_numpy(dtype=np.float64)
+
+
+def _held_out(runs: pd.DataFrame, horizon: float) -> np.ndarray:
+    return np.array([float(np.mean(row)) for row in runs["held_out"]])
+
+
+def _worst_held_out(runs: pd.DataFrame, horizon: float) -> np.ndarray:
+    """Returns the lowest mean return of a held-out context; NaN where there is only one."""
+    return np.array([np.min(row) if len(row) > 1 else math.nan for row in runs["held_out"]])
+
+
+def _worst(runs: pd.DataFrame, horizon: float) -> np.ndarray:
+    """Returns the worst worker's score, mean over the run; NaN where workers do not differ."""
+    return np.array([np.nanmean(row) if len(row) else math.nan for row in runs["worst"]])
+
+
+MEASURES = (
+    Measure("speed", True, _log_speed),
+    Measure("mean score", False, _column("mean_score")),
+    Measure("worst worker", False, _worst),
+    Measure("final score", False, _column("final_score")),
+    Measure("held out", False, _held_out),
+    Measure("held out, worst", False, _worst_held_out),
+)
+"""The first one is primary: Holm's correction is made over a part's contrasts for each measure."""
+
+
+def times(runs: pd.DataFrame) -> np.ndarray:
+    """Returns steps to the threshold, encoded as by `statistics.encode`: negated if not reached."""
+    reached = runs["steps_to_threshold"].notna()
+    return statistics.encode(runs["steps_to_threshold"].fillna(runs["num_steps"]), reached)
+
+
+def contrasts(part: Part, runs: pd.DataFrame) -> pd.DataFrame:
+    """Compares arms as the part has it registered.
+
+    Args:
+        part: The part.
+        runs: Its runs, as `store.read` returns them.
+
+    Returns:
+        A row per (contrast, measure) with at least two pairs: experiment, arm, baseline, measure,
+        num_pairs, effect (speed, or difference arm minus baseline), low, high (95 % t interval over
+        the pairs), deviation (of the pairs; of the logarithm for a speed), p (permutation test),
+        p_holm, power_10, power_20 (of a paired t test at 5 %, to see a speed of 1.10 and 1.20 with
+        such a deviation; NaN if not a speed), num_censored (runs of either arm).
+    """
+    rows = [
+        row
+        for experiment in part.experiments
+        for arm, baseline in experiment.contrasts
+        for row in _contrast(experiment, runs, arm, baseline)
+    ]
+    table = pd.DataFrame(rows, columns=_COLUMNS)
+    table["p_holm"] = table.groupby("measure")["p"].transform(statistics.holm)
+    return table
+
+
+_COLUMNS = [
+    *("experiment", "arm", "baseline", "measure", "num_pairs", "num_censored"),
+    *("effect", "low", "high", "deviation", "p", "p_holm", "power_10", "power_20"),
+]
+
+
+def _contrast(
+    experiment: Experiment, runs: pd.DataFrame, arm: str, baseline: str
+) -> list[dict[str, Any]]:
+    runs = runs[runs["experiment"] == experiment.name]
+    one, other = (runs[runs["arm"] == name].set_index("seed") for name in (arm, baseline))
+    seeds = one.index.intersection(other.index).sort_values()
+    if len(seeds) < 2:
+        return []
+    one, other = one.loc[seeds], other.loc[seeds]
+    horizon = statistics.common_horizon(times(one), times(other))
+    num_censored = int((times(one) < 0).sum() + (times(other) < 0).sum())
+    facts = {"experiment": experiment.name, "arm": arm, "baseline": baseline}
+    facts |= {"num_pairs": len(seeds), "num_censored": num_censored}
+    rows = []
+    for measure in MEASURES:
+        differences = measure.values(one, horizon) - measure.values(other, horizon)
+        if np.isfinite(differences).all():
+            rows.append(
+                {**facts, "measure": measure.name, **_paired(differences, measure.is_speed)}
+            )
+    return rows
+
+
+def _paired(differences: np.ndarray, is_speed: bool) -> dict[str, float]:
+    """Returns estimate, interval, p value and power from the differences within pairs."""
+    effect, (low, high) = float(differences.mean()), statistics.mean_interval(differences)
+    deviation = float(differences.std(ddof=1))
+
+    def mean(first: np.ndarray, second: np.ndarray, axis: int = -1) -> Any:
+        return np.mean(first - second, axis=axis)
+
+    p = statistics.permutation_p(mean, differences, np.zeros_like(differences), paired=True)
+    found = {"effect": effect, "low": low, "high": high, "deviation": deviation, "p": p}
+    if is_speed:
+        found |= {name: math.exp(found[name]) for name in ("effect", "low", "high")}
+    powers = [power(s, deviation, differences.size) if is_speed else math.nan for s in EFFECTS]
+    return {**found, "power_10": powers[0], "power_20": powers[1]}
+
+
+def power(speed: float, deviation: float, num_pairs: int, alpha: float = 0.05) -> float:
+    """Returns how probably a two-sided paired t test sees a speed.
+
+    Args:
+        speed: The true one.
+        deviation: Standard deviation of the logarithm of the ratio within pairs.
+        num_pairs: >= 2.
+        alpha: Level of the test.
+    """
+    if deviation == 0:
+        return 1.0
+    shift = abs(math.log(speed)) * math.sqrt(num_pairs) / deviation
+    limit = float(stats.t.ppf(1 - alpha / 2, num_pairs - 1))
+    t = stats.nct(num_pairs - 1, shift)
+    return float(t.sf(limit) + t.cdf(-limit))
+
+
+def arms(part: Part, runs: pd.DataFrame) -> pd.DataFrame:
+    """Returns what became of each arm.
+
+    Returns:
+        A row per arm that has runs: experiment, arm, num_runs, num_planned, num_reached, steps
+        (mean to the threshold, restricted to the horizon), steps_low, steps_high (95 %), final,
+        held_out, held_out_worst (interquartile means over the runs).
+    """
+    rows = []
+    for experiment in part.experiments:
+        here = runs[runs["experiment"] == experiment.name]
+        groups = {arm.name: here[here["arm"] == arm.name] for arm in experiment.arms}
+        groups = {name: found for name, found in groups.items() if len(found)}
+        horizon = statistics.common_horizon(*map(times, groups.values())) if groups else math.nan
+        for name, found in groups.items():
+
+            def restricted(encoded: Any, axis: int = -1, horizon: float = horizon) -> Any:
+                return statistics.restricted_mean(encoded, horizon, axis)
+
+            encoded = times(found)
+            low, high = statistics.bootstrap_interval(restricted, encoded)
+            means = [float(np.mean(row)) for row in found["held_out"]]
+            lowest = [float(np.min(row)) for row in found["held_out"]]
+            rows.append(
+                {
+                    **{"experiment": experiment.name, "arm": name, "num_runs": len(found)},
+                    "num_planned": len(experiment.seeds),
+                    "num_reached": int((encoded > 0).sum()),
+                    **{"steps": float(restricted(encoded)), "steps_low": low, "steps_high": high},
+                    "final": float(statistics.iqm(found["final_score"].to_numpy())),
+                    "held_out": float(statistics.iqm(np.array(means))),
+                    "held_out_worst": float(statistics.iqm(np.array(lowest))),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def curves(experiment: Experiment, runs: pd.DataFrame, num_points: int = 60) -> pd.DataFrame:
+    """Returns the learning curve of each arm: interquartile mean over its runs, with a band.
+
+    Returns:
+        A row per (arm, point): arm, env_steps, middle, low, high (bootstrap, 95 %).
+    """
+    here = runs[runs["experiment"] == experiment.name]
+    if here.empty:
+        return pd.DataFrame(columns=["arm", "env_steps", "middle", "low", "high"])
+    first = max(steps[0] for steps in here["env_steps"])
+    grid = np.linspace(first, here["num_steps"].min(), num_points)
+    parts = []
+    for arm in experiment.arms:
+        found = here[here["arm"] == arm.name]
+        values = np.array(
+            [
+                np.interp(grid, steps, score)
+                for steps, score in zip(found["env_steps"], found["score"], strict=True)
+            ]
+        )
+        if not values.size:
+            continue
+        points = np.ascontiguousarray(values.T)
+        low, high = statistics.bootstrap_interval(statistics.iqm, points)
+        middle = statistics.iqm(points)
+        parts.append(
+            pd.DataFrame(
+                {"arm": arm.name, "env_steps": grid, "middle": middle, "low": low, "high": high}
+            )
+        )
+    return pd.concat(parts, ignore_index=True)

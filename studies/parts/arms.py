@@ -1,0 +1,43 @@
+"""Arms that several parts share. What is here is part of every pre-registration that uses it.
+
+Names without a remark are the paper's: weights p + 1/N, which sum to 2. "normalised" weights sum to
+1, as the average's do, so that direction and step size are not confused.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from studies.design import Arm
+
+
+def arm(name: str, strategy: str, normalization: str = "worker", /, **options: Any) -> Arm:
+    """Returns an arm with a strategy, an advantage normalisation, and options of the strategy."""
+    training: dict[str, Any] = {"merge_strategy": strategy}
+    if options:
+        training["merge_options"] = options
+    if normalization != "worker":
+        training["advantage_normalization"] = normalization
+    return Arm(name, training)
+
+
+AVERAGE = arm("average", "average")
+AVERAGE_BATCH = arm("average, batch norm.", "average", "batch")
+SUM = arm("sum", "sum")
+R = arm("R", "reward_weighted")
+R_NORMALISED = arm("R, normalised", "reward_weighted", normalize=True)
+R_RANDOM = arm("R, random shares", "reward_weighted", transform="random")
+R_RANDOM_NORMALISED = arm(
+    "R, random shares, normalised", "reward_weighted", transform="random", normalize=True
+)
+L = arm("L", "loss_weighted")
+L_NORMALISED = arm("L, normalised", "loss_weighted", normalize=True)
+L_LOW = arm("L low", "loss_weighted", direction="low")
+L_LOW_NORMALISED = arm("L low, normalised", "loss_weighted", direction="low", normalize=True)
+ACTOR_AVERAGE = arm("Actor-avg", "actor_average")
+ACTOR_SUM = arm("Actor-sum", "actor_sum")
+
+
+def against(baseline: Arm, *arms: Arm) -> tuple[tuple[str, str], ...]:
+    """Returns the contrasts of arms with a baseline."""
+    return tuple((one.name, baseline.name) for one in arms)

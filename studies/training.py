@@ -1,0 +1,157 @@
+"""One run: trains an arm with a seed, and returns the row that is kept of it."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from ray.rllib.connectors.env_to_module import MeanStdFilter
+from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
+
+from rllib_weighted import ScaleRewards, WeightedPPO, WeightedPPOConfig
+from rllib_weighted.report.measures import first_sustained
+from studies import envs
+from studies.design import Arm, Task, digest, task_of
+from studies.held_out import held_out_returns
+
+MOST_POINTS = 100
+"""Points of a curve that are kept; what is counted uses every round."""
+
+_RECENT_EPISODES = 10
+"""Episodes of a worker that its recent return is the mean of, at least."""
+
+
+def config_of(task: Task, arm: Arm, seed: int) -> WeightedPPOConfig:
+    """Returns the config of a run: one process, without workers of its own."""
+    task = task_of(task, arm)
+    envs.register()
+    runners: dict[str, Any] = dict(arm.env_runners)
+    if task.normalize_observations:
+        runners["env_to_module_connector"] = lambda env, spaces, device: MeanStdFilter()
+    training: dict[str, Any] = {**task.training, **arm.training}
+    learners: dict[str, Any] = {}
+    if task.reward_scale != 1.0:
+        scale = task.reward_scale
+        learners["learner_connector"] = lambda obs_space, action_space: ScaleRewards(scale)
+    is_continuous = envs.has_continuous_actions(task.env)
+    return (
+        WeightedPPOConfig()
+        .environment(
+            task.env, env_config={"contexts": list(task.contexts)} if task.contexts else {}
+        )
+        .env_runners(
+            num_env_runners=0,
+            num_envs_per_env_runner=task.num_workers,
+            env_backend=task.env_backend,
+            **runners,
+        )
+        .learners(**learners)
+        .training(merge_unit="env", **training)
+        .rl_module(
+            model_config=DefaultModelConfig(
+                fcnet_hiddens=list(task.hidden),
+                vf_share_layers=task.vf_share_layers,
+                free_log_std=is_continuous,
+            )
+        )
+        .debugging(seed=seed)
+    )
+
+
+def train(task: Task, arm: Arm, seed: int) -> dict[str, Any]:
+    """Trains to the end of the task's budget; returns the columns of `store.SCHEMA` that follow."""
+    started = time.monotonic()
+    algorithm = WeightedPPO(config_of(task, arm, seed))
+    try:
+        own = task_of(task, arm)
+        curve = _curve(algorithm, own)
+        row = summary(curve, own)
+        row["held_out"] = held_out_returns(algorithm, own)
+    finally:
+        algorithm.stop()
+        shutil.rmtree(algorithm.logdir, ignore_errors=True)
+    return {**row, "digest": digest(task, arm), "seconds": time.monotonic() - started}
+
+
+def _curve(algorithm: WeightedPPO, task: Task) -> dict[str, np.ndarray]:
+    """Trains; returns env_steps, score and worst of every round, `[rounds]`."""
+    workers = WorkerScores(task.num_workers)
+    rows: list[tuple[float, float, float]] = []
+    steps = 0
+    while steps < task.total_steps:
+        result = algorithm.train()
+        steps = int(result["num_env_steps_sampled_lifetime"])
+        workers.add(result["merge"]["workers"])
+        score = result["merge"]["episode_return_mean"]
+        if task.score == "workers":
+            score = workers.mean
+        rows.append((steps, score, workers.worst if task.contexts else math.nan))
+    env_steps, scores, worst = np.array(rows, dtype=np.float64).T
+    return {"env_steps": env_steps, "score": scores, "worst": worst}
+
+
+class WorkerScores:
+    """Each worker's mean return over its last episodes.
+
+    Args:
+        num_workers: Number of workers.
+    """
+
+    def __init__(self, num_workers: int) -> None:
+        self._rounds: list[deque[tuple[float, int]]] = [deque() for _ in range(num_workers)]
+
+    def add(self, workers: Mapping[str, Mapping[str, float]]) -> None:
+        """Takes a round's metrics of the workers, by their numbers."""
+        for worker, values in workers.items():
+            rounds, count = self._rounds[int(worker)], int(values["num_episodes"])
+            if count:
+                rounds.append((values["episode_return"], count))
+            while len(rounds) > 1 and sum(n for _, n in rounds) - rounds[0][1] >= _RECENT_EPISODES:
+                rounds.popleft()
+
+    @property
+    def _means(self) -> list[float]:
+        return [
+            sum(mean * count for mean, count in rounds) / sum(count for _, count in rounds)
+            if rounds
+            else math.nan
+            for rounds in self._rounds
+        ]
+
+    @property
+    def mean(self) -> float:
+        """The mean over the workers; NaN until each has ended an episode."""
+        return float(np.mean(self._means))
+
+    @property
+    def worst(self) -> float:
+        """The lowest of the workers'; NaN until each has ended an episode."""
+        return float(np.min(self._means))
+
+
+def summary(curve: Mapping[str, np.ndarray], task: Task) -> dict[str, Any]:
+    """Returns what is kept of a curve.
+
+    Args:
+        curve: env_steps, score and worst, `[rounds]`.
+        task: Says the threshold.
+    """
+    steps, score = curve["env_steps"], curve["score"]
+    found = first_sustained(score, task.threshold, task.hold, stopped_early=False)
+    late = steps > 0.9 * steps[-1]
+    kept = np.unique(np.linspace(0, steps.size - 1, min(MOST_POINTS, steps.size)).round())
+    points = kept.astype(np.int64)
+    return {
+        "num_steps": int(steps[-1]),
+        "steps_to_threshold": None if found is None else int(steps[found]),
+        "mean_score": float(np.nanmean(score)),
+        "final_score": float(np.nanmean(score[late])),
+        "env_steps": steps[points].astype(np.int64).tolist(),
+        "score": score[points].tolist(),
+        "worst": curve["worst"][points].tolist() if task.contexts else [],
+    }

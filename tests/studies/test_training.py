@@ -1,0 +1,91 @@
+import math
+
+import numpy as np
+import pytest
+
+from studies import training
+from studies.design import Arm, Task
+
+TASK = Task(
+    "CartPole",
+    "CartPole-v1",
+    total_steps=1024,
+    threshold=15.0,
+    num_workers=4,
+    hidden=(8,),
+    held_out_episodes=3,
+    training={"train_batch_size": 256, "minibatch_size": 128, "num_epochs": 2},
+)
+R = Arm("R", {"merge_strategy": "reward_weighted"})
+
+
+def reproducible(row):
+    return {name: value for name, value in row.items() if name != "seconds"}
+
+
+def test_a_run_depends_on_its_seed_and_not_on_what_ran_before(ray_session):
+    first = training.train(TASK, R, 1)
+    training.train(TASK, Arm("average", {"merge_strategy": "average"}), 2)
+    assert reproducible(training.train(TASK, R, 1)) == reproducible(first)
+    assert training.train(TASK, R, 2)["score"] != first["score"]
+    assert first["num_steps"] == 1024
+    assert first["env_steps"] == [256, 512, 768, 1024]
+    assert len(first["held_out"]) == 1
+    assert first["worst"] == []
+
+
+def test_contexts_have_a_worst_worker_and_held_out_returns_of_their_own(ray_session):
+    contexts = ({"deviation": 0.0}, {"deviation": 3.0})
+    task = Task(
+        **{**vars(TASK), "env": "study/NoisyCartPole", "score": "workers"}
+        | {"contexts": contexts, "held_out": ({"deviation": 0.0}, {"deviation": 50.0})}
+    )
+    row = training.train(task, R, 1)
+    assert len(row["held_out"]) == 2
+    assert row["held_out"][0] != row["held_out"][1]
+    last = -1
+    assert row["worst"][last] < row["score"][last]
+
+
+def test_an_arm_can_change_its_task():
+    config = training.config_of(TASK, Arm("two", task={"num_workers": 2, "hidden": (4, 4)}), 0)
+    assert config.num_envs_per_env_runner == 2
+    assert config.model_config.fcnet_hiddens == [4, 4]
+
+
+def test_workers_count_the_same_however_many_episodes_they_have():
+    scores = training.WorkerScores(2)
+    scores.add({"0": {"episode_return": 1.0, "num_episodes": 9}})
+    assert math.isnan(scores.mean)
+    scores.add(
+        {
+            "0": {"episode_return": 1.0, "num_episodes": 1},
+            "1": {"episode_return": 0.0, "num_episodes": 1},
+        }
+    )
+    assert scores.mean == 0.5
+    assert scores.worst == 0.0
+
+
+def test_a_worker_is_scored_by_its_last_episodes():
+    scores = training.WorkerScores(1)
+    for episode_return, count in ((0.0, 6), (1.0, 6), (1.0, 0), (2.0, 6)):
+        scores.add({"0": {"episode_return": episode_return, "num_episodes": count}})
+    assert scores.mean == pytest.approx(1.5)  # The first six are more than the last ten need.
+
+
+def test_a_summary_counts_every_round_and_keeps_a_few_points():
+    steps = np.arange(1.0, 1001.0)
+    score = np.where(steps >= 300, 20.0, 0.0)
+    score[499] = 0.0
+    curve = {"env_steps": steps, "score": score, "worst": score}
+    row = training.summary(curve, TASK)
+    assert row["steps_to_threshold"] == 300
+    held = training.summary(curve, Task(**{**vars(TASK), "hold": 300}))
+    assert held["steps_to_threshold"] == 501
+    assert row["final_score"] == 20.0
+    assert len(row["env_steps"]) == len(row["score"]) == training.MOST_POINTS
+    assert row["env_steps"][0] == 1
+    assert row["env_steps"][-1] == 1000
+    never = training.summary(curve, Task(**{**vars(TASK), "threshold": 21.0}))
+    assert never["steps_to_threshold"] is None
