@@ -22,6 +22,7 @@ def main(
     report: Annotated[bool, typer.Option("--report", help="Only draw the page.")] = False,
     processes: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 2,
     hours: Annotated[float | None, typer.Option(min=0, help="Hours for each part.")] = None,
+    arm: Annotated[list[str] | None, typer.Option(help="Only arms of these names.")] = None,
     results: Annotated[Path, typer.Option(help="Folder of the results.")] = store.HERE,
 ) -> None:
     """Makes the runs that are missing, part by part, and draws docs/study.md."""
@@ -29,13 +30,27 @@ def main(
     logging.getLogger("studies").setLevel(logging.INFO)
     if unknown := sorted(set(names or ()) - set(PARTS)):
         raise typer.BadParameter(f"no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    chosen = [PARTS[name] for name in names or PARTS]
+    known = {a.name for part in chosen for found in part.experiments for a in found.arms}
+    if unknown := sorted(set(arm or ()) - known):
+        raise typer.BadParameter(
+            f"no arm {', '.join(unknown)}; there are {', '.join(sorted(known))}"
+        )
     if not report:
         from studies.running import run
 
-        for name in names or PARTS:
-            missing = run(PARTS[name], processes=processes, hours=hours, folder=results.resolve())
+        for part in chosen:
+            missing = run(
+                part,
+                processes=processes,
+                hours=hours,
+                arms=arm or (),
+                folder=results.resolve(),
+            )
             if missing:
-                print(f"{name}: {missing} runs are missing; the same command goes on with them")
+                print(
+                    f"{part.name}: {missing} runs are missing; the same command goes on with them"
+                )
     page.write(PARTS.values(), results)
 
 

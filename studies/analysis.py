@@ -76,8 +76,8 @@ MEASURES = (
 
 def times(runs: pd.DataFrame) -> np.ndarray:
     """Returns steps to the threshold, encoded as by `statistics.encode`: negated if not reached."""
-    reached = runs["steps_to_threshold"].notna()
-    return statistics.encode(runs["steps_to_threshold"].fillna(runs["num_steps"]), reached)
+    steps = runs["steps_to_threshold"].astype(np.float64)
+    return statistics.encode(steps.fillna(runs["num_steps"]).to_numpy(), steps.notna().to_numpy())
 
 
 def contrasts(part: Part, runs: pd.DataFrame) -> pd.DataFrame:

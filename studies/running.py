@@ -7,6 +7,7 @@ import os
 import subprocess
 import tempfile
 import time
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,12 @@ class _Recorder(tune.Callback):
 
 
 def run(
-    part: Part, *, processes: int, hours: float | None = None, folder: Path = store.HERE
+    part: Part,
+    *,
+    processes: int,
+    hours: float | None = None,
+    arms: Collection[str] = (),
+    folder: Path = store.HERE,
 ) -> int:
     """Makes the runs that a part still lacks, some at once; returns how many it still lacks.
 
@@ -83,6 +89,7 @@ def run(
         part: The part.
         processes: Runs at a time, a process and a CPU each.
         hours: After this time no run goes on. None: until all are there.
+        arms: Only these, if there are any.
         folder: Where the results lie.
 
     Raises:
@@ -90,6 +97,7 @@ def run(
     """
     with store.held(part.name, folder):
         cases = store.outstanding(part, store.read(part.name, folder))
+        cases = [case for case in cases if not arms or case.arm in arms]
         if cases:
             _tune(part, cases, processes, hours, folder)
         return len(store.outstanding(part, store.read(part.name, folder)))
