@@ -17,7 +17,16 @@ import torch
 from machine import machine_line
 from synthetic import make_learner, make_rollouts, update_seconds
 
-STRATEGIES = ("average", "reward_weighted", "loss_weighted", "actor_average")
+STRATEGIES = (
+    "average",
+    "reward_weighted",
+    "loss_weighted",
+    "actor_average",
+    "learnability",
+    "advantage_scaled",
+    "inverse_variance",
+)
+MEASURED = "average, measured"  # With diagnostics in every round.
 
 
 def main() -> None:
@@ -32,21 +41,27 @@ def main() -> None:
     print("| workers | strategy | learner CPU time / average | quartiles | s per round |")
     print("|---|---|---|---|---|")
     for num_workers in args.workers:
-        learners = {strategy: make_learner(strategy, num_workers) for strategy in STRATEGIES}
-        times: dict[str, list[float]] = {strategy: [] for strategy in STRATEGIES}
+        arms = {arm: arm.split(",")[0] for arm in (*STRATEGIES, MEASURED)}
+        learners = {arm: make_learner(strategy, num_workers) for arm, strategy in arms.items()}
+        times: dict[str, list[float]] = {arm: [] for arm in arms}
         for repeat in range(args.repeats + 1):
-            for strategy in STRATEGIES if repeat % 2 else reversed(STRATEGIES):
+            for arm in arms if repeat % 2 else reversed(arms):
                 data = make_rollouts(num_workers, args.batch, repeat)
                 _, cpu = update_seconds(
-                    learners[strategy], strategy, data, num_workers=num_workers, round=repeat + 1
+                    learners[arm],
+                    arms[arm],
+                    data,
+                    num_workers=num_workers,
+                    round=repeat + 1,
+                    measures_gradients=True if arm == MEASURED else None,
                 )
-                times[strategy].append(cpu)
-        for strategy in STRATEGIES:
-            ratios = np.array(times[strategy][1:]) / np.array(times["average"][1:])
+                times[arm].append(cpu)
+        for arm in arms:
+            ratios = np.array(times[arm][1:]) / np.array(times["average"][1:])
             low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
             print(
-                f"| {num_workers} | `{strategy}` | {middle:.3f} | {low:.3f} – {high:.3f} "
-                f"| {np.median(times[strategy][1:]):.3f} |"
+                f"| {num_workers} | `{arm}` | {middle:.3f} | {low:.3f} – {high:.3f} "
+                f"| {np.median(times[arm][1:]):.3f} |"
             )
 
 

@@ -111,14 +111,26 @@ def update_seconds(
     round: int,
     minibatch: int = 256,
     epochs: int = 10,
+    measures_gradients: bool | None = None,
 ) -> tuple[float, float]:
-    """Returns the seconds of one update: on the wall, and of this process on all cores."""
+    """Returns the seconds of one update: on the wall, and of this process on all cores.
+
+    The workers' gradients are measured if the strategy reads their noise, or as is said.
+    """
+    resolved = resolve_strategy(strategy)
+    predicts_gains = bool(measures_gradients)
+    if measures_gradients is None:
+        measures_gradients = any("gradient" in name for name in resolved.signals)
+    known = {worker: float(worker) / num_workers for worker in range(num_workers)}
     order = UpdateRequest(
         round=round,
         root_seed=0,
         num_workers=num_workers,
-        strategy=resolve_strategy(strategy),
+        strategy=resolved,
         reward_signals={worker: float(worker) for worker in range(num_workers)},
+        episode_signals={"success": known, "success_episodes": known, "return_variance": known},
+        measures_gradients=measures_gradients,
+        predicts_gains=predicts_gains,
     )
     wall, cpu = time.perf_counter(), time.process_time()
     learner.update(

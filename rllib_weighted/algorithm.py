@@ -40,6 +40,7 @@ from ray.rllib.utils.metrics import (
 
 from rllib_weighted._private import connector_pipelines
 from rllib_weighted.config import WeightedPPOConfig
+from rllib_weighted.core.episode_signals import EpisodeSignals
 from rllib_weighted.core.messages import SampleRequest, UpdateRequest, UpdateResult
 from rllib_weighted.core.seeding import draw_root_seed, environment_seed
 from rllib_weighted.core.workers import WorkerLayout
@@ -47,13 +48,19 @@ from rllib_weighted.fault_tolerance import Rescue, kill_unresponsive, take_back
 from rllib_weighted.learning.learner_group import LearnerFailedError
 from rllib_weighted.records import metrics as names
 from rllib_weighted.records.history import HISTORY_DIR, MergeHistory
-from rllib_weighted.records.metrics import WorkerRecord, summarize, worker_metrics
+from rllib_weighted.records.metrics import (
+    WorkerRecord,
+    diagnostic_metrics,
+    summarize,
+    worker_metrics,
+)
 from rllib_weighted.sampling.collect import Rollouts, collect_rollouts, merge_connector_states
 from rllib_weighted.tuning import TrialPPO
 
 logger = logging.getLogger(__name__)
 
 _STATE_KEY = "weighted_ppo"
+STALE_ROUNDS = 10  # In a row, before old signals are warned of.
 
 
 @dataclass
@@ -66,6 +73,9 @@ class _Progress:
         last_returns: Worker -> its last known mean return.
         recent_returns: Returns of the latest episodes of all workers.
         num_resets: Slot -> resets of that sub-environment so far.
+        episodes: What is known of the workers' episodes.
+        stale_rounds: Rounds in a row in which the signals' mean age was above 1.
+        diagnostics: Those of gradients as they were last measured, by metric.
     """
 
     root_seed: int
@@ -73,6 +83,16 @@ class _Progress:
     last_returns: dict[int, float] = field(default_factory=dict)
     recent_returns: list[float] = field(default_factory=list)
     num_resets: dict[int, int] = field(default_factory=dict)
+    episodes: EpisodeSignals = field(default_factory=EpisodeSignals)
+    stale_rounds: int = 0
+    diagnostics: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> _Progress:
+        """Takes what `dataclasses.asdict` returned; also of a version that had fewer fields."""
+        copied = copy.deepcopy(state)
+        episodes = EpisodeSignals(**copied.pop("episodes", {}))
+        return cls(**copied, episodes=episodes)
 
 
 class WeightedPPO(TrialPPO):
@@ -162,6 +182,12 @@ class WeightedPPO(TrialPPO):
             progress.last_returns[worker] = float(np.mean(returns))
             progress.recent_returns += returns
         del progress.recent_returns[: -self.config.metrics_num_episodes_for_smoothing]
+        progress.episodes.add(
+            progress.round,
+            rollouts.returns,
+            rollouts.successes,
+            getattr(self.config.resolve_merge_strategy(), "success_return", None),
+        )
         return rollouts
 
     def _takes_columns(self) -> bool:
@@ -187,6 +213,7 @@ class WeightedPPO(TrialPPO):
 
     def _update(self, rollouts: Rollouts, data: dict[str, Any]) -> UpdateResult | None:
         """Merges the workers' gradients, minibatch by minibatch."""
+        progress, num_workers = self._progress, self.config.worker_layout.num_workers
         trained = (LEARNER_RESULTS, ALL_MODULES, NUM_MODULE_STEPS_TRAINED_LIFETIME)
         results = self.learner_group.update(
             **data,
@@ -198,12 +225,16 @@ class WeightedPPO(TrialPPO):
             minibatch_size=self.config.minibatch_size,
             shuffle_batch_per_epoch=self.config.shuffle_batch_per_epoch,
             merge=UpdateRequest(
-                round=self._progress.round,
-                root_seed=self._progress.root_seed,
-                num_workers=self.config.worker_layout.num_workers,
+                round=progress.round,
+                root_seed=progress.root_seed,
+                num_workers=num_workers,
                 strategy=self.config.resolve_merge_strategy(),
                 min_weight=self.config.min_weight_at(self._env_steps),
-                reward_signals=dict(self._progress.last_returns),
+                reward_signals=dict(progress.last_returns),
+                episode_signals=progress.episodes.signals(num_workers),
+                ages=progress.episodes.ages(progress.round),
+                measures_gradients=self.config.measures_gradients(progress.round),
+                predicts_gains=self.config.merge_diagnostics_interval is not None,
                 invalid=rollouts.invalid,
             ),
         )
@@ -273,6 +304,12 @@ class WeightedPPO(TrialPPO):
             recent_returns=progress.recent_returns,
             **sampling_path(rollouts),
         )
+        self._warn_of_stale_signals(summary[names.SIGNAL_AGE_MEAN])
+        if result and result.diagnostics:
+            progress.diagnostics = diagnostic_metrics(result.diagnostics)
+        for path, value in progress.diagnostics.items():
+            key = (names.MERGE, names.DIAGNOSTICS, *path.split("/"))
+            self.metrics.log_value(key, value, window=1)
         for name, value in summary.items():
             self.metrics.log_value((names.MERGE, name), value, window=1)
         for worker, values in worker_metrics(records).items():
@@ -284,6 +321,23 @@ class WeightedPPO(TrialPPO):
             # A trial that starts anew after a kill finds the rounds of its first life.
             self._history.truncate(0)
         self._history.append(progress.round, self._env_steps, records)
+
+    def _warn_of_stale_signals(self, mean_age: float) -> None:
+        """Warns once of signals that are old where weights follow from them."""
+        progress = self._progress
+        progress.stale_rounds = progress.stale_rounds + 1 if mean_age > 1 else 0
+        reads = self.config.resolve_merge_strategy().signals
+        if progress.stale_rounds != STALE_ROUNDS or not reads:
+            return
+        logger.warning(
+            "The signal %r that the workers are weighed by is %.1f rounds old on average, for %d "
+            "rounds in a row: few episodes end in a round, so that the weights say little of it. "
+            'Use a signal that is new in every round, merge_options={"signal": "reward_rate"} or '
+            '"value_target", or a larger `train_batch_size`.',
+            reads[0],
+            mean_age,
+            STALE_ROUNDS,
+        )
 
     def _trial_folder(self) -> tuple[Any, str]:
         """Returns where the files of this trial go: file system and folder.
@@ -330,7 +384,7 @@ class WeightedPPO(TrialPPO):
         own = state.get(_STATE_KEY)
         if own is None:
             return
-        self._progress = _Progress(**copy.deepcopy(own))
+        self._progress = _Progress.from_state(own)
         self._restore_id = uuid.uuid4().hex
         if self._history is not None:
             self._history.describe(self.config.resolved_settings())
@@ -389,6 +443,7 @@ def worker_records(
         root_seed: The run's root seed.
     """
     records = []
+    measured = result.gradient_signals if result else {}
     for worker in range(layout.num_workers):
         returns = rollouts.returns.get(worker, [])
         records.append(
@@ -412,6 +467,9 @@ def worker_records(
                 num_episodes=len(returns),
                 dropped=worker in drops,
                 drift=result.drifts[worker] if result and result.drifts else None,
+                signal_age=result.ages[worker] if result and result.ages else None,
+                gradient_noise=measured.get(names.GRADIENT_NOISE, {}).get(worker),
+                gradient_agreement=measured.get(names.GRADIENT_AGREEMENT, {}).get(worker),
             )
         )
     return records

@@ -19,7 +19,7 @@ from rllib_weighted.core.workers import MergeUnit, WorkerLayout
 from rllib_weighted.learning.learner import WeightedPPOLearner
 from rllib_weighted.learning.learner_group import WeightedLearnerGroup
 from rllib_weighted.learning.parameters import ActorExport
-from rllib_weighted.merging import Weighting, resolve_strategy
+from rllib_weighted.merging import SIGNALS, Weighting, resolve_strategy
 from rllib_weighted.records.origin import resolved_settings
 from rllib_weighted.sampling.env_runner import WeightedEnvRunner
 from rllib_weighted.validation import CHECKED_NUMBERS, config_problems, has_sound_counts
@@ -45,6 +45,7 @@ class WeightedPPOConfig(PPOConfig):
     # Also of the class: 0.1 did not have these settings, and configs in its checkpoints lack them.
     env_backend = "gymnasium"
     per_worker_parameters: bool | None = None
+    merge_diagnostics_interval: int | None = None
 
     def __init__(self, algo_class: type | None = None) -> None:
         """Initializes a WeightedPPOConfig with RLlib's PPO defaults and the merge's."""
@@ -54,6 +55,7 @@ class WeightedPPOConfig(PPOConfig):
         self.merge_options: dict[str, Any] = {}
         self.merge_arm: str | None = None
         self.per_worker_parameters = None
+        self.merge_diagnostics_interval = None
         self.merge_unit: MergeUnit = "env_runner"
         self.advantage_normalization = "worker"
         self.actor_export: ActorExport = "best"
@@ -76,6 +78,7 @@ class WeightedPPOConfig(PPOConfig):
         merge_unit: Any = NotProvided,
         advantage_normalization: Any = NotProvided,
         actor_export: Any = NotProvided,
+        merge_diagnostics_interval: Any = NotProvided,
         **kwargs: Any,
     ) -> Self:
         """Sets the training related configuration.
@@ -101,6 +104,10 @@ class WeightedPPOConfig(PPOConfig):
             actor_export: What the policy is that is evaluated and saved when every worker has its
                 own parameters: "best" (default), that of the worker with the highest reward
                 signal, or "mean", the mean of their parameters.
+            merge_diagnostics_interval: Every how many rounds the noise and the agreement of the
+                workers' gradients are measured, before the first step, and what each strategy
+                would gain is predicted from them (`merge/diagnostics/…`). None (default): never,
+                but in every round with a strategy that reads these signals.
             kwargs: Everything that `PPOConfig.training` takes.
 
         Returns:
@@ -116,6 +123,7 @@ class WeightedPPOConfig(PPOConfig):
             merge_unit=merge_unit,
             advantage_normalization=advantage_normalization,
             actor_export=actor_export,
+            merge_diagnostics_interval=merge_diagnostics_interval,
         )
         return self
 
@@ -195,7 +203,7 @@ class WeightedPPOConfig(PPOConfig):
         Tune resumes an experiment with exactly the names that it was started with.
         """
         settings: dict[str, Any] = super().to_dict()
-        for name in ("env_backend", "per_worker_parameters"):
+        for name in ("env_backend", "merge_diagnostics_interval", "per_worker_parameters"):
             if settings[name] == getattr(type(self), name):
                 del settings[name]
         return settings
@@ -313,6 +321,14 @@ class WeightedPPOConfig(PPOConfig):
             return self.resolve_merge_strategy().per_worker_parameters
         return self.per_worker_parameters
 
+    def measures_gradients(self, round: int) -> bool:
+        """Whether the workers' gradients are measured in a round (the first is 1)."""
+        interval = self.merge_diagnostics_interval
+        if interval is None:
+            signals = self.resolve_merge_strategy().signals
+            return any(SIGNALS[name].measured_on == "gradients" for name in signals)
+        return (round - 1) % interval == 0
+
     def resolved_settings(self) -> dict[str, Any]:
         """Returns the settings that can change what is learned, as the merge history stores them.
 
@@ -321,7 +337,8 @@ class WeightedPPOConfig(PPOConfig):
         strategy = self.resolve_merge_strategy()
         name = self.merge_strategy
         num_workers = self.worker_layout.num_workers
-        min_weight = 1 / num_workers if self.min_weight is None else self.min_weight
+        default = 0.0 if strategy.has_own_floor else 1 / num_workers
+        min_weight = default if self.min_weight is None else self.min_weight
         options: dict[str, Any] = {}
         if dataclasses.is_dataclass(strategy):
             options = {

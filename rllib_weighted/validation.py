@@ -88,6 +88,9 @@ _COUNTS = {
 }
 _NUMBERS = _COUNTS | {
     "min_weight": _NOT_NEGATIVE_OR_SCHEDULE._replace(may_be_none=True),
+    "merge_diagnostics_interval": _count(1)._replace(
+        should_be="a whole number of rounds >= 1, or None", may_be_none=True
+    ),
     "lr": _NOT_NEGATIVE_OR_SCHEDULE,
     "entropy_coeff": _NOT_NEGATIVE_OR_SCHEDULE,
     "gamma": _FROM_0_TO_1,

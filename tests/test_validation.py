@@ -58,6 +58,7 @@ COUNTS = {
     "num_epochs": ([1, 30], [-1, 0]),
     "num_envs_per_env_runner": ([1, 4], [-1, 0]),
     "num_env_runners": ([2, 3], [-1]),
+    "merge_diagnostics_interval": ([None, 1, 20], [-1, 0]),
     "num_learners": ([0, 1, 2], [-1]),  # of two workers
     "minibatch_size": ([2, 128, 4000, None], [-1, 0, 1, 4001]),
     "train_batch_size": ([128, 4001], [-1, 0, 1]),

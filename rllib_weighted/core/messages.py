@@ -12,7 +12,7 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from torch import Tensor
 
 from rllib_weighted.core.rollouts import RolloutColumns
-from rllib_weighted.merging import Weighting
+from rllib_weighted.merging import Diagnostics, Weighting
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,12 @@ class UpdateRequest:
         num_workers: N, including the workers that sent nothing.
         strategy: Maps signals to weights.
         min_weight: Minimum weight m in this round; None is 1 / (number of merged workers).
-        reward_signals: Worker -> reward signal; absent means missing.
+        reward_signals: Worker -> last known mean return; absent means missing.
+        episode_signals: Name of a signal -> worker -> value, of those that follow from episodes
+            that ended and that the strategy reads.
+        ages: Worker -> rounds since one of its episodes ended; absent if none has.
+        measures_gradients: Whether signals of gradients are measured anew.
+        predicts_gains: Whether it is then also predicted what each strategy would gain.
         invalid: Worker -> why it is dropped before the first step.
     """
 
@@ -35,6 +40,10 @@ class UpdateRequest:
     strategy: Weighting
     min_weight: float | None = None
     reward_signals: dict[int, float] = field(default_factory=dict)
+    episode_signals: dict[str, dict[int, float]] = field(default_factory=dict)
+    ages: dict[int, int] = field(default_factory=dict)
+    measures_gradients: bool = False
+    predicts_gains: bool = True
     invalid: dict[int, str] = field(default_factory=dict)
 
 
@@ -51,6 +60,9 @@ class UpdateResult:
         num_steps: Optimizer steps taken.
         num_skipped_steps: Steps skipped because no worker was left.
         drifts: ‖θ_i - θ̄‖ / ‖θ̄‖ after the round; None if the workers share their parameters.
+        ages: Rounds since each worker's signal was measured; None if it never was.
+        diagnostics: What the gradients say of the merge; None in a round that did not measure.
+        gradient_signals: Name of a signal -> worker -> value, of gradients, as last measured.
     """
 
     signals: list[float | None]
@@ -61,6 +73,9 @@ class UpdateResult:
     num_steps: int
     num_skipped_steps: int
     drifts: list[float] | None = None
+    ages: list[int | None] | None = None
+    diagnostics: Diagnostics | None = None
+    gradient_signals: dict[str, dict[int, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -107,6 +122,7 @@ class SampleResult:
         connector_states: State of both connector pipelines after the round.
         num_resets: Slot -> resets used so far.
         returns: Worker -> undiscounted returns of its episodes that ended in this round.
+        successes: Worker -> whether they succeeded, those of which the environment says so.
         invalid: Worker -> why its numbers are invalid; such a worker must be dropped.
         error: Traceback of an exception that ended the round early; then nothing else is set.
     """
@@ -119,5 +135,6 @@ class SampleResult:
     connector_states: dict[str, Any] = field(default_factory=dict)
     num_resets: dict[int, int] = field(default_factory=dict)
     returns: dict[int, list[float]] = field(default_factory=dict)
+    successes: dict[int, list[bool]] = field(default_factory=dict)
     invalid: dict[int, str] = field(default_factory=dict)
     error: str | None = None

@@ -18,6 +18,7 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
+from rllib_weighted.core.episode_signals import success_of
 from rllib_weighted.core.workers import ENV_INDEX_KEY, WORKER_KEY
 
 CHUNK = np.dtype(
@@ -29,11 +30,13 @@ CHUNK = np.dtype(
         ("t_started", np.int64),
         ("terminated", np.bool_),
         ("truncated", np.bool_),
+        ("success", np.int8),
         (WEIGHTS_SEQ_NO, np.int64),
     ]
 )
 """One row per chunk: its episode's id, sub-environment and worker, the steps in it and before it,
-how it ended (neither: the episode goes on), and the version of the weights that acted."""
+how it ended (neither: the episode goes on), whether it succeeded (1, 0; -1: unknown), and the
+version of the weights that acted."""
 
 
 @dataclass(eq=False)
@@ -208,6 +211,7 @@ class EpisodeStats:
         length: Steps in the chunk.
         undiscounted_return: Sum of the chunk's rewards.
         is_done: Whether the chunk ends its episode.
+        success: Whether it succeeded; None if it goes on, or its last info says nothing.
     """
 
     id_: str
@@ -216,6 +220,7 @@ class EpisodeStats:
     length: int
     undiscounted_return: float
     is_done: bool
+    success: bool | None = None
 
     def __len__(self) -> int:
         return self.length
@@ -232,7 +237,8 @@ def episode_stats(rollout: RolloutColumns | Iterable[SingleAgentEpisode]) -> lis
     if isinstance(rollout, RolloutColumns):
         named = (rollout.chunks[name].tolist() for name in ("env_index", "worker", "length"))
         returns, is_done = rollout.returns().tolist(), rollout.is_done.tolist()
-        rows = zip(rollout.ids, *named, returns, is_done, strict=True)
+        success = [{1: True, 0: False}.get(code) for code in rollout.chunks["success"].tolist()]
+        rows = zip(rollout.ids, *named, returns, is_done, success, strict=True)
         return [EpisodeStats(*row) for row in rows]
     return [
         EpisodeStats(
@@ -242,9 +248,19 @@ def episode_stats(rollout: RolloutColumns | Iterable[SingleAgentEpisode]) -> lis
             len(episode),
             float(episode.get_return()),
             episode.is_done,
+            success_of(episode.get_infos(-1)) if episode.is_done else None,
         )
         for episode in rollout
     ]
+
+
+def finished_successes(chunks: Iterable[EpisodeStats]) -> dict[int, list[bool]]:
+    """Returns worker -> whether its episodes that ended succeeded, those that say so."""
+    found: dict[int, list[bool]] = {}
+    for chunk in chunks:
+        if chunk.is_done and chunk.success is not None:
+            found.setdefault(chunk.worker, []).append(chunk.success)
+    return found
 
 
 class Quotas:

@@ -28,6 +28,7 @@ class Stream(enum.IntEnum):
     SHUFFLE = 2
     SHARES = 3
     EVALUATION_ACTIONS = 4
+    HALVES = 5
 
 
 def draw_root_seed() -> int:

@@ -8,7 +8,6 @@ and decide the same, whatever their number is.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -78,7 +77,7 @@ class Collectives:
         """
         if self.is_solo:
             assert losses is not None
-            return replace(losses, total=losses.total.detach())
+            return losses.detached()
         # Every part, and whether it is known.
         rows = torch.zeros(0, 2 * len(PART_NAMES)) if losses is None else _as_rows(losses)
         table = self.of_workers(own, rows)

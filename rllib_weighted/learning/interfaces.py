@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rllib_weighted.learning.losses import WorkerLosses
     from rllib_weighted.learning.minibatches import Minibatch
     from rllib_weighted.learning.parameters import ClipBy, PerWorkerParameters
+    from rllib_weighted.learning.signal_memory import SignalMemory
 
 
 class ModuleSettings(Protocol):
@@ -58,6 +59,7 @@ class RoundLearner(Protocol):
     weights_version: int
     checks_gradients: bool
     closed_form_networks: Networks | None
+    signals: SignalMemory
     parameters_by_reference: dict[Any, Tensor]
 
     def module_settings(self, module_id: str) -> ModuleSettings:

@@ -40,11 +40,16 @@ from rllib_weighted.learning.losses import (
 )
 from rllib_weighted.learning.minibatches import Minibatch
 from rllib_weighted.learning.parameters import PerWorkerParameters, drift
+from rllib_weighted.learning.signal_memory import SignalMemory
 from rllib_weighted.learning.update import update_round
 
 logger = logging.getLogger(__name__)
 
-_STATE, _PER_WORKER = "weighted_ppo", "actors"  # Keys in checkpoints: they stay as they are.
+_STATE, _PER_WORKER, _SIGNALS = (
+    "weighted_ppo",
+    "actors",
+    "signals",
+)  # Keys in checkpoints: they stay as they are.
 
 
 class WeightedPPOLearner(PPOTorchLearner):
@@ -57,6 +62,7 @@ class WeightedPPOLearner(PPOTorchLearner):
 
     per_worker: PerWorkerParameters | None = None
     collectives: Collectives
+    signals: SignalMemory
     env_steps: int = 0  # Environment steps sampled so far, for the schedules.
     _result: UpdateResult | None = None
 
@@ -64,6 +70,7 @@ class WeightedPPOLearner(PPOTorchLearner):
     def build(self) -> None:
         if self._is_built:
             return
+        self.signals = SignalMemory()
         super().build()
         if self.config.add_default_connectors_to_learner_pipeline:
             self._learner_connector.remove(GeneralAdvantageEstimation)
@@ -142,12 +149,14 @@ class WeightedPPOLearner(PPOTorchLearner):
         self._weights_seq_no += 1
         env_steps = timesteps.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, self.env_steps)
         request = merge or self._request_from(training_data.finished_returns(), env_steps)
+        rewards = training_data.reward_sums()
         module_id, batch = self._round_batch(training_data)
         self._result = update_round(
             self,
             request,
             module_id,
             batch,
+            rewards,
             num_epochs=num_epochs,
             minibatch_size=minibatch_size,
             shuffle=shuffle_batch_per_epoch,
@@ -178,6 +187,9 @@ class WeightedPPOLearner(PPOTorchLearner):
             strategy=self.config.resolve_merge_strategy(),
             min_weight=self.config.min_weight_at(env_steps),
             reward_signals={w: float(np.mean(r)) for w, r in returns.items() if r},
+            ages={w: 0 for w, r in returns.items() if r},
+            measures_gradients=self.config.measures_gradients(self._weights_seq_no),
+            predicts_gains=self.config.merge_diagnostics_interval is not None,
         )
 
     def _round_batch(self, training_data: Data) -> tuple[str, RoundBatch]:
@@ -318,6 +330,7 @@ class WeightedPPOLearner(PPOTorchLearner):
         }
         if COMPONENT_OPTIMIZER in state:  # As large as N modules: only in a whole state.
             own[_PER_WORKER] = self.per_worker.get_state() if self.per_worker else None
+            own[_SIGNALS] = self.signals.get_state()
         return {**state, _STATE: own}
 
     @override(PPOTorchLearner)
@@ -342,6 +355,8 @@ class WeightedPPOLearner(PPOTorchLearner):
             self.per_worker.start_from_module()
         if own:
             self._set_coefficients(own)
+        if _SIGNALS in own:
+            self.signals.set_state(own[_SIGNALS])
 
     def _set_coefficients(self, own: dict[str, Any]) -> None:
         """Sets step counter and KL coefficients, and what schedules make of the counter."""

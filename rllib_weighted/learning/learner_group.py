@@ -51,6 +51,13 @@ class WorkerTrainingData(TrainingData):
             for worker, episodes in self.workers.items()
         }
 
+    def reward_sums(self) -> dict[int, tuple[int, float]]:
+        """Returns worker -> its steps and the sum of their rewards."""
+        return {
+            worker: (sum(map(len, episodes)), float(sum(e.get_return() for e in episodes)))
+            for worker, episodes in self.workers.items()
+        }
+
     def shard(
         self, num_shards: int, len_lookback_buffer: int | None = None, **kwargs: Any
     ) -> list[tuple[TrainingData, dict[str, Any]]]:
@@ -105,6 +112,16 @@ class ColumnTrainingData(TrainingData):
             workers, returns = self.columns.chunks["worker"][is_done], self.columns.returns()
             for worker, value in zip(workers.tolist(), returns[is_done].tolist(), strict=True):
                 found.setdefault(worker, []).append(value)
+        return found
+
+    def reward_sums(self) -> dict[int, tuple[int, float]]:
+        """See `WorkerTrainingData.reward_sums`."""
+        found: dict[int, tuple[int, float]] = {}
+        if self.columns is not None:
+            named = (self.columns.chunks[name].tolist() for name in ("worker", "length"))
+            for worker, steps, value in zip(*named, self.columns.returns().tolist(), strict=True):
+                before = found.get(worker, (0, 0.0))
+                found[worker] = (before[0] + steps, before[1] + value)
         return found
 
     def validate(self) -> None:

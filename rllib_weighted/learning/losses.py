@@ -40,7 +40,8 @@ class WorkerLosses:
     Args:
         total: What is differentiated.
         policy: Clipped surrogate loss (its negative is maximised); None if unknown.
-        value: Clipped value loss, before its coefficient; None if unknown.
+        value: Clipped value loss, before its coefficient; None if unknown. With its graph, where
+            `total` has one and the loss is PPO's own.
         value_unclipped: Value loss before clipping; None if unknown.
         entropy: Entropy of the policy, nats; None if unknown.
         kl: KL divergence from the sampling policy, nats; None if unknown.
@@ -68,6 +69,11 @@ class WorkerLosses:
                 'compute_loss_for_module()` in it, or use merge_options={"loss": "total"}.'
             )
         return part
+
+    def detached(self) -> WorkerLosses:
+        """Returns the same numbers without a graph."""
+        parts: list[Any] = [None if part is None else part.detach() for part in self.parts]
+        return WorkerLosses(*parts)
 
     def take(self, indices: Sequence[int]) -> WorkerLosses:
         """Returns the losses of some of the workers, by their positions."""
@@ -154,7 +160,7 @@ def ppo_worker_losses(
     return WorkerLosses(
         total=total,
         policy=policy_loss.detach(),
-        value=value_loss.detach(),
+        value=value_loss,
         value_unclipped=unclipped.detach(),
         entropy=mean_entropy.detach(),
         kl=mean_kl.detach(),

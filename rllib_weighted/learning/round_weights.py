@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from rllib_weighted.core.messages import UpdateRequest, UpdateResult
 from rllib_weighted.core.seeding import Stream, torch_generator
 from rllib_weighted.learning.losses import WorkerLosses
+from rllib_weighted.learning.signal_memory import SignalMemory, Values, values_of
 from rllib_weighted.merging import SIGNALS, Merge, Signal, is_quick, merge, quick_merge
 from rllib_weighted.merging.shares import NegativeSignalError
 
@@ -20,20 +21,48 @@ class RoundWeights:
 
     Args:
         request: How the round's gradients are merged.
+        memory: What the learner remembers of signals; None: nothing yet.
     """
 
-    def __init__(self, request: UpdateRequest) -> None:
+    def __init__(self, request: UpdateRequest, memory: SignalMemory | None = None) -> None:
         self._request = request
+        self._memory = SignalMemory() if memory is None else memory
+        self._smoothing = float(getattr(request.strategy, "smoothing", 0.0))
         # With a strategy that reads no signal, the workers' returns are what is reported.
         self._signals = [SIGNALS[name] for name in request.strategy.signals or ("return",)]
         self._quick = request.strategy if is_quick(request.strategy) else None
-        self._of_round: dict[str, dict[int, float]] = {"return": request.reward_signals}
+        self._of_round: dict[str, Values] = {}
+        self.take({"return": request.reward_signals, **request.episode_signals})
+        self.take(self._memory.gradients, fresh=())
         self._generator = torch_generator(request.root_seed, Stream.SHARES, request.round)
         self._fixed: dict[tuple[int, ...], tuple[Tensor, Merge]] = {}
         # Workers -> signals, shares, weights and losses, [n] each, of every step that they took.
         self._steps: dict[tuple[int, ...], list[tuple[Tensor, ...]]] = {}
         self._drops: dict[int, str] = dict(request.invalid)
         self._num_skipped_steps = 0
+
+    def needs(self, names: Iterable[str]) -> bool:
+        """Whether the strategy reads one of these signals."""
+        return any(signal.name in names for signal in self._signals)
+
+    def take(self, signals: Mapping[str, Values], fresh: Iterable[int] | None = None) -> None:
+        """Takes signals of the whole round, name -> worker -> value.
+
+        Args:
+            signals: Those that the strategy does not read are ignored.
+            fresh: Workers whose values are new, for `smoothing`. None: those of episodes, where
+                one has ended in this round; all, of other signals.
+        """
+        ended = {worker for worker, age in self._request.ages.items() if age == 0}
+        for signal in self._signals:
+            if signal.name in signals:
+                known = ended if signal.measured_on == "episodes" else None
+                self._of_round[signal.name] = self._memory.smoothed(
+                    signal.name,
+                    signals[signal.name],
+                    self._smoothing,
+                    known if fresh is None else fresh,
+                )
 
     @property
     def needs_round_losses(self) -> bool:
@@ -44,8 +73,8 @@ class RoundWeights:
         """Takes the losses that are signals of the whole round."""
         for signal in self._signals:
             if signal.loss and signal.when == "round":
-                values = losses.part(signal.loss).detach().double().cpu().tolist()
-                self._of_round[signal.name] = dict(zip(workers, values, strict=True))
+                numbers = losses.part(signal.loss).detach().double().cpu()
+                self.take({signal.name: values_of(workers, numbers)})
 
     def weigh(self, workers: Sequence[int], losses: WorkerLosses) -> tuple[Tensor, Merge]:
         """Returns signals and merge of the workers that take part in one step.
@@ -72,8 +101,13 @@ class RoundWeights:
     def _values(self, signal: Signal, workers: tuple[int, ...], losses: WorkerLosses) -> Tensor:
         if signal.when == "minibatch":
             assert signal.loss is not None  # Nothing else is measured on a minibatch.
-            return losses.part(signal.loss).detach()
-        known = self._of_round[signal.name]
+            measured = losses.part(signal.loss).detach()
+            if not self._smoothing:
+                return measured
+            now = values_of(workers, measured)
+            known = self._memory.smoothed(signal.name, now, self._smoothing)
+        else:
+            known = self._of_round.get(signal.name, {})
         values = [known.get(worker, math.nan) for worker in workers]
         return torch.tensor(values, dtype=torch.float64, device=losses.total.device)
 
@@ -126,4 +160,18 @@ class RoundWeights:
             drops=[self._drops.get(worker) for worker in range(num_workers)],
             num_steps=taken,
             num_skipped_steps=self._num_skipped_steps,
+            ages=self._ages(),
         )
+
+    def _ages(self) -> list[int | None]:
+        """Rounds since each worker's (first) signal was measured."""
+        signal, request = self._signals[0], self._request
+        if signal.measured_on == "episodes":
+            ages = request.ages
+        elif signal.measured_on == "gradients":
+            ages = self._memory.gradient_ages(request.round)
+        elif signal.when == "round":
+            ages = dict.fromkeys(self._of_round.get(signal.name, ()), 0)
+        else:
+            ages = dict.fromkeys((worker for workers in self._steps for worker in workers), 0)
+        return [ages.get(worker) for worker in range(request.num_workers)]

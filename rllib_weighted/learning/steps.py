@@ -247,7 +247,7 @@ class PerWorkerSteps(Steps):
 
     def _losses(self, minibatch: Minibatch, leaves: Stacked) -> WorkerLosses:
         if self._forward is not None:
-            return self._stacked_losses(self._forward, minibatch, leaves)
+            return stacked_losses(self._round, self._forward, minibatch, leaves)
         round, found = self._round, []
         for position, worker in enumerate(self._own):
             rows = {name: stacked[position] for name, stacked in leaves.items()}
@@ -256,20 +256,6 @@ class PerWorkerSteps(Steps):
                     self._learner.worker_losses(round.module_id, round.batch, minibatch, [worker])
                 )
         return WorkerLosses.join(found)
-
-    def _stacked_losses(
-        self, forward: StackedForward, minibatch: Minibatch, leaves: Stacked
-    ) -> WorkerLosses:
-        sizes = [len(minibatch.parts[worker]) for worker in self._own]
-        columns = self._round.batch.take(minibatch.rows(self._own))
-        padded, real = padding(sizes)
-        obs = columns[Columns.OBS][torch.from_numpy(padded).to(columns[Columns.OBS].device)]
-        outputs = forward.forward_train(leaves, {Columns.OBS: obs})
-        flat = {key: output.flatten(0, 1) for key, output in outputs.items()}
-        if real is not None:
-            index = torch.from_numpy(real).to(obs.device)
-            flat = {key: output[index] for key, output in flat.items()}
-        return self._learner.losses_of_rows(self._round.module_id, columns, flat, sizes)
 
     # The step
 
@@ -313,6 +299,29 @@ class PerWorkerSteps(Steps):
                 full[stacked] = torch.zeros_like(stacked)
                 full[stacked][rows] = gradient
         self._learner.apply_gradients(full)
+
+
+def stacked_losses(
+    round: Round, forward: StackedForward, minibatch: Minibatch, leaves: Stacked
+) -> WorkerLosses:
+    """Returns the losses of a minibatch's workers, each at its own row of the parameters.
+
+    Args:
+        round: A round with PPO's own loss.
+        forward: Forward passes of the round's module.
+        minibatch: The rows of one worker or more.
+        leaves: Name -> [n, …], in the order of the minibatch's workers.
+    """
+    sizes = minibatch.sizes
+    columns = round.batch.take(minibatch.rows(minibatch.workers))
+    padded, real = padding(sizes)
+    obs = columns[Columns.OBS][torch.from_numpy(padded).to(columns[Columns.OBS].device)]
+    outputs = forward.forward_train(leaves, {Columns.OBS: obs})
+    flat = {key: output.flatten(0, 1) for key, output in outputs.items()}
+    if real is not None:
+        index = torch.from_numpy(real).to(obs.device)
+        flat = {key: output[index] for key, output in flat.items()}
+    return round.learner.losses_of_rows(round.module_id, columns, flat, sizes)
 
 
 def padding(sizes: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:

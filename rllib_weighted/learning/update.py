@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from ray.rllib.evaluation.postprocessing import Postprocessing
 from torch import Tensor
@@ -10,13 +12,17 @@ from rllib_weighted.core.messages import UpdateRequest, UpdateResult
 from rllib_weighted.learning.advantages import pooled
 from rllib_weighted.learning.batch import WORKER_COLUMN, RoundBatch, predict_values
 from rllib_weighted.learning.closed_form.steps import ClosedFormPerWorkerSteps, ClosedFormSteps
+from rllib_weighted.learning.diagnostics import measure_gradients
 from rllib_weighted.learning.interfaces import RoundLearner
 from rllib_weighted.learning.losses import WorkerLosses
 from rllib_weighted.learning.metrics import log_explained_variance, log_losses, log_steps
 from rllib_weighted.learning.minibatches import minibatches, num_minibatches
 from rllib_weighted.learning.parameters import FlatAdam, has_one_step_count
+from rllib_weighted.learning.round_signals import BATCH_SIGNALS, RewardSums, batch_signals
 from rllib_weighted.learning.round_weights import RoundWeights
+from rllib_weighted.learning.signal_memory import Values
 from rllib_weighted.learning.steps import PerWorkerSteps, Round, SharedSteps, Steps
+from rllib_weighted.merging import Diagnostics
 
 
 def update_round(
@@ -24,6 +30,7 @@ def update_round(
     request: UpdateRequest,
     module_id: str,
     batch: RoundBatch,
+    rewards: RewardSums,
     *,
     num_epochs: int,
     minibatch_size: int | None,
@@ -36,11 +43,12 @@ def update_round(
         request: How to merge.
         module_id: The module's id.
         batch: The rows of this learner's workers; there may be none.
+        rewards: Worker -> steps and sum of rewards in the batch, before any scaling.
         num_epochs: Passes over the data.
         minibatch_size: Environment steps per optimizer step, over all workers; None: all.
         shuffle: Whether each worker's rows are shuffled in every epoch.
     """
-    merger = RoundWeights(request)
+    merger = RoundWeights(request, learner.signals)
     batch.drop(request.invalid)
     for worker, reason in batch.drop_non_finite_workers().items():
         merger.drop(worker, reason)
@@ -51,7 +59,7 @@ def update_round(
     workers = [worker for worker, rows in enumerate(num_rows) if rows]
     round = Round(learner, module_id, batch, merger, workers)
     per_epoch = num_minibatches(num_rows, sum(num_steps), minibatch_size)
-    _standardize_advantages(round)
+    diagnostics, gradient_signals = _measure(round, request, rewards)
     steps = make_steps(round)
     if merger.needs_round_losses and round.workers:
         merger.set_round_losses(round.workers, steps.losses_of_round())
@@ -77,7 +85,34 @@ def update_round(
         num_steps=batch.num_steps * num_epochs,
         minibatch_steps=sum(num_steps) / per_epoch if num_epochs else 0.0,
     )
-    return merger.result()
+    return dataclasses.replace(
+        merger.result(),
+        diagnostics=diagnostics,
+        gradient_signals={name: dict(values) for name, values in gradient_signals.items()},
+    )
+
+
+def _measure(
+    round: Round, request: UpdateRequest, rewards: RewardSums
+) -> tuple[Diagnostics | None, dict[str, Values]]:
+    """Measures what the merges need before the first step; standardises the advantages.
+
+    Returns:
+        What was measured of gradients, None in a round that does not; and their signals as they
+        were last measured.
+    """
+    merger, signals = round.merger, {"return": request.reward_signals, **request.episode_signals}
+    if request.measures_gradients or merger.needs(BATCH_SIGNALS):
+        measured = batch_signals(round, rewards)
+        merger.take(measured)
+        signals |= measured
+    _standardize_advantages(round)
+    if not request.measures_gradients:
+        return None, round.learner.signals.gradients
+    diagnostics, measured = measure_gradients(round, request, signals)
+    round.learner.signals.keep(request.round, measured)
+    merger.take(measured)
+    return diagnostics, round.learner.signals.gradients
 
 
 def make_steps(round: Round) -> Steps:

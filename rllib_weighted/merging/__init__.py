@@ -3,6 +3,7 @@
 Pure tensors, no RLlib. The idea is that of arXiv 2304.12778; the formulas are ours, after it.
 """
 
+from rllib_weighted.merging.diagnostics import Diagnostics, GradientSums, diagnose
 from rllib_weighted.merging.merge import (
     Merge,
     is_quick,
@@ -22,7 +23,10 @@ from rllib_weighted.merging.signals import SIGNALS, Signal
 from rllib_weighted.merging.strategies import (
     ActorAverage,
     ActorSum,
+    AdvantageScaled,
     Average,
+    InverseVariance,
+    Learnability,
     LossWeighted,
     RewardWeighted,
     Sum,
@@ -33,13 +37,19 @@ __all__ = [
     "SIGNALS",
     "ActorAverage",
     "ActorSum",
+    "AdvantageScaled",
     "Average",
+    "Diagnostics",
+    "GradientSums",
+    "InverseVariance",
+    "Learnability",
     "LossWeighted",
     "Merge",
     "RewardWeighted",
     "Signal",
     "Sum",
     "Weighting",
+    "diagnose",
     "is_quick",
     "merge",
     "merge_weights",

@@ -111,7 +111,13 @@ def _merge_present(
     like, is_built_in = signals[0], type(strategy) in BUILT_IN.values()
     if not strategy.signals:
         signals = [torch.zeros_like(like)]
-    filled = [known for signal in signals if (known := fill_missing(signal)) is not None]
+    filled = []
+    for name, signal in zip(strategy.signals or ("",), signals, strict=True):
+        known = fill_missing(signal)
+        if known is None and name in strategy.optional_signals:
+            known = torch.full_like(signal, math.nan)
+        if known is not None:
+            filled.append(known)
     if len(filled) < len(signals):
         shares = torch.full_like(like, 1.0 / len(like))
     elif is_built_in:
@@ -233,6 +239,7 @@ def is_quick(strategy: Weighting) -> TypeGuard[LossWeighted | RewardWeighted]:
         and strategy.direction == "high"
         and strategy.offset in ("auto", "min")
         and not strategy.normalize
+        and strategy.min_effective_workers is None
     )
 
 

@@ -5,6 +5,7 @@ All formulas here are ours, after arXiv 2304.12778. N is the number of workers t
 
 from __future__ import annotations
 
+import math
 from typing import Literal, TypeAlias
 
 import torch
@@ -123,3 +124,29 @@ def permuted(shares: Tensor, generator: torch.Generator | None) -> Tensor:
     device = torch.device("cpu") if generator is None else generator.device
     order = torch.randperm(len(shares), generator=generator, device=device)
     return shares[order.to(shares.device)]
+
+
+def at_least_effective(weights: Tensor, wanted: float | None) -> Tensor:
+    """Mixes weights with equal ones until enough of them count: w <- (1 - l) w + l (sum w) / N.
+
+    With the smallest l in [0, 1] for which (sum w)^2 / sum w^2 >= `wanted`. The sum stays.
+
+    Args:
+        weights: [N] float64, >= 0.
+        wanted: Effective number of workers; None: nothing is mixed. More than N counts as N.
+
+    Returns:
+        [N] float64.
+    """
+    total = weights.sum()
+    if wanted is None or not bool(total > 0):
+        return weights
+    equal = 1.0 / len(weights)
+    parts = weights / total
+    # sum ((1 - l) p + l / N)^2 = (1 - l)^2 (sum p^2 - 1/N) + 1/N
+    excess = float(parts.square().sum()) - equal
+    allowed = max(0.0, 1.0 / wanted - equal)
+    if excess <= allowed:
+        return weights
+    kept = math.sqrt(allowed / excess)
+    return (parts * kept + (1.0 - kept) * equal) * total

@@ -30,6 +30,9 @@ class Signal:
             "minibatch": measured anew at every step, on the minibatch being merged.
         meaning: What is measured.
         loss: Which of a worker's losses it is; None for what is not a loss.
+        measured_on: "batch": the worker's steps of the round, so it is new in every round.
+            "episodes": those that ended; "gradients": half-batches, every K-th round (see
+            `merge_diagnostics_interval`). These two are kept until they are measured again.
     """
 
     name: str
@@ -37,16 +40,46 @@ class Signal:
     when: LossScope
     meaning: str
     loss: LossName | None = None
+    measured_on: Literal["episodes", "batch", "gradients"] = "batch"
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether a worker without a new value keeps its last known one."""
+        return self.measured_on != "batch"
 
 
 _RETURN = "mean undiscounted return of the episodes that ended in the round; else the last known"
+_REWARD_RATE = "mean reward per step of the round, before any scaling by connectors"
+_VALUE_TARGET = "mean GAE value target (advantage + value) over the round's steps"
+_ADVANTAGE_SCALE = "standard deviation of the round's advantages, before any normalisation"
+_SUCCESS = (
+    "share of ended episodes that succeeded, by info['is_success'] or info['success'], or by a "
+    "return of `success_return` or more; moving average over the rounds"
+)
+_EPISODES = "ended episodes that `success` is the share of, likewise averaged"
+_VARIANCE = (
+    "variance of the returns of the last 32 ended episodes / (highest - lowest return that any "
+    "worker has seen)^2; 0 if that is 0"
+)
+_NOISE = "sigma_i^2: variance of the worker's gradient within its own batch, |g_a - g_b|^2 / 4"
+_SPREAD = "tau^2: variance of the gradient between workers, the same for all"
+_AGREEMENT = "c_i: cosine of the worker's gradient and the mean of the others'"
 _ON_MINIBATCH = "on the minibatch being merged, detached"
 _ON_BATCH = "on the worker's whole batch, before the first step of the round"
 
 SIGNALS: dict[str, Signal] = {
     signal.name: signal
     for signal in (
-        Signal("return", "reward", "round", _RETURN),
+        Signal("return", "reward", "round", _RETURN, measured_on="episodes"),
+        Signal("reward_rate", "reward per step", "round", _REWARD_RATE),
+        Signal("value_target", "that of the loss", "round", _VALUE_TARGET),
+        Signal("success", "fraction", "round", _SUCCESS, measured_on="episodes"),
+        Signal("success_episodes", "episodes", "round", _EPISODES, measured_on="episodes"),
+        Signal("return_variance", "1", "round", _VARIANCE, measured_on="episodes"),
+        Signal("advantage_scale", "that of the loss", "round", _ADVANTAGE_SCALE),
+        Signal("gradient_noise", "squared gradient", "round", _NOISE, measured_on="gradients"),
+        Signal("gradient_spread", "squared gradient", "round", _SPREAD, measured_on="gradients"),
+        Signal("gradient_agreement", "1", "round", _AGREEMENT, measured_on="gradients"),
         Signal("loss", "loss", "minibatch", f"total loss {_ON_MINIBATCH}", "total"),
         Signal("policy_loss", "loss", "minibatch", f"policy loss {_ON_MINIBATCH}", "policy"),
         Signal("value_loss", "loss", "minibatch", f"value loss {_ON_MINIBATCH}", "value"),
@@ -55,8 +88,9 @@ SIGNALS: dict[str, Signal] = {
         Signal("round_value_loss", "loss", "round", f"value loss {_ON_BATCH}", "value"),
     )
 }
-"""All signals by name. A new one is a row here, and its values: the learner's `RoundWeights` takes
-those of "round" from the round's request, and losses from the minibatch."""
+"""All signals by name. A new one is a row here, and its values. Those of episodes come from the
+driver (`core/episode_signals.py`) in the round's request, those of the batch and of gradients from
+the learner (`learning/round_signals.py`), and losses from the minibatch."""
 
 
 def loss_signal(loss: str, scope: str) -> str:

@@ -10,7 +10,7 @@ import abc
 import math
 import numbers
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import torch
 from pydantic import Field, FiniteFloat, PositiveInt
@@ -42,6 +42,11 @@ class Weighting(abc.ABC):
 
     Attributes:
         uses_min_weight: Whether `min_weight` changes its weights.
+        has_own_floor: Whether no minimum weight is added unless one is set, because the rule gives
+            every worker something by itself.
+        optional_signals: Those of its signals that no worker may have; `shares` then gets NaN.
+        smoothing: Where an object has it (as an option, say), the learner gives it moving averages
+            of its signals, s <- b s_before + (1 - b) s, with b = `smoothing` in [0, 1).
         per_worker_parameters: What the setting of this name is if the config leaves it at None.
             In a user's class also under its older name, `own_parameters`.
         signal: The older way to declare a signal: "reward" (the signal `return`), "loss" (that of
@@ -49,7 +54,9 @@ class Weighting(abc.ABC):
     """
 
     uses_min_weight: ClassVar[bool] = True
+    has_own_floor: ClassVar[bool] = False
     per_worker_parameters: ClassVar[bool] = False
+    optional_signals: ClassVar[tuple[str, ...]] = ()
     signal: ClassVar[str]
 
     def __init_subclass__(cls, **kwargs: object) -> None:
@@ -123,7 +130,7 @@ class _Unweighted(Weighting):
     """Every worker counts the same; what its gradient is multiplied by, a subclass says."""
 
     signals = ()
-    signal: ClassVar[str] = "none"
+    signal = "none"
     uses_min_weight: ClassVar[bool] = False
 
     def shares(self, signals: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
@@ -194,6 +201,10 @@ class ActorSum(Sum):
     per_worker_parameters: ClassVar[bool] = True
 
 
+Smoothing: TypeAlias = Annotated[FiniteFloat, Field(ge=0, lt=1)]
+EffectiveWorkers: TypeAlias = Annotated[FiniteFloat, Field(ge=1)] | None
+
+
 @dataclass(frozen=True)
 class _SignalWeighted(Weighting):
     """Weights that follow a signal; the options that reward and loss have in common."""
@@ -204,6 +215,8 @@ class _SignalWeighted(Weighting):
     temperature: Annotated[FiniteFloat, Field(gt=0)] = 1.0
     top_k: PositiveInt | None = None
     normalize: bool = False
+    smoothing: Smoothing = 0.0
+    min_effective_workers: EffectiveWorkers = None
 
     def shares(self, signals: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Shares of the signals, turned by `direction` and shifted by `offset`: [N] -> [N].
@@ -237,6 +250,7 @@ class _SignalWeighted(Weighting):
             ValueError: if `min_weight` is not a finite number >= 0.
         """
         weights = super().weights(shares, min_weight=min_weight)
+        weights = transforms.at_least_effective(weights, self.min_effective_workers)
         if self.normalize:
             parts = weights / weights.amax()  # before the sum, which a large m would overflow
             return parts / parts.sum()
@@ -254,9 +268,10 @@ class _SignalWeighted(Weighting):
 
 @dataclass(frozen=True)
 class RewardWeighted(_SignalWeighted):
-    """R-Weighted: the higher a worker's return among the workers, the more its gradient weighs.
+    """R-Weighted: the higher a worker's reward among the workers, the more its gradient weighs.
 
-    The signal is the mean undiscounted return of the worker's episodes that ended in the round.
+    The signal is the mean undiscounted return of the worker's episodes that ended in the round,
+    or one that is new in every round, however long the episodes are; see `signal`.
     Idea from arXiv 2304.12778; the formula w_i = p_i + m is ours, after arXiv 2304.12778.
 
     Example:
@@ -276,10 +291,21 @@ class RewardWeighted(_SignalWeighted):
         top_k: k >= 1, of "top_k" only, which needs it; more than N counts as N.
         normalize: divide the weights by their sum, so that strategies differ in direction and
             not in step size.
+        smoothing: b in [0, 1) of a moving average of the signal over the rounds (of a loss on
+            minibatches: over the steps), s <- b s_before + (1 - b) s.
+        min_effective_workers: E >= 1: the weights are mixed with equal ones until
+            (sum w)^2 / sum w^2 >= E. None: they are not.
+        signal: "return"; "reward_rate", the mean reward per step of the round; or "value_target",
+            the mean value target (advantage + value) of the round.
     """
 
-    signals = ("return",)
-    signal: ClassVar[str] = "reward"
+    # Here an option, and no longer the older way to declare a signal.
+    signal: Literal["return", "reward_rate", "value_target"] = "return"  # type: ignore[misc]
+
+    @property
+    def signals(self) -> tuple[str, ...]:
+        """The signal of that name."""
+        return (self.signal,)
 
 
 @dataclass(frozen=True)
@@ -297,13 +323,14 @@ class LossWeighted(_SignalWeighted):
         [0.0, 0.3333333333333333, 0.6666666666666666]
 
     Attributes:
-        offset, direction, transform, temperature, top_k, normalize: as in `RewardWeighted`.
+        offset, direction, transform, temperature, top_k, normalize, smoothing,
+            min_effective_workers: as in `RewardWeighted`.
         loss: which loss of the worker is the signal.
         scope: "minibatch": on the minibatch being merged, detached; "round": on the worker's
             whole batch, before the first step of the round.
     """
 
-    signal: ClassVar[str] = "loss"
+    signal = "loss"
     loss: LossName = "total"
     scope: LossScope = "minibatch"
 
@@ -313,6 +340,140 @@ class LossWeighted(_SignalWeighted):
         return (loss_signal(self.loss, self.scope),)
 
 
+@dataclass(frozen=True)
+class _Adaptive(Weighting):
+    """Weights that sum to 1 and have a floor of their own; a minimum weight only if one is set."""
+
+    has_own_floor: ClassVar[bool] = True
+    smoothing: Smoothing = 0.0
+    min_effective_workers: EffectiveWorkers = None
+
+    def weights(self, shares: Tensor, *, min_weight: float | None = None) -> Tensor:
+        """w_i = p_i, mixed with 1/N by `min_effective_workers`, + m: [N] -> [N].
+
+        Raises:
+            ValueError: if `min_weight` is not a finite number >= 0.
+        """
+        mixed = transforms.at_least_effective(shares, self._wanted(len(shares)))
+        return super().weights(mixed, min_weight=0.0 if min_weight is None else min_weight)
+
+    def _wanted(self, num_workers: int) -> float | None:
+        return self.min_effective_workers
+
+
+@dataclass(frozen=True)
+class Learnability(_Adaptive):
+    """The more a worker's outcomes vary between success and failure, the more it weighs.
+
+        l_i = q_i (1 - q_i),  w_i = (1 - e) l_i / sum_j l_j + e / N
+
+    q_i = (k + 1) / (n + 2) for k successes in n episodes, both moving averages. Without a notion of
+    success, l_i is the variance of the worker's returns in units of their range. All l_i = 0:
+    w_i = 1/N. After the score by which LILO (NeurIPS 2025) and arXiv 2408.15099 choose what to
+    sample; as weights ours. It does nothing where all workers succeed alike.
+
+    Example:
+        >>> from rllib_weighted.merging import Learnability, merge
+        >>> signals = {
+        ...     "success": [0.5, 1.0],
+        ...     "success_episodes": [98.0, 98.0],
+        ...     "return_variance": [0.0, 0.0],
+        ... }
+        >>> merge(Learnability(uniform=0.0), signals).shares.round(decimals=3).tolist()
+        [0.962, 0.038]
+
+    Attributes:
+        uniform: e in [0, 1], the part that all workers share equally.
+        success_return: An episode with at least this return has succeeded; None: as the
+            environment says in `info["is_success"]` or `info["success"]` at its end.
+        smoothing, min_effective_workers: as in `RewardWeighted`.
+    """
+
+    signals = ("success", "success_episodes", "return_variance")
+    optional_signals = ("success", "success_episodes", "return_variance")
+    uniform: Annotated[FiniteFloat, Field(ge=0, le=1)] = 0.25
+    success_return: FiniteFloat | None = None
+
+    def shares(
+        self,
+        success: Tensor,
+        episodes: Tensor,
+        variance: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """[N] each -> [N]; NaN throughout where no worker has the signal."""
+        smoothed = (success * episodes + 1) / (episodes + 2)
+        learnability = smoothed * (1 - smoothed)
+        if bool(torch.isnan(learnability).all()):
+            learnability = variance.nan_to_num(nan=0.0)
+        parts = transforms.proportional(learnability, "auto")
+        return parts * (1 - self.uniform) + self.uniform / len(parts)
+
+
+@dataclass(frozen=True)
+class AdvantageScaled(_Adaptive):
+    """Weights by the scale of a worker's advantages: w_i ~ clip(sd_i / mean sd, 1/4, 4)^a.
+
+    Beside `advantage_normalization="worker"`, a = 1 undoes its levelling, close to normalising over
+    the batch: workers that saw no reward are not listened to. a = -1 quietens those with outliers.
+    After PopArt (arXiv 1809.04474); the rule is ours.
+
+    Example:
+        >>> from rllib_weighted.merging import AdvantageScaled, merge
+        >>> merge(AdvantageScaled(), [3.0, 1.0]).weights.tolist()
+        [0.75, 0.25]
+
+    Attributes:
+        exponent: a in [-2, 2].
+        smoothing, min_effective_workers: as in `RewardWeighted`.
+    """
+
+    signals = ("advantage_scale",)
+    exponent: Annotated[FiniteFloat, Field(ge=-2, le=2)] = 1.0
+
+    def shares(self, signals: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """Standard deviations [N] -> [N]."""
+        mean = signals.mean()
+        relative = (signals / mean).clamp(0.25, 4.0) if bool(mean > 0) else torch.ones_like(signals)
+        return transforms.proportional(relative**self.exponent, 0.0)
+
+
+@dataclass(frozen=True)
+class InverseVariance(_Adaptive):
+    """The noisier a worker's gradient, the less it weighs: w_i ~ 1 / (sigma_i^2 + tau^2).
+
+    sigma_i^2 is the noise within the worker's batch, tau^2 the spread between workers (random
+    effects, DerSimonian & Laird 1986; in reinforcement learning arXiv 2201.01666). A worker that is
+    quiet because it sees nothing gets a high weight: not for sparse rewards.
+
+    Example:
+        >>> from rllib_weighted.merging import InverseVariance, merge
+        >>> signals = {"gradient_noise": [1.0, 3.0], "gradient_spread": [0.0, 0.0]}
+        >>> merge(InverseVariance(), signals).weights.tolist()
+        [0.75, 0.25]
+
+    Attributes:
+        smoothing: as in `RewardWeighted`.
+        min_effective_workers: as in `RewardWeighted`; None is N/2.
+    """
+
+    signals = ("gradient_noise", "gradient_spread")
+    smoothing: Smoothing = 0.95
+
+    def shares(
+        self, noise: Tensor, spread: Tensor, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Variances, [N] each -> [N]."""
+        variance = noise + spread
+        if not bool((variance > 0).all()):  # Without noise at all: those workers, alike.
+            return transforms.proportional((variance <= 0).to(torch.float64), 0.0)
+        return transforms.proportional(variance.amin() / variance, 0.0)
+
+    def _wanted(self, num_workers: int) -> float:
+        return num_workers / 2 if self.min_effective_workers is None else self.min_effective_workers
+
+
 BUILT_IN: dict[str, type[Weighting]] = {
     "average": Average,
     "sum": Sum,
@@ -320,6 +481,9 @@ BUILT_IN: dict[str, type[Weighting]] = {
     "loss_weighted": LossWeighted,
     "actor_average": ActorAverage,
     "actor_sum": ActorSum,
+    "learnability": Learnability,
+    "advantage_scaled": AdvantageScaled,
+    "inverse_variance": InverseVariance,
 }
 """Strategies by their names. The output of these classes (not of their subclasses) needs no check
 at every merge."""

@@ -9,9 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from rllib_weighted.merging import Diagnostics
 
 MERGE = "merge"
 """Key of the result dict under which all of these metrics lie."""
@@ -25,8 +28,12 @@ NUM_DROPPED = "num_dropped"
 NUM_SKIPPED_STEPS = "num_skipped_steps"
 EPISODE_RETURN_MEAN = "episode_return_mean"
 DRIFT_MEAN = "drift_mean"
+SIGNAL_AGE_MEAN = "signal_age_mean"
 FAST_SAMPLING = "fast_sampling"
 COLUMNS = "columns"
+
+DIAGNOSTICS = "diagnostics"
+"""Key under `MERGE` of what the workers' gradients say of the merge; see `diagnostic_metrics`."""
 
 WORKERS = "workers"
 """Key under `MERGE` of the per-worker metrics: one dict per worker, keyed by its number."""
@@ -38,6 +45,11 @@ LOSS = "loss"
 EPISODE_RETURN = "episode_return"
 NUM_EPISODES = "num_episodes"
 DRIFT = "drift"
+SIGNAL_AGE = "signal_age"
+GRADIENT_NOISE = "gradient_noise"
+GRADIENT_AGREEMENT = "gradient_agreement"
+
+_WHERE_MEASURED = (DRIFT, SIGNAL_AGE, GRADIENT_NOISE, GRADIENT_AGREEMENT)
 
 MAX_WORKERS_IN_METRICS = 32
 """With more workers than this, the per-worker values are in the merge history only."""
@@ -60,6 +72,9 @@ class WorkerRecord:
         num_episodes: Episodes that ended in the round.
         dropped: Whether it was left out of the merge.
         drift: How far its own parameters are from the workers' mean; None if all share one set.
+        signal_age: Rounds since its signal was measured; None if it has none.
+        gradient_noise: sigma_i^2 of its gradient, as last measured; None if it never was.
+        gradient_agreement: Cosine of its gradient and the mean of the others', likewise.
     """
 
     worker: int
@@ -74,6 +89,9 @@ class WorkerRecord:
     num_episodes: int
     dropped: bool
     drift: float | None = None
+    signal_age: int | None = None
+    gradient_noise: float | None = None
+    gradient_agreement: float | None = None
 
 
 class MetricInfo(NamedTuple):
@@ -155,6 +173,51 @@ METRICS: tuple[MetricInfo, ...] = (
         "How far the workers' own parameters are from their mean after the round; only with "
         "`actor_average` and `actor_sum`.",
     ),
+    _merge(
+        SIGNAL_AGE_MEAN,
+        "mean over i of the rounds since s_i was measured",
+        "rounds",
+        "How stale the signals are; 0: all are of this round. NaN before there is one.",
+    ),
+    _merge(
+        f"{DIAGNOSTICS}/signal_norm",
+        "G^2 = mean over i != j of g_i . g_j",
+        "squared gradient",
+        "Squared norm of the gradient without its noise, unbiased; below 0 where noise hides it. "
+        "This and what follows: with `merge_diagnostics_interval`, as last measured; under "
+        "`policy/` and `value/` of that part of the loss.",
+    ),
+    _merge(
+        f"{DIAGNOSTICS}/noise_scale",
+        "mean (sigma_i^2 + tau^2) / (N G^2)",
+        "1",
+        "Noise over signal of the average of the workers' gradients; low: weights change little.",
+    ),
+    _merge(
+        f"{DIAGNOSTICS}/heterogeneity",
+        "tau^2 / mean sigma_i^2",
+        "1",
+        "Spread between workers over the noise within them; 0: they differ by chance only.",
+    ),
+    _merge(
+        f"{DIAGNOSTICS}/agreement",
+        "mean over i of cos(g_i, mean of the others)",
+        "1",
+        "Whether the workers' gradients point the same way.",
+    ),
+    _merge(
+        f"{DIAGNOSTICS}/speed/<strategy>",
+        "(1 + rho) / (1 + rho N sum w_i^2 v_i / mean v)",
+        "1",
+        "Predicted speed of the strategy's weights against the average, if all workers' expected "
+        "gradients are equal; rho is the noise scale, v_i = sigma_i^2 + tau^2.",
+    ),
+    _merge(
+        f"{DIAGNOSTICS}/gain/<strategy>",
+        "progress of sum w_i g_a on mean g_b over its noise, by that of the average",
+        "1",
+        "Measured one-step gain against the average, also where expected gradients differ.",
+    ),
     _worker(
         SIGNAL,
         "s_i, mean over the round's steps",
@@ -183,6 +246,21 @@ METRICS: tuple[MetricInfo, ...] = (
         "||θ_i - θ̄|| / ||θ̄||",
         "fraction",
         "Drift of the worker's own parameters; only with `actor_average` and `actor_sum`.",
+    ),
+    _worker(
+        SIGNAL_AGE, "rounds since s_i was measured", "rounds", "0: in this round; absent: never."
+    ),
+    _worker(
+        GRADIENT_NOISE,
+        "sigma_i^2 = |g_a - g_b|^2 / 4",
+        "squared gradient",
+        "Noise of its gradient within its batch, from two half-batches; as last measured.",
+    ),
+    _worker(
+        GRADIENT_AGREEMENT,
+        "cos(g_i, mean of the others)",
+        "1",
+        "Whether its gradient points where the others' do; as last measured.",
     ),
 )
 """Every metric of a merge, in the order of the documentation's table."""
@@ -216,6 +294,7 @@ def summarize(
     shares = np.array([record.share for record in kept], dtype=np.float64)
     weights = np.array([record.weight for record in kept], dtype=np.float64)
     drifts = [record.drift for record in records if record.drift is not None]
+    ages = [record.signal_age for record in records if record.signal_age is not None]
     return {
         SHARE_MIN: float(shares.min()) if kept else math.nan,
         SHARE_MAX: float(shares.max()) if kept else math.nan,
@@ -227,6 +306,7 @@ def summarize(
         EPISODE_RETURN_MEAN: float(np.mean(recent_returns)) if recent_returns else math.nan,
         FAST_SAMPLING: fast_sampling,
         COLUMNS: columns,
+        SIGNAL_AGE_MEAN: float(np.mean(ages)) if ages else math.nan,
         **({DRIFT_MEAN: float(np.mean(drifts))} if drifts else {}),
     }
 
@@ -248,10 +328,25 @@ def worker_metrics(records: Sequence[WorkerRecord]) -> dict[str, dict[str, float
     return {
         str(record.worker): {
             **{name: _or_nan(getattr(record, name)) for name in names},
-            **({} if record.drift is None else {DRIFT: record.drift}),
+            **{
+                name: float(value)
+                for name in _WHERE_MEASURED
+                if (value := getattr(record, name)) is not None
+            },
         }
         for record in records
     }
+
+
+def diagnostic_metrics(found: Diagnostics) -> dict[str, float]:
+    """Return the metrics under `DIAGNOSTICS`, levels joined by ``/``."""
+    estimates = ("signal_norm", "noise_scale", "heterogeneity", "agreement")
+    metrics = {name: float(getattr(found, name)) for name in estimates}
+    for kind in ("speed", "gain"):
+        metrics |= {f"{kind}/{name}": value for name, value in getattr(found, kind).items()}
+    for part, of_part in found.parts.items():
+        metrics |= {f"{part}/{name}": value for name, value in diagnostic_metrics(of_part).items()}
+    return metrics
 
 
 def _entropy(shares: np.ndarray) -> float:

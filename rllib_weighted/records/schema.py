@@ -36,13 +36,16 @@ SCHEMA: pa.Schema = pa.schema(
         pa.field("num_episodes", pa.int32(), nullable=False),
         pa.field("dropped", pa.bool_(), nullable=False),
         pa.field("drift", pa.float64()),
+        pa.field("signal_age", pa.int32()),
+        pa.field("gradient_noise", pa.float64()),
+        pa.field("gradient_agreement", pa.float64()),
     ],
     metadata={VERSION_KEY: VERSION},
 )
 """Columns of a merge history: a row per (round, worker). `env_steps` counts environment steps of
 the whole trial up to the end of the round."""
 
-ADDED_LATER = ("drift",)
+ADDED_LATER = ("drift", "signal_age", "gradient_noise", "gradient_agreement")
 """Columns that older files of this version lack; they are read as null."""
 
 KEY_COLUMNS = ("trial_id", "round", "worker")

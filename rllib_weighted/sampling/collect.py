@@ -51,6 +51,7 @@ class Rollouts:
     connector_states: list[dict[str, Any]] = field(default_factory=list)
     num_resets: dict[int, int] = field(default_factory=dict)
     returns: dict[int, list[float]] = field(default_factory=dict)
+    successes: dict[int, list[bool]] = field(default_factory=dict)
     invalid: dict[int, str] = field(default_factory=dict)
     absent: dict[int, str] = field(default_factory=dict)
 
@@ -125,6 +126,7 @@ def _joined(results: list[SampleResult], config: WeightedPPOConfig) -> Rollouts:
         joined.connector_states.append(result.connector_states)
         joined.num_resets |= result.num_resets
         joined.returns |= result.returns
+        joined.successes |= result.successes
         joined.invalid |= result.invalid
     return joined
 

@@ -44,6 +44,7 @@ from rllib_weighted.core.rollouts import (
     RolloutColumns,
     concatenated,
     episode_stats,
+    finished_successes,
 )
 from rllib_weighted.core.seeding import Stream, draw_root_seed, seeded_globals, stream_seed
 from rllib_weighted.core.workers import ENV_INDEX_KEY, WORKER_KEY
@@ -153,6 +154,7 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
         rollout = self._sample_rollout(request)
         invalid = self._seeds.take_invalid()
         after = self._connector_states()
+        stats = episode_stats(rollout)
         return SampleResult(
             env_runner=self._index,
             episodes=[] if isinstance(rollout, RolloutColumns) else rollout,
@@ -161,7 +163,8 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
             metrics=self.get_metrics(),
             connector_states=repair_deltas(before, after) if is_finite(after) else {},
             num_resets=self._seeds.num_resets,
-            returns=self._returns.finished(episode_stats(rollout), invalid),
+            returns=self._returns.finished(stats, invalid),
+            successes=finished_successes(stats),
             invalid=invalid,
         )
 

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import math
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import gymnasium as gym
@@ -33,6 +33,7 @@ from torch import Tensor, nn
 
 from rllib_weighted import _private
 from rllib_weighted.core.eligibility import Requirement, first_reason, required
+from rllib_weighted.core.episode_signals import success_of
 from rllib_weighted.core.modules import dense_layers, overriding_class
 from rllib_weighted.core.rollouts import CHUNK, RolloutColumns, ranges
 from rllib_weighted.sampling.envs import EnvPoolVectorEnv, SeededEnv
@@ -339,6 +340,9 @@ class FastSampler:
         chunks["worker"] = np.array(self._runner.workers)[env]
         chunks["terminated"] = terminated[stop - 1, env]
         chunks["truncated"] = truncated[stop - 1, env]
+        ends = zip((stop - 1).tolist(), env.tolist(), strict=True)
+        successes = [steps[t].successes.get(index) for t, index in ends]
+        chunks["success"] = [-1 if success is None else success for success in successes]
         chunks[WEIGHTS_SEQ_NO] = _private.weights_version(self._runner)
         for chunk, index in zip(chunks, env.tolist(), strict=True):
             id_, t = self._ongoing[index]
@@ -393,13 +397,17 @@ def _spans(resets: np.ndarray, ends: np.ndarray) -> list[tuple[int, int, int]]:
 
 
 class Step(NamedTuple):
-    """Result of one vector step: `obs` [envs, …], the rest [envs]; infos where they are kept."""
+    """Result of one vector step: `obs` [envs, …], the rest [envs]; infos where they are kept.
+
+    `successes`: of each sub-environment whose episode ended, whether it succeeded, or None.
+    """
 
     obs: np.ndarray
     rewards: np.ndarray
     terminateds: np.ndarray
     truncateds: np.ndarray
     infos: Infos | None
+    successes: Mapping[int, bool | None]
 
 
 class Stepper:
@@ -421,7 +429,10 @@ class Stepper:
 
         Which those are, the vector environment has noted by itself.
         """
-        return Step(*self._env.step(actions))
+        obs, rewards, terminateds, truncateds, infos = self._env.step(actions)
+        ended = np.flatnonzero(terminateds | truncateds).tolist()
+        successes = {index: success_of(infos[index]) for index in ended}
+        return Step(obs, rewards, terminateds, truncateds, infos, successes)
 
     def leave(self) -> None:
         """Leaves the environments so that another stepper can go on with them."""
@@ -449,12 +460,15 @@ class DirectStepper(Stepper):
         observations: list[Any] = [None] * num_envs
         rewards = np.zeros(num_envs)
         terminateds, truncateds = np.zeros(num_envs, np.bool_), np.zeros(num_envs, np.bool_)
+        successes: dict[int, bool | None] = {}
         for i, (env, resets_now) in enumerate(zip(self._envs, resets.tolist(), strict=True)):
             if resets_now:
                 observations[i], _ = env.reset()
             else:
                 step = env.env.step(actions[i])
-                observations[i], rewards[i], terminateds[i], truncateds[i], _ = step
+                observations[i], rewards[i], terminateds[i], truncateds[i], info = step
+                if terminateds[i] or truncateds[i]:
+                    successes[i] = success_of(info)
         obs = np.stack(observations, out=np.empty_like(self._obs))
         is_finite = not self._may_be_infinite or np.isfinite(obs).all()
         if not (is_finite and np.isfinite(rewards).all()):
@@ -463,7 +477,7 @@ class DirectStepper(Stepper):
                 if not resets[i]:
                     obs[i] = env.replace_nonfinite(observations[i], self._obs[i])
         self._obs = obs
-        return Step(obs, rewards, terminateds, truncateds, None)
+        return Step(obs, rewards, terminateds, truncateds, None, successes)
 
     def leave(self) -> None:
         """Tells each sub-environment its last observation, for its own check of the next step."""

@@ -30,6 +30,7 @@ def _columns(
     chunk = np.zeros(1, CHUNK)
     chunk["id"], chunk["env_index"], chunk["worker"] = id_, env_index, env_index + 4
     chunk["length"], chunk["t_started"], chunk["terminated"] = length, start, done
+    chunk["success"] = -1
     steps = {Columns.ACTIONS: t[1:], Columns.REWARDS: t[1:] + 0.5, Columns.ACTION_LOGP: -t[1:]}
     dicts = np.array([{"t": step} for step in t.tolist()], object) if infos else None
     return RolloutColumns(np.stack([t, t], axis=1), steps, chunk, dicts)

@@ -66,9 +66,9 @@ def test_streams_differ_in_seed_kind_and_every_counter() -> None:
 
 def test_the_numbers_of_the_streams_stay() -> None:
     # They are part of every seed: another number would be another run.
-    names = ["ENVIRONMENT", "ACTIONS", "SHUFFLE", "SHARES", "EVALUATION_ACTIONS"]
+    names = ["ENVIRONMENT", "ACTIONS", "SHUFFLE", "SHARES", "EVALUATION_ACTIONS", "HALVES"]
     assert [(stream.name, stream.value) for stream in Stream] == list(
-        zip(names, range(5), strict=True)
+        zip(names, range(6), strict=True)
     )
 
 

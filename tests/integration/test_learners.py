@@ -37,7 +37,13 @@ STRATEGIES = [
     "loss_weighted",
     "actor_average",
     "actor_sum",
+    "advantage_scaled",
+    "inverse_variance",
 ]
+# What the driver says to those that read more than returns and losses.
+REQUESTS: dict[str, dict[str, Any]] = {
+    "inverse_variance": {"measures_gradients": True, "options": {"smoothing": 0.5}},
+}
 BATCHES = {
     "equal": [[12, 8]] * NUM_WORKERS,
     "unequal": [[3], [30, 14], [7, 7, 7], [1], [40], [5, 2], [16], [9, 1]],
@@ -157,7 +163,8 @@ def assert_equal_learners(found: list[dict[str, Any]]) -> None:
 def check(groups: Groups, start: Any, num_learners: int, *case: Any, fast: bool = True) -> None:
     """Compares a number of learners with the one in this process, which is a fast one."""
     strategy, batch, dtype = case
-    request, own = {"strategy": strategy}, strategy.startswith("actor")
+    request = {"strategy": strategy, **REQUESTS.get(strategy, {})}
+    own = strategy.startswith("actor")
     state, before = start[own]
     expected_reports, expected_results = train(groups[0, own], state, dtype, batch, request)
     (wanted,) = snapshots(groups[0, own])
@@ -178,6 +185,12 @@ def check(groups: Groups, start: Any, num_learners: int, *case: Any, fast: bool 
         for name in ("signals", "shares", "weights", "losses", "drifts"):
             values = [numbers(getattr(r, name) or []) for r in (report, one)]
             np.testing.assert_allclose(*values, rtol=1e-4, err_msg=name)
+        assert report.ages == one.ages
+        assert (report.diagnostics is None) == (one.diagnostics is None)
+        if report.diagnostics is not None and one.diagnostics is not None:
+            for name in ("noise_scale", "spread", "agreement"):
+                pair = (getattr(d, name) for d in (report.diagnostics, one.diagnostics))
+                np.testing.assert_allclose(*pair, rtol=1e-3, err_msg=name)
     assert_same_metrics(results, expected_results)
 
 

@@ -164,5 +164,6 @@ def test_these_are_quick(strategy):
 def test_every_field_was_thought_of():
     """A new option of a strategy has to be known to `is_quick`."""
     known = {"transform", "direction", "offset", "normalize", "temperature", "top_k"}
-    for cls, own in ((RewardWeighted, set()), (LossWeighted, {"scope", "loss"})):
+    known |= {"min_effective_workers", "smoothing"}  # The learner smooths before the merge.
+    for cls, own in ((RewardWeighted, {"signal"}), (LossWeighted, {"scope", "loss"})):
         assert {field.name for field in dataclasses.fields(cls)} - known - own == set()

@@ -29,6 +29,9 @@ BUILT_IN = [
     "loss_weighted",
     "actor_average",
     "actor_sum",
+    "learnability",
+    "advantage_scaled",
+    "inverse_variance",
 ]
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from rllib_weighted.merging import RewardWeighted, resolve_strategy
+from rllib_weighted.merging import shares as transforms
 from rllib_weighted.merging.shares import NegativeSignalError
 from tests.merging import _asserts
 from tests.merging._asserts import assert_close, assert_shares, draw
@@ -239,3 +240,28 @@ class TestRandom:
 def test_unknown_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         shares([1.0, 2.0], **options)
+
+
+class TestAtLeastEffective:
+    """Mixed with equal weights until enough workers count, and no further."""
+
+    @pytest.mark.parametrize("wanted", [1.0, 1.5, 2.0, 3.9, 4.0, 7.0])
+    def test_the_effective_number_is_reached_and_the_sum_stays(self, wanted):
+        weights = torch.tensor([3.0, 1.0, 0.0, 0.0], dtype=torch.float64)  # (4^2) / 10 = 1.6
+        mixed = transforms.at_least_effective(weights, wanted)
+        found = float(mixed.sum() ** 2 / mixed.square().sum())
+        assert found == pytest.approx(max(1.6, min(wanted, 4.0)))
+        assert float(mixed.sum()) == pytest.approx(4.0)
+        assert bool((mixed >= 0).all())
+
+    def test_the_least_mixing(self):
+        weights = torch.tensor([1.0, 0.0], dtype=torch.float64)
+        # (1 - l/2)^2 + (l/2)^2 = 1/E = 5/8: l = 1/2
+        assert_close(transforms.at_least_effective(weights, 1.6), [0.75, 0.25])
+
+    def test_nothing_is_mixed_without_need(self):
+        weights = torch.tensor([1.0, 0.9], dtype=torch.float64)
+        assert transforms.at_least_effective(weights, None) is weights
+        assert transforms.at_least_effective(weights, 1.9) is weights
+        zeros = torch.zeros(3, dtype=torch.float64)
+        assert transforms.at_least_effective(zeros, 2.0) is zeros

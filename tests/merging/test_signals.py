@@ -121,6 +121,15 @@ def test_the_table():
     assert all(name == signal.name for name, signal in SIGNALS.items())
     assert {name: signal.when for name, signal in SIGNALS.items()} == {
         "return": "round",
+        "reward_rate": "round",
+        "value_target": "round",
+        "success": "round",
+        "success_episodes": "round",
+        "return_variance": "round",
+        "advantage_scale": "round",
+        "gradient_noise": "round",
+        "gradient_spread": "round",
+        "gradient_agreement": "round",
         "loss": "minibatch",
         "policy_loss": "minibatch",
         "value_loss": "minibatch",

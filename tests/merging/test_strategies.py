@@ -94,7 +94,6 @@ def test_which_signals_each_reads():
 
 
 def test_the_older_name_of_the_signal():
-    assert RewardWeighted.signal == "reward"
     assert LossWeighted.signal == "loss"
     assert Average.signal == Sum.signal == "none"
     assert RewardWeighted.uses_min_weight
@@ -120,7 +119,8 @@ def test_what_a_dropped_worker_counts_in_the_merged_part(strategy, expected):
 
 def test_the_fields_are_the_options():
     common = ["offset", "direction", "transform", "temperature", "top_k", "normalize"]
-    assert [field.name for field in dataclasses.fields(RewardWeighted)] == common
+    common += ["smoothing", "min_effective_workers"]
+    assert [field.name for field in dataclasses.fields(RewardWeighted)] == [*common, "signal"]
     assert [field.name for field in dataclasses.fields(LossWeighted)] == [*common, "loss", "scope"]
     assert not dataclasses.fields(Average)
     assert not dataclasses.fields(Sum)

@@ -38,8 +38,12 @@ COLUMNS = [
     ("num_episodes", "int32"),
     ("dropped", "bool"),
     ("drift", "double"),
+    ("signal_age", "int32"),
+    ("gradient_noise", "double"),
+    ("gradient_agreement", "double"),
 ]
 NULLABLE = {"env_index", "seed", "signal", "loss", "episode_return", "drift"}
+NULLABLE |= {"signal_age", "gradient_noise", "gradient_agreement"}
 
 
 def test_columns_types_and_what_may_be_null() -> None:

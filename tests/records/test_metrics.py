@@ -1,7 +1,11 @@
 from __future__ import annotations
 
-import pytest
+import dataclasses
 
+import pytest
+import torch
+
+from rllib_weighted.merging import GradientSums, diagnose
 from rllib_weighted.records import metrics, summarize, worker_metrics
 from tests.records.helpers import record
 
@@ -32,6 +36,11 @@ def test_the_names_are_those_of_the_interface() -> None:
         "NUM_EPISODES": "num_episodes",
         "DRIFT": "drift",
         "DRIFT_MEAN": "drift_mean",
+        "SIGNAL_AGE": "signal_age",
+        "SIGNAL_AGE_MEAN": "signal_age_mean",
+        "GRADIENT_NOISE": "gradient_noise",
+        "GRADIENT_AGREEMENT": "gradient_agreement",
+        "DIAGNOSTICS": "diagnostics",
         "FAST_SAMPLING": "fast_sampling",
         "COLUMNS": "columns",
     }
@@ -45,11 +54,23 @@ def test_every_name_is_a_level_of_a_metric_in_the_table(name: str) -> None:
 
 
 def test_the_table_has_exactly_the_metrics_that_are_reported() -> None:
-    records = [record(drift=0.5)]  # Workers with parameters of their own report all there is.
+    # Workers with parameters of their own whose gradients are measured report all there is.
+    records = [record(drift=0.5, signal_age=1, gradient_noise=2.0, gradient_agreement=0.5)]
+    ones = torch.ones(2)
+    found = diagnose(GradientSums(ones, ones, ones, ones, ones[0]), {"<strategy>": ones})
     per_round = {f"merge/{name}" for name in summarize(records)}
+    per_round |= {f"merge/diagnostics/{name}" for name in metrics.diagnostic_metrics(found)}
     per_worker = {f"merge/workers/<i>/{name}" for name in worker_metrics(records)["0"]}
     assert {info.name for info in metrics.METRICS} == per_round | per_worker
     assert len(metrics.METRICS) == len(per_round | per_worker)
+
+
+def test_the_parts_of_the_loss_have_the_same_metrics() -> None:
+    ones = torch.ones(2)
+    part = diagnose(GradientSums(ones, ones, ones, ones, ones[0]), {"sum": ones})
+    plain = metrics.diagnostic_metrics(part)
+    found = metrics.diagnostic_metrics(dataclasses.replace(part, parts={"value": part}))
+    assert found == {**plain, **{f"value/{name}": value for name, value in plain.items()}}
 
 
 def test_the_table_is_markdown_with_four_filled_cells_a_row() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -15,8 +16,9 @@ def with_shares(*shares: float, min_weight: float = 0.25) -> list[WorkerRecord]:
 def test_summary_by_hand() -> None:
     # p = 1/2, 1/4, 1/4: entropy = 1/2 ln 2 + 2 * 1/4 ln 4 = 3/2 ln 2.
     # w = 3/4, 1/2, 1/2: (7/4)^2 / (9/16 + 1/4 + 1/4) = (49/16) / (17/16) = 49/17.
+    ages = zip(with_shares(0.25, 0.5, 0.25), (1, 3, None), strict=True)
     summary = summarize(
-        with_shares(0.25, 0.5, 0.25),
+        [dataclasses.replace(item, signal_age=age) for item, age in ages],
         num_skipped_steps=2,
         recent_returns=[2.0, 4.0],
         fast_sampling=1.0,
@@ -34,6 +36,7 @@ def test_summary_by_hand() -> None:
             "episode_return_mean": 3.0,
             "fast_sampling": 1.0,
             "columns": 0.5,
+            "signal_age_mean": 2.0,  # 1 and 3; the third has none.
         }
     )
     assert all(type(value) is float for value in summary.values())
