@@ -70,12 +70,14 @@ class Arm:
         training: Settings of `.training` on top of the task's.
         env_runners: Settings of `.env_runners`.
         task: Fields of the task that are different in this arm.
+        algorithm: "WeightedPPO", or one of RLlib's own: "PPO", "APPO", "IMPALA".
     """
 
     name: str
     training: Mapping[str, Any] = field(default_factory=dict)
     env_runners: Mapping[str, Any] = field(default_factory=dict)
     task: Mapping[str, Any] = field(default_factory=dict)
+    algorithm: str = "WeightedPPO"
 
 
 @dataclass(frozen=True)

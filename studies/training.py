@@ -10,12 +10,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.algorithms.appo import APPOConfig
+from ray.rllib.algorithms.impala import IMPALAConfig
+from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.connectors.env_to_module import MeanStdFilter
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 
-from rllib_weighted import ScaleRewards, WeightedPPO, WeightedPPOConfig
+from rllib_weighted import ScaleRewards, WeightedPPOConfig
 from rllib_weighted.report.measures import first_sustained
-from studies import envs
+from studies import envs, oracle  # noqa: F401 (registers its strategy)
 from studies.design import Arm, Task, digest, task_of
 from studies.held_out import held_out_returns
 
@@ -25,48 +30,70 @@ MOST_POINTS = 100
 _RECENT_EPISODES = 10
 """Episodes of a worker that its recent return is the mean of, at least."""
 
+_SCORED_EPISODES = 100
+"""Episodes that the score of one of RLlib's own algorithms is the mean of, as ours."""
 
-def config_of(task: Task, arm: Arm, seed: int) -> WeightedPPOConfig:
+
+_STOCK: dict[str, tuple[type[AlgorithmConfig], tuple[str, ...]]] = {
+    "PPO": (PPOConfig, ()),
+    "APPO": (APPOConfig, ("lambda_", "clip_param")),
+    "IMPALA": (IMPALAConfig, ()),
+}
+"""RLlib's own algorithms, and what they have of a task's settings beside `_COMMON`; PPO: all."""
+
+_COMMON = ("lr", "gamma", "grad_clip", "grad_clip_by", "vf_loss_coeff", "entropy_coeff")
+
+
+def config_of(task: Task, arm: Arm, seed: int) -> AlgorithmConfig:
     """Returns the config of a run: one process, without workers of its own."""
     task = task_of(task, arm)
     envs.register()
     runners: dict[str, Any] = dict(arm.env_runners)
     if task.normalize_observations:
         runners["env_to_module_connector"] = lambda env, spaces, device: MeanStdFilter()
-    training: dict[str, Any] = {**task.training, **arm.training}
-    learners: dict[str, Any] = {}
+    learners: dict[str, Any] = {"num_learners": 0}
     if task.reward_scale != 1.0:
         scale = task.reward_scale
         learners["learner_connector"] = lambda obs_space, action_space: ScaleRewards(scale)
-    is_continuous = envs.has_continuous_actions(task.env)
+    if arm.algorithm == "WeightedPPO":
+        config = WeightedPPOConfig().training(merge_unit="env", **{**task.training, **arm.training})
+        runners["env_backend"] = task.env_backend
+    else:
+        config = _stock(task, arm)
+    contexts = {"contexts": list(task.contexts)} if task.contexts else {}
+    model = DefaultModelConfig(
+        fcnet_hiddens=list(task.hidden),
+        vf_share_layers=task.vf_share_layers,
+        free_log_std=envs.has_continuous_actions(task.env),
+    )
     return (
-        WeightedPPOConfig()
-        .environment(
-            task.env, env_config={"contexts": list(task.contexts)} if task.contexts else {}
-        )
-        .env_runners(
-            num_env_runners=0,
-            num_envs_per_env_runner=task.num_workers,
-            env_backend=task.env_backend,
-            **runners,
-        )
+        config.environment(task.env, env_config=contexts)
+        .env_runners(num_env_runners=0, num_envs_per_env_runner=task.num_workers, **runners)
         .learners(**learners)
-        .training(merge_unit="env", **training)
-        .rl_module(
-            model_config=DefaultModelConfig(
-                fcnet_hiddens=list(task.hidden),
-                vf_share_layers=task.vf_share_layers,
-                free_log_std=is_continuous,
-            )
-        )
+        .rl_module(model_config=model)
         .debugging(seed=seed)
+    )
+
+
+def _stock(task: Task, arm: Arm) -> AlgorithmConfig:
+    """Returns the config of one of RLlib's own algorithms, with what it has of the settings."""
+    kind, more = _STOCK[arm.algorithm]
+    settings = dict(task.training)
+    settings["train_batch_size_per_learner"] = settings.pop("train_batch_size")
+    if kind is not PPOConfig:
+        settings = {name: settings[name] for name in (*_COMMON, *more) if name in settings}
+    # APPO and IMPALA would report by the clock.
+    return (
+        kind()
+        .training(**{**settings, **arm.training})
+        .reporting(min_time_s_per_iteration=0, min_sample_timesteps_per_iteration=1000)
     )
 
 
 def train(task: Task, arm: Arm, seed: int) -> dict[str, Any]:
     """Trains to the end of the task's budget; returns the columns of `store.SCHEMA` that follow."""
     started = time.monotonic()
-    algorithm = WeightedPPO(config_of(task, arm, seed))
+    algorithm = config_of(task, arm, seed).build_algo()
     try:
         own = task_of(task, arm)
         curve = _curve(algorithm, own)
@@ -78,16 +105,22 @@ def train(task: Task, arm: Arm, seed: int) -> dict[str, Any]:
     return {**row, "digest": digest(task, arm), "seconds": time.monotonic() - started}
 
 
-def _curve(algorithm: WeightedPPO, task: Task) -> dict[str, np.ndarray]:
+def _curve(algorithm: Algorithm, task: Task) -> dict[str, np.ndarray]:
     """Trains; returns env_steps, score and worst of every round, `[rounds]`."""
-    workers = WorkerScores(task.num_workers)
+    workers, everybody = RecentReturns(task.num_workers), RecentReturns(1, _SCORED_EPISODES)
     rows: list[tuple[float, float, float]] = []
     steps = 0
     while steps < task.total_steps:
         result = algorithm.train()
-        steps = int(result["num_env_steps_sampled_lifetime"])
-        workers.add(result["merge"]["workers"])
-        score = result["merge"]["episode_return_mean"]
+        steps = int(result["env_runners"]["num_env_steps_sampled_lifetime"])
+        if "merge" in result:
+            workers.add(result["merge"]["workers"])
+            score = result["merge"]["episode_return_mean"]
+        else:
+            found = result["env_runners"]
+            means = {"episode_return": found.get("episode_return_mean", math.nan)}
+            everybody.add({"0": {**means, "num_episodes": found.get("num_episodes", 0)}})
+            score = everybody.mean
         if task.score == "workers":
             score = workers.mean
         rows.append((steps, score, workers.worst if task.contexts else math.nan))
@@ -95,15 +128,18 @@ def _curve(algorithm: WeightedPPO, task: Task) -> dict[str, np.ndarray]:
     return {"env_steps": env_steps, "score": scores, "worst": worst}
 
 
-class WorkerScores:
-    """Each worker's mean return over its last episodes.
+class RecentReturns:
+    """The mean return of each worker's last episodes.
 
     Args:
         num_workers: Number of workers.
+        num_episodes: How many episodes at least, as far as there are as many; older ones count as
+            long as they share a round with one of these.
     """
 
-    def __init__(self, num_workers: int) -> None:
+    def __init__(self, num_workers: int, num_episodes: int = _RECENT_EPISODES) -> None:
         self._rounds: list[deque[tuple[float, int]]] = [deque() for _ in range(num_workers)]
+        self._least = num_episodes
 
     def add(self, workers: Mapping[str, Mapping[str, float]]) -> None:
         """Takes a round's metrics of the workers, by their numbers."""
@@ -111,7 +147,7 @@ class WorkerScores:
             rounds, count = self._rounds[int(worker)], int(values["num_episodes"])
             if count:
                 rounds.append((values["episode_return"], count))
-            while len(rounds) > 1 and sum(n for _, n in rounds) - rounds[0][1] >= _RECENT_EPISODES:
+            while len(rounds) > 1 and sum(n for _, n in rounds) - rounds[0][1] >= self._least:
                 rounds.popleft()
 
     @property

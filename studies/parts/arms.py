@@ -41,3 +41,14 @@ ACTOR_SUM = arm("Actor-sum", "actor_sum")
 def against(baseline: Arm, *arms: Arm) -> tuple[tuple[str, str], ...]:
     """Returns the contrasts of arms with a baseline."""
     return tuple((one.name, baseline.name) for one in arms)
+
+
+# Merges that adapt: their weights sum to 1.
+R_VALUE_TARGET = arm(
+    "R of value targets, normalised", "reward_weighted", signal="value_target", normalize=True
+)
+LEARNABILITY = arm("learnability", "learnability")
+LEARNABILITY_BATCH = arm("learnability, batch norm.", "learnability", "batch")
+ADVANTAGE_UP = arm("advantage scale, a = 1", "advantage_scaled", exponent=1.0)
+ADVANTAGE_DOWN = arm("advantage scale, a = -1", "advantage_scaled", exponent=-1.0)
+INVERSE_VARIANCE = arm("inverse variance", "inverse_variance")

@@ -27,7 +27,7 @@ MOUNTAIN_CAR = Task(
         "entropy_coeff": 0.01,
     },
 )
-"""Reward 1 at the goal, else 0: strong engines get there by chance, gymnasium's (0.001) hardly ever.
+"""Reward 1 at the goal, else 0: strong engines get there by chance, weak ones hardly ever.
 
 4096 steps a round are 512 per worker, two to three episodes of at most 200 steps."""
 

@@ -54,7 +54,7 @@ def test_an_arm_can_change_its_task():
 
 
 def test_workers_count_the_same_however_many_episodes_they_have():
-    scores = training.WorkerScores(2)
+    scores = training.RecentReturns(2)
     scores.add({"0": {"episode_return": 1.0, "num_episodes": 9}})
     assert math.isnan(scores.mean)
     scores.add(
@@ -68,7 +68,7 @@ def test_workers_count_the_same_however_many_episodes_they_have():
 
 
 def test_a_worker_is_scored_by_its_last_episodes():
-    scores = training.WorkerScores(1)
+    scores = training.RecentReturns(1)
     for episode_return, count in ((0.0, 6), (1.0, 6), (1.0, 0), (2.0, 6)):
         scores.add({"0": {"episode_return": episode_return, "num_episodes": count}})
     assert scores.mean == pytest.approx(1.5)  # The first six are more than the last ten need.
@@ -89,3 +89,22 @@ def test_a_summary_counts_every_round_and_keeps_a_few_points():
     assert row["env_steps"][-1] == 1000
     never = training.summary(curve, Task(**{**vars(TASK), "threshold": 21.0}))
     assert never["steps_to_threshold"] is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["PPO", "APPO", "IMPALA"])
+def test_rllibs_own_algorithms_are_trained_and_scored_alike(ray_session, algorithm):
+    row = training.train(TASK, Arm(algorithm, algorithm=algorithm), 1)
+    assert row["num_steps"] >= 1024
+    assert 9.0 < row["score"][-1] < 60.0  # CartPole, hardly trained.
+    assert len(row["held_out"]) == 1
+
+
+def test_a_stock_algorithm_gets_the_settings_that_it_has():
+    task = Task(**{**vars(TASK), "training": {**TASK.training, "clip_param": 0.1, "gamma": 0.9}})
+    ppo = training.config_of(task, Arm("PPO", algorithm="PPO"), 0)
+    assert (ppo.total_train_batch_size, ppo.minibatch_size, ppo.num_epochs) == (256, 128, 2)
+    assert (ppo.clip_param, ppo.gamma) == (0.1, 0.9)
+    impala = training.config_of(task, Arm("IMPALA", {"lr": 0.5}, algorithm="IMPALA"), 0)
+    assert (impala.gamma, impala.lr) == (0.9, 0.5)
+    assert type(impala).__name__ == "IMPALAConfig"
