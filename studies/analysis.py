@@ -10,8 +10,9 @@ go below 2 / 1024, too much for the number of contrasts.
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -204,6 +205,36 @@ def arms(part: Part, runs: pd.DataFrame) -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(rows)
+
+
+def predictions(part: Part, runs: pd.DataFrame) -> pd.DataFrame:
+    """Compares the speeds that the average's runs predict with those that were measured.
+
+    Returns:
+        A row per contrast of a strategy with default options, as the diagnostics know it, with an
+        average whose runs have diagnostics: experiment, arm, baseline, predicted, measured.
+    """
+    rows = []
+    speeds = contrasts(part, runs).query("measure == 'speed'")
+    for row in speeds.itertuples():
+        experiment = part.experiment(row.experiment)
+        is_base = (runs["experiment"] == row.experiment) & (runs["arm"] == row.baseline)
+        found = [json.loads(text) for text in runs.loc[is_base, "diagnostics"].dropna()]
+        training = experiment.arm(row.arm).training
+        name = f"speed/{training.get('merge_strategy')}"
+        values = [one[name] for one in found if name in one]
+        other = set(training) - {"merge_strategy", "merge_options"}
+        if values and not other and _is_default(training.get("merge_options", {})):
+            predicted = float(np.exp(np.mean(np.log(values))))
+            facts = {"experiment": row.experiment, "arm": row.arm, "baseline": row.baseline}
+            rows.append({**facts, "predicted": predicted, "measured": row.effect})
+    return pd.DataFrame(rows, columns=["experiment", "arm", "baseline", "predicted", "measured"])
+
+
+def _is_default(options: Mapping[str, Any]) -> bool:
+    """Whether options leave the direction of the weights as it is by default."""
+    defaults = {"normalize": True, "exponent": 1.0}
+    return all(name in defaults and defaults[name] == value for name, value in options.items())
 
 
 def curves(experiment: Experiment, runs: pd.DataFrame, num_points: int = 60) -> pd.DataFrame:

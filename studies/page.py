@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from scipy.stats import spearmanr
 
 from rllib_weighted.report.results import format_number
 from studies import analysis, store
@@ -41,17 +42,37 @@ def write(parts: Iterable[Part], folder: Path = store.HERE, page: Path = PAGE) -
         page: The Markdown file; figures go into the folder `FIGURES` beside it.
     """
     figures = page.parent / FIGURES
-    sections = [_INTRO]
+    sections, predicted = [_INTRO], []
     for part in parts:
         runs = store.read(part.name, folder)
         if runs.empty:
             continue
         sections.append(section(part, runs))
+        if len(found := analysis.predictions(part, runs)):
+            predicted.append(found)
         for experiment in part.experiments:
             if (runs["experiment"] == experiment.name).any():
                 figures.mkdir(parents=True, exist_ok=True)
                 figure(experiment, part, runs, figures / figure_name(part, experiment))
-    page.write_text("\n".join(sections))
+    sections.append(_predictions(pd.concat(predicted, ignore_index=True) if predicted else None))
+    page.write_text("\n".join(filter(None, sections)))
+
+
+def _predictions(found: pd.DataFrame | None) -> str:
+    """Returns the section on what the diagnostics of the averages predicted."""
+    if found is None or len(found) < 3:
+        return ""
+    rank, p = spearmanr(found["predicted"], found["measured"])
+    rows = [
+        [row.experiment, row.arm, row.baseline, f"{row.predicted:.2f}", f"{row.measured:.2f}"]
+        for row in found.itertuples()
+    ]
+    return (
+        "## Do the diagnostics predict?\n\nSpeeds as the diagnostics of the average's runs predict "
+        f"them (`merge/diagnostics/speed/…`), and as measured: rank correlation {rank:.2f} "
+        f"(p = {_p(p)}) over {len(found)} contrasts.\n\n"
+        + table(["task", "arm", "against", "predicted", "measured"], rows)
+    )
 
 
 def figure_name(part: Part, experiment: Experiment) -> str:

@@ -33,6 +33,7 @@ SCHEMA = pa.schema(
         "score": pa.list_(pa.float32()),
         "worst": pa.list_(pa.float32()),  # of the workers; empty where they do not differ
         "held_out": pa.list_(pa.float32()),  # mean return in each held-out context
+        "diagnostics": pa.string(),  # JSON: means over the run; null without
     }
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import time
@@ -96,8 +97,9 @@ def train(task: Task, arm: Arm, seed: int) -> dict[str, Any]:
     algorithm = config_of(task, arm, seed).build_algo()
     try:
         own = task_of(task, arm)
-        curve = _curve(algorithm, own)
+        curve, measured = _curve(algorithm, own)
         row = summary(curve, own)
+        row["diagnostics"] = json.dumps(measured) if measured else None
         row["held_out"] = held_out_returns(algorithm, own)
     finally:
         algorithm.stop()
@@ -105,10 +107,15 @@ def train(task: Task, arm: Arm, seed: int) -> dict[str, Any]:
     return {**row, "digest": digest(task, arm), "seconds": time.monotonic() - started}
 
 
-def _curve(algorithm: Algorithm, task: Task) -> dict[str, np.ndarray]:
-    """Trains; returns env_steps, score and worst of every round, `[rounds]`."""
+def _curve(algorithm: Algorithm, task: Task) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Trains to the end.
+
+    Returns:
+        env_steps, score and worst of every round, `[rounds]`; diagnostics as means over the rounds.
+    """
     workers, everybody = RecentReturns(task.num_workers), RecentReturns(1, _SCORED_EPISODES)
     rows: list[tuple[float, float, float]] = []
+    measured: list[dict[str, float]] = []
     steps = 0
     while steps < task.total_steps:
         result = algorithm.train()
@@ -116,6 +123,7 @@ def _curve(algorithm: Algorithm, task: Task) -> dict[str, np.ndarray]:
         if "merge" in result:
             workers.add(result["merge"]["workers"])
             score = result["merge"]["episode_return_mean"]
+            measured.append(flat_diagnostics(result["merge"].get("diagnostics", {})))
         else:
             found = result["env_runners"]
             means = {"episode_return": found.get("episode_return_mean", math.nan)}
@@ -125,7 +133,35 @@ def _curve(algorithm: Algorithm, task: Task) -> dict[str, np.ndarray]:
             score = workers.mean
         rows.append((steps, score, workers.worst if task.contexts else math.nan))
     env_steps, scores, worst = np.array(rows, dtype=np.float64).T
-    return {"env_steps": env_steps, "score": scores, "worst": worst}
+    curve = {"env_steps": env_steps, "score": scores, "worst": worst}
+    return curve, mean_diagnostics(measured)
+
+
+_KEPT_DIAGNOSTICS = ("noise_scale", "heterogeneity", "agreement", "speed", "gain")
+
+
+def flat_diagnostics(found: Mapping[str, Any]) -> dict[str, float]:
+    """Returns what is kept of a round's diagnostics, levels joined by "/"."""
+    kept = {}
+    for name in _KEPT_DIAGNOSTICS:
+        value = found.get(name, math.nan)
+        parts = (
+            {f"{name}/{key}": v for key, v in value.items()} if isinstance(value, Mapping) else {}
+        )
+        kept |= parts or {name: value}
+    return {name: float(value) for name, value in kept.items()}
+
+
+def mean_diagnostics(rounds: list[dict[str, float]]) -> dict[str, float]:
+    """Returns the means over the rounds that have each finite; geometric ones of speeds."""
+    found = {}
+    for name in sorted({name for one in rounds for name in one}):
+        values = np.array([one[name] for one in rounds if math.isfinite(one.get(name, math.nan))])
+        if values.size and name.startswith("speed/"):
+            found[name] = float(np.exp(np.mean(np.log(values))))
+        elif values.size:
+            found[name] = float(values.mean())
+    return found
 
 
 class RecentReturns:

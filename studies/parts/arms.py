@@ -6,6 +6,7 @@ Names without a remark are the paper's: weights p + 1/N, which sum to 2. "normal
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from studies.design import Arm
@@ -23,6 +24,8 @@ def arm(name: str, strategy: str, normalization: str = "worker", /, **options: A
 
 AVERAGE = arm("average", "average")
 AVERAGE_BATCH = arm("average, batch norm.", "average", "batch")
+MEASURED = replace(AVERAGE, training={**AVERAGE.training, "merge_diagnostics_interval": 10})
+"""The average, whose diagnostics predict what the others would gain."""
 SUM = arm("sum", "sum")
 R = arm("R", "reward_weighted")
 R_NORMALISED = arm("R, normalised", "reward_weighted", normalize=True)
@@ -35,7 +38,9 @@ L_NORMALISED = arm("L, normalised", "loss_weighted", normalize=True)
 L_LOW = arm("L low", "loss_weighted", direction="low")
 L_LOW_NORMALISED = arm("L low, normalised", "loss_weighted", direction="low", normalize=True)
 ACTOR_AVERAGE = arm("Actor-avg", "actor_average")
-ACTOR_SUM = arm("Actor-sum", "actor_sum")
+ACTOR_MEASURED = replace(AVERAGE, training={**AVERAGE.training, "merge_diagnostics_interval": 10})
+"""The average, whose diagnostics predict what the others would gain."""
+SUM = arm("Actor-sum", "actor_sum")
 
 
 def against(baseline: Arm, *arms: Arm) -> tuple[tuple[str, str], ...]:

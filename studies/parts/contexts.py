@@ -4,13 +4,13 @@ from studies.design import Arm, Experiment, Part, Task
 from studies.parts.arms import (
     ADVANTAGE_DOWN,
     ADVANTAGE_UP,
-    AVERAGE,
     AVERAGE_BATCH,
     INVERSE_VARIANCE,
     L_LOW_NORMALISED,
     L_NORMALISED,
     LEARNABILITY,
     LEARNABILITY_BATCH,
+    MEASURED,
     R_NORMALISED,
     R_RANDOM_NORMALISED,
     R_VALUE_TARGET,
@@ -30,9 +30,9 @@ _ORACLE = arm("oracle: only the clean workers", "study_oracle", listen_to=(1.0, 
 def _experiment(task: Task, num_seeds: int, *arms: Arm) -> Experiment:
     return Experiment(
         task,
-        (AVERAGE, AVERAGE_BATCH, *arms),
+        (MEASURED, AVERAGE_BATCH, *arms),
         tuple(range(3000, 3000 + num_seeds)),
-        against(AVERAGE, *arms) + against(AVERAGE_BATCH, AVERAGE, *arms),
+        against(MEASURED, *arms) + against(AVERAGE_BATCH, MEASURED, *arms),
     )
 
 

@@ -6,11 +6,11 @@ from studies.design import Arm, Experiment, Part, Task
 from studies.parts.arms import (
     ACTOR_AVERAGE,
     ACTOR_SUM,
-    AVERAGE,
     AVERAGE_BATCH,
     L_LOW,
     L_LOW_NORMALISED,
     L_NORMALISED,
+    MEASURED,
     R_NORMALISED,
     R_RANDOM_NORMALISED,
     SUM,
@@ -25,7 +25,7 @@ _CONTROLS = (AVERAGE_BATCH, R_NORMALISED, L_NORMALISED, L_LOW_NORMALISED, R_RAND
 
 
 def _experiment(task: Task, seeds: range, *arms: Arm) -> Experiment:
-    return Experiment(task, (AVERAGE, *arms), tuple(seeds), against(AVERAGE, *arms))
+    return Experiment(task, (MEASURED, *arms), tuple(seeds), against(MEASURED, *arms))
 
 
 def _network(task: Task, size: int) -> Task:
@@ -35,8 +35,8 @@ def _network(task: Task, size: int) -> Task:
 def _fixed_experiment(task: Task, seeds: range, *arms: Arm) -> Experiment:
     """Returns arms whose environments are the same in every episode of a worker."""
     seeded = replace(task, name=f"{task.name}, fixed seeds", env_backend="gymnasium")
-    fixed = [replace(arm, env_runners={"env_seeding": "fixed"}) for arm in (AVERAGE, *arms)]
-    return Experiment(seeded, tuple(fixed), tuple(seeds), against(AVERAGE, *arms))
+    fixed = [replace(arm, env_runners={"env_seeding": "fixed"}) for arm in (MEASURED, *arms)]
+    return Experiment(seeded, tuple(fixed), tuple(seeds), against(MEASURED, *arms))
 
 
 _LARGE = replace(

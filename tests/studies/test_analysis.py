@@ -1,3 +1,4 @@
+import json
 import math
 
 import numpy as np
@@ -5,7 +6,8 @@ import pandas as pd
 import pytest
 
 from studies import analysis
-from tests.studies.made_up import EXPERIMENT, PART, row, runs
+from studies.design import Arm, Experiment, Part
+from tests.studies.made_up import EXPERIMENT, PART, TASK, row, runs
 
 
 def speeds(table):
@@ -101,6 +103,26 @@ def test_worst_contexts_are_compared_only_where_there_are_several():
     assert "held out, worst" not in alone
     assert "worst worker" not in alone
     assert "held out" in alone
+
+
+def test_predictions_stand_beside_what_was_measured():
+    arms = (
+        Arm("base", {"merge_strategy": "average"}),
+        Arm("fast", {"merge_strategy": "reward_weighted", "merge_options": {"normalize": True}}),
+        Arm("same", {"merge_strategy": "reward_weighted", "merge_options": {"direction": "low"}}),
+    )
+    contrasts = (("fast", "base"), ("same", "base"))
+    part = Part("p", "", "", "", (Experiment(TASK, arms, tuple(range(5)), contrasts),))
+    table = runs(num_seeds=5)
+    table["diagnostics"] = None
+    is_base = table["arm"] == "base"
+    texts = [json.dumps({"speed/reward_weighted": value}) for value in (0.5, 2.0, 1.0, 4.0, 0.25)]
+    table.loc[is_base, "diagnostics"] = texts
+    found = analysis.predictions(part, table)
+    assert found["arm"].tolist() == ["fast"]  # The other weighs by other options.
+    assert found["predicted"].tolist() == pytest.approx([1.0])
+    measured = analysis.contrasts(part, table).query("measure == 'speed' and arm == 'fast'")
+    assert found["measured"].tolist() == measured["effect"].tolist()
 
 
 def test_arms_says_how_many_arrived_and_what_is_planned():

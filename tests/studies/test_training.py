@@ -1,3 +1,4 @@
+import json
 import math
 
 import numpy as np
@@ -45,6 +46,29 @@ def test_contexts_have_a_worst_worker_and_held_out_returns_of_their_own(ray_sess
     assert row["held_out"][0] != row["held_out"][1]
     last = -1
     assert row["worst"][last] < row["score"][last]
+
+
+def test_diagnostics_are_kept_and_change_nothing(ray_session):
+    average = {"merge_strategy": "average"}
+    plain = training.train(TASK, Arm("average", average), 1)
+    measured = training.train(TASK, Arm("average", {**average, "merge_diagnostics_interval": 2}), 1)
+    assert measured["score"] == plain["score"]
+    assert plain["diagnostics"] is None
+    found = json.loads(measured["diagnostics"])
+    assert found["speed/average"] == pytest.approx(1.0)
+    assert 0.0 < found["speed/reward_weighted"] <= 1.0
+    assert "noise_scale" in found
+
+
+def test_means_of_diagnostics_leave_out_what_is_not_finite():
+    rounds = [
+        training.flat_diagnostics({"agreement": 0.5, "speed": {"sum": 1.0}, "policy": {"a": 1.0}}),
+        training.flat_diagnostics({"agreement": math.nan, "speed": {"sum": 4.0}}),
+        training.flat_diagnostics({}),
+    ]
+    assert rounds[0] == {"agreement": 0.5, "speed/sum": 1.0}
+    assert training.mean_diagnostics(rounds) == {"agreement": 0.5, "speed/sum": pytest.approx(2.0)}
+    assert training.mean_diagnostics([]) == {}
 
 
 def test_an_arm_can_change_its_task():
