@@ -38,15 +38,7 @@ L_NORMALISED = arm("L, normalised", "loss_weighted", normalize=True)
 L_LOW = arm("L low", "loss_weighted", direction="low")
 L_LOW_NORMALISED = arm("L low, normalised", "loss_weighted", direction="low", normalize=True)
 ACTOR_AVERAGE = arm("Actor-avg", "actor_average")
-ACTOR_MEASURED = replace(AVERAGE, training={**AVERAGE.training, "merge_diagnostics_interval": 10})
-"""The average, whose diagnostics predict what the others would gain."""
-SUM = arm("Actor-sum", "actor_sum")
-
-
-def against(baseline: Arm, *arms: Arm) -> tuple[tuple[str, str], ...]:
-    """Returns the contrasts of arms with a baseline."""
-    return tuple((one.name, baseline.name) for one in arms)
-
+ACTOR_SUM = arm("Actor-sum", "actor_sum")
 
 # Merges that adapt: their weights sum to 1.
 R_VALUE_TARGET = arm(
@@ -57,3 +49,8 @@ LEARNABILITY_BATCH = arm("learnability, batch norm.", "learnability", "batch")
 ADVANTAGE_UP = arm("advantage scale, a = 1", "advantage_scaled", exponent=1.0)
 ADVANTAGE_DOWN = arm("advantage scale, a = -1", "advantage_scaled", exponent=-1.0)
 INVERSE_VARIANCE = arm("inverse variance", "inverse_variance")
+
+
+def against(baseline: Arm, *arms: Arm) -> tuple[tuple[str, str], ...]:
+    """Returns the contrasts of arms with a baseline."""
+    return tuple((one.name, baseline.name) for one in arms)
