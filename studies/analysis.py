@@ -207,6 +207,37 @@ def arms(part: Part, runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def winners(compared: pd.DataFrame) -> pd.DataFrame:
+    """Returns how each arm does against the better of several baselines.
+
+    Args:
+        compared: From `contrasts`.
+
+    Returns:
+        A row per arm with at least two baselines: experiment, arm, baseline (the better one, against
+        which the arm's speed is lowest), effect, low, high, p_holm (of that speed), wins (it is
+        faster than every baseline: interval above 1 and corrected p at most 0.05), held_out (None
+        without held-out returns; False where it is worse than a baseline by an interval below 0).
+    """
+    rows = []
+    for (experiment, arm), found in compared.groupby(["experiment", "arm"], sort=False):
+        speeds = found[found["measure"] == "speed"].sort_values("effect")
+        if len(speeds) < 2:
+            continue
+        worst = speeds.iloc[0]
+        returns = found[found["measure"] == "held out"]
+        facts = worst[["baseline", "effect", "low", "high", "p_holm"]].to_dict()
+        rows.append(
+            {
+                **{"experiment": experiment, "arm": arm, **facts},
+                "wins": bool(((speeds["low"] > 1) & (speeds["p_holm"] <= 0.05)).all()),
+                "held_out": bool((returns["high"] >= 0).all()) if len(returns) else None,
+            }
+        )
+    names = ["experiment", "arm", "baseline", "effect", "low", "high", "p_holm", "wins", "held_out"]
+    return pd.DataFrame(rows, columns=names)
+
+
 def predictions(part: Part, runs: pd.DataFrame) -> pd.DataFrame:
     """Compares the speeds that the average's runs predict with those that were measured.
 

@@ -92,7 +92,7 @@ def section(part: Part, runs: pd.DataFrame) -> str:
         + ("" if len(runs) == planned else " **Not complete: nothing here is a conclusion yet.**")
     )
     compared, summary = analysis.contrasts(part, runs), analysis.arms(part, runs)
-    pieces = [head]
+    pieces = [head, _winners(analysis.winners(compared))]
     for experiment in part.experiments:
         here = summary[summary["experiment"] == experiment.name]
         if here.empty:
@@ -105,7 +105,26 @@ def section(part: Part, runs: pd.DataFrame) -> str:
             f"![Learning curves and speeds]({FIGURES}/{figure_name(part, experiment)})\n\n"
             f"{_speeds(of_it)}\n{_differences(of_it)}\n{_arms(here)}"
         )
-    return "\n\n".join(pieces)
+    return "\n\n".join(filter(None, pieces))
+
+
+def _winners(found: pd.DataFrame) -> str:
+    """Returns each arm against the better of its baselines, the fastest first."""
+    rows = [
+        [
+            row.experiment,
+            row.arm,
+            row.baseline,
+            f"**{row.effect:.2f}** ({row.low:.2f} – {row.high:.2f})",
+            _p(row.p_holm),
+            "yes" if row.wins else "no",
+            {True: "no worse", False: "worse", None: "–"}[row.held_out],
+        ]
+        for row in found.sort_values("effect", ascending=False, kind="stable").itertuples()
+    ]
+    names = ["task", "arm", "better baseline", "speed against it (95 %)", "p (Holm)"]
+    text = table([*names, "faster than all its baselines", "held out"], rows)
+    return f"### Against the better baseline\n\n{text}" if text else ""
 
 
 def verdict(row: Any) -> str:

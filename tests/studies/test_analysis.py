@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -103,6 +104,25 @@ def test_worst_contexts_are_compared_only_where_there_are_several():
     assert "held out, worst" not in alone
     assert "worst worker" not in alone
     assert "held out" in alone
+
+
+def test_a_winner_is_faster_than_all_of_its_baselines():
+    experiment = replace(EXPERIMENT, contrasts=(("fast", "base"), ("fast", "same")))
+    part = replace(PART, experiments=(experiment,))
+    table = runs(speed=1.4, spread=0.1)
+    found = analysis.winners(analysis.contrasts(part, table)).iloc[0]
+    assert found["arm"] == "fast"
+    assert found["wins"]
+    assert found["held_out"]
+    slow = table["arm"] == "same"
+    table.loc[slow, "steps_to_threshold"] = (table.loc[slow, "steps_to_threshold"] / 1.4).round()
+    table.loc[slow, "held_out"] = pd.Series(
+        [(5.0 + seed,) for seed in range(20)], index=table[slow].index
+    )
+    found = analysis.winners(analysis.contrasts(part, table)).iloc[0]
+    assert (found["baseline"], found["wins"]) == ("same", False)
+    assert not found["held_out"]
+    assert analysis.winners(analysis.contrasts(PART, table)).empty  # One baseline each.
 
 
 def test_predictions_stand_beside_what_was_measured():
