@@ -214,10 +214,11 @@ def winners(compared: pd.DataFrame) -> pd.DataFrame:
         compared: From `contrasts`.
 
     Returns:
-        A row per arm with at least two baselines: experiment, arm, baseline (the better one, against
-        which the arm's speed is lowest), effect, low, high, p_holm (of that speed), wins (it is
-        faster than every baseline: interval above 1 and corrected p at most 0.05), held_out (None
-        without held-out returns; False where it is worse than a baseline by an interval below 0).
+        A row per arm with at least two baselines: experiment, arm, baseline (the better one,
+        against which the arm's speed is lowest), effect, low, high, p_holm (of that speed), wins
+        (it is faster than every baseline: interval above 1 and corrected p at most 0.05), held_out
+        (None without held-out returns; False where it is worse than a baseline by an interval
+        below 0).
     """
     rows = []
     for (experiment, arm), found in compared.groupby(["experiment", "arm"], sort=False):
