@@ -144,12 +144,10 @@ def flat_diagnostics(found: Mapping[str, Any]) -> dict[str, float]:
     """Returns what is kept of a round's diagnostics, levels joined by "/"."""
     kept = {}
     for name in _KEPT_DIAGNOSTICS:
-        value = found.get(name, math.nan)
-        parts = (
-            {f"{name}/{key}": v for key, v in value.items()} if isinstance(value, Mapping) else {}
-        )
-        kept |= parts or {name: value}
-    return {name: float(value) for name, value in kept.items()}
+        value = found.get(name, {})
+        levels = value if isinstance(value, Mapping) else {"": value}
+        kept |= {f"{name}/{key}".rstrip("/"): float(number) for key, number in levels.items()}
+    return kept
 
 
 def mean_diagnostics(rounds: list[dict[str, float]]) -> dict[str, float]:

@@ -56,7 +56,7 @@ def test_diagnostics_are_kept_and_change_nothing(ray_session):
     assert plain["diagnostics"] is None
     found = json.loads(measured["diagnostics"])
     assert found["speed/average"] == pytest.approx(1.0)
-    assert 0.0 < found["speed/reward_weighted"] <= 1.0
+    assert 0.0 < found["speed/reward_weighted"] < math.inf
     assert "noise_scale" in found
 
 
