@@ -21,7 +21,7 @@ $(BENCH_STAMP): $(STAMP)
 
 $(STAMP): pyproject.toml ci/constraints.txt
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check --constraint ci/constraints.txt --editable '.[box2d,envpool,video,optuna,dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint ci/constraints.txt --editable '.[box2d,envpool,video,optuna,torchjd,dev]'
 	@touch $(STAMP)
 
 train: $(STAMP) ## Train FILE (tuned_examples/bipedal.py); ARGS goes to `rllib train file`

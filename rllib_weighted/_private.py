@@ -8,7 +8,10 @@ name and the version when upstream changes it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import functools
+import sys
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from ray.rllib.connectors.connector_pipeline_v2 import ConnectorPipelineV2
     from ray.rllib.connectors.env_to_module import MeanStdFilter
     from ray.rllib.env.env_runner_group import EnvRunnerGroup
+    from ray.rllib.env.single_agent_episode import SingleAgentEpisode
     from ray.rllib.utils.actor_manager import FaultTolerantActorManager
 
     from rllib_weighted.core.rollouts import EpisodeStats
@@ -60,6 +64,77 @@ def grad_scaler_class(config: Any) -> Any:
     return config._torch_grad_scaler_class
 
 
+_NAMESPACE = "rllib_weighted"
+
+
+def cluster_value(key: str) -> str | None:
+    """Returns what `set_cluster_value` has put; None without it, or without a running Ray."""
+    if "ray" not in sys.modules:
+        return None
+    from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_initialized
+
+    value = _internal_kv_get(key, namespace=_NAMESPACE) if _internal_kv_initialized() else None
+    return None if value is None else value.decode()
+
+
+def set_cluster_value(key: str, value: str) -> None:
+    """Puts a text into the memory of the running Ray's control process, if there is one."""
+    if "ray" not in sys.modules:
+        return
+    from ray.experimental.internal_kv import _internal_kv_initialized, _internal_kv_put
+
+    if _internal_kv_initialized():
+        _internal_kv_put(key, value, namespace=_NAMESPACE)
+
+
+# cli
+
+
+@contextlib.contextmanager
+def ray_in_sessions_of_its_own() -> Iterator[None]:
+    """Lets the processes of a Ray that is started inside the block lead sessions of their own.
+
+    A scheduler sends SIGTERM, and a terminal that closes SIGHUP, to a whole process group: without
+    this, Ray's control process ends before the last checkpoint is written. (Ray 2.60 keeps SIGINT
+    from its processes, and only that.) Linux kills them, as before, when this process ends.
+    """
+    from ray._private import services
+
+    popen = services.ConsolePopen
+    vars(services)["ConsolePopen"] = functools.partial(popen, start_new_session=True)
+    try:
+        yield
+    finally:
+        vars(services)["ConsolePopen"] = popen
+
+
+def ended_ray_processes() -> list[str]:
+    """Returns which processes of the Ray that this process has started have ended unasked."""
+    from ray._private import worker
+
+    node = worker._global_node
+    return [] if node is None else [kind for kind, _ in node.dead_processes()]
+
+
+def kill_ray_processes() -> None:
+    """Ends the Ray that this process has started, without asking its control process.
+
+    Ray (2.60) itself leaves its agents behind where that one is gone.
+    """
+    import psutil  # Ray brings it along, and makes it importable.
+    from ray._private import worker
+
+    node = worker._global_node
+    if node is None:
+        return
+    living = [psutil.Process(process.pid) for _, process in node.live_processes()]
+    started = [child for process in living for child in process.children(recursive=True)]
+    node.kill_all_processes(check_alive=False, allow_graceful=True)
+    for process in started:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
 # sampling
 
 NUM_DEFAULT_CONNECTORS = 5
@@ -94,7 +169,7 @@ def weights_version(env_runner: Any) -> int:
     return int(env_runner._weights_seq_no)
 
 
-def log_episodes(env_runner: Any, chunks: Sequence[EpisodeStats]) -> None:
+def log_episodes(env_runner: Any, chunks: Sequence[EpisodeStats | SingleAgentEpisode]) -> None:
     """Hands sampled chunks to an env runner's `get_metrics`, as RLlib's own loop does."""
     for chunk in chunks:
         if chunk.is_done:
@@ -102,8 +177,13 @@ def log_episodes(env_runner: Any, chunks: Sequence[EpisodeStats]) -> None:
         else:
             env_runner._ongoing_episodes_for_metrics[chunk.id_].append(chunk)
     env_runner._increase_sampled_metrics(
-        sum(chunk.length for chunk in chunks), sum(chunk.is_done for chunk in chunks)
+        sum(map(len, chunks)), sum(chunk.is_done for chunk in chunks)
     )
+
+
+def set_duration(episode: SingleAgentEpisode, seconds: float) -> None:
+    """Tells an episode that was made from arrays how long it took."""
+    episode._start_time, episode._last_step_time = 0.0, seconds
 
 
 def filtered(connector: MeanStdFilter, rows: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -124,6 +204,11 @@ def set_autoreset(env: gym.vector.SyncVectorEnv, resets_next: np.ndarray) -> Non
 def actor_manager(env_runner_group: EnvRunnerGroup) -> FaultTolerantActorManager:
     """Returns what manages the actors of remote env runners; its own methods are public."""
     return env_runner_group._worker_manager
+
+
+def count_dropped(env_runner_group: EnvRunnerGroup, num: int) -> None:
+    """Adds to RLlib's metric `num_env_runners_dropped_lifetime`."""
+    env_runner_group._num_env_runners_dropped_lifetime += num
 
 
 # core/modules and learning

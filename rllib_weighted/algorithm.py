@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import logging
 import math
 import posixpath
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import ray
 from pyarrow.fs import LocalFileSystem
+from ray.air.constants import TRAINING_ITERATION
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core import (
     COMPONENT_ENV_RUNNER,
@@ -40,11 +45,19 @@ from ray.rllib.utils.metrics import (
 
 from rllib_weighted._private import connector_pipelines
 from rllib_weighted.config import WeightedPPOConfig
+from rllib_weighted.core.checkpoints import restoring
 from rllib_weighted.core.episode_signals import EpisodeSignals
 from rllib_weighted.core.messages import SampleRequest, UpdateRequest, UpdateResult
 from rllib_weighted.core.seeding import draw_root_seed, environment_seed
 from rllib_weighted.core.workers import WorkerLayout
-from rllib_weighted.fault_tolerance import Rescue, kill_unresponsive, take_back
+from rllib_weighted.fault_tolerance import (
+    Idleness,
+    Rescue,
+    call_all,
+    kill_unresponsive,
+    replace_overdue,
+    take_back,
+)
 from rllib_weighted.learning.learner_group import LearnerFailedError
 from rllib_weighted.records import metrics as names
 from rllib_weighted.records.history import HISTORY_DIR, MergeHistory
@@ -54,12 +67,18 @@ from rllib_weighted.records.metrics import (
     summarize,
     worker_metrics,
 )
-from rllib_weighted.sampling.collect import Rollouts, collect_rollouts, merge_connector_states
+from rllib_weighted.sampling.collect import (
+    OpenCalls,
+    Rollouts,
+    collect_rollouts,
+    merge_connector_states,
+)
 from rllib_weighted.tuning import TrialPPO
 
 logger = logging.getLogger(__name__)
 
 _STATE_KEY = "weighted_ppo"
+_LAYOUT = "layout"
 STALE_ROUNDS = 10  # In a row, before old signals are warned of.
 
 
@@ -73,6 +92,7 @@ class _Progress:
         last_returns: Worker -> its last known mean return.
         recent_returns: Returns of the latest episodes of all workers.
         num_resets: Slot -> resets of that sub-environment so far.
+        num_replaced: Env runners replaced so far.
         episodes: What is known of the workers' episodes.
         stale_rounds: Rounds in a row in which the signals' mean age was above 1.
         diagnostics: Those of gradients as they were last measured, by metric.
@@ -83,6 +103,7 @@ class _Progress:
     last_returns: dict[int, float] = field(default_factory=dict)
     recent_returns: list[float] = field(default_factory=list)
     num_resets: dict[int, int] = field(default_factory=dict)
+    num_replaced: int = 0
     episodes: EpisodeSignals = field(default_factory=EpisodeSignals)
     stale_rounds: int = 0
     diagnostics: dict[str, float] = field(default_factory=dict)
@@ -108,9 +129,13 @@ class WeightedPPO(TrialPPO):
 
     @override(TrialPPO)
     def setup(self, config: Any) -> None:
-        self._drops_before: dict[int, str] = {}
+        self._drops: dict[int, str] = {}
+        self._idleness = Idleness()
+        self._calls = OpenCalls()
         self._restore_id = ""
         self._runner_state: dict[str, Any] | None = None
+        # Where it lies for remote env runners: in the object store, once.
+        self._sent_state: ray.ObjectRef[Any] | None = None
         self._per_worker_parameters: dict[str, np.ndarray] | None = None
         self._history: MergeHistory | None = None
         self._asked_group: Any = None
@@ -139,22 +164,31 @@ class WeightedPPO(TrialPPO):
             LearnerFailedError: A learner has failed. It says where the state before is saved.
         """
         try:
-            return super().step()
+            results = super().step()
         except LearnerFailedError as error:
             raise self._rescue.save(error) from error
+        if self._drops:
+            results[names.MERGE][names.DROP_CAUSE] = drops_text(self._drops)
+        return results
 
     @override(TrialPPO)
     def training_step(self) -> None:
         self._rescue.keep()
         self._progress.round += 1
-        with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
-            rollouts = self._sample()
-        result = None
-        if data := rollouts.data():
-            with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
-                result = self._update(rollouts, data)
-        with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER)):
-            self._sync(rollouts)
+        try:
+            with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
+                rollouts = self._sample()
+            result = None
+            if data := rollouts.data():
+                with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
+                    result = self._update(rollouts, data)
+            with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER)):
+                self._sync(rollouts)
+        except BaseException:
+            # Ctrl-C in a notebook too: the next call is this round again, from the learners' state.
+            self._progress.round -= 1
+            self._runner_state = None
+            raise
         self._record(rollouts, result)
 
     def _sample(self) -> Rollouts:
@@ -167,13 +201,14 @@ class WeightedPPO(TrialPPO):
             SampleRequest(
                 round=progress.round,
                 root_seed=progress.root_seed,
-                state=self._runner_state or {},
+                state=self._sent_state or {},
                 num_resets=progress.num_resets,
                 restore_id=self._restore_id,
                 per_worker_parameters=self._per_worker_parameters,
                 takes_columns=self._takes_columns(),
             ),
             self.config,
+            self._calls,
         )
         if rollouts.metrics:
             self.metrics.aggregate(rollouts.metrics, key=ENV_RUNNER_RESULTS)
@@ -188,7 +223,19 @@ class WeightedPPO(TrialPPO):
             rollouts.successes,
             getattr(self.config.resolve_merge_strategy(), "success_return", None),
         )
+        self._replace_overdue()
         return rollouts
+
+    def _replace_overdue(self) -> None:
+        """Has the env runners restarted that hang; they come back with episodes of their own."""
+        layout, progress = self.config.worker_layout, self._progress
+        for index in replace_overdue(self.env_runner_group, self._calls, self.config):
+            progress.num_replaced += 1
+            for env_index in range(layout.num_envs_per_env_runner):
+                slot = layout.slot(index, env_index)
+                # Past the episode that hung it: a round has no more episodes than steps.
+                steps = math.ceil(self.config.total_train_batch_size / layout.num_slots)
+                progress.num_resets[slot] = progress.num_resets.get(slot, 0) + steps
 
     def _takes_columns(self) -> bool:
         """Whether the learners take columns; asked once of each new learner group."""
@@ -214,6 +261,7 @@ class WeightedPPO(TrialPPO):
     def _update(self, rollouts: Rollouts, data: dict[str, Any]) -> UpdateResult | None:
         """Merges the workers' gradients, minibatch by minibatch."""
         progress, num_workers = self._progress, self.config.worker_layout.num_workers
+        value = self.config.value_merge
         trained = (LEARNER_RESULTS, ALL_MODULES, NUM_MODULE_STEPS_TRAINED_LIFETIME)
         results = self.learner_group.update(
             **data,
@@ -230,6 +278,8 @@ class WeightedPPO(TrialPPO):
                 num_workers=num_workers,
                 strategy=self.config.resolve_merge_strategy(),
                 min_weight=self.config.min_weight_at(self._env_steps),
+                value_strategy=value.resolve() if value else None,
+                value_min_weight=value.min_weight if value else None,
                 reward_signals=dict(progress.last_returns),
                 episode_signals=progress.episodes.signals(num_workers),
                 ages=progress.episodes.ages(progress.round),
@@ -242,16 +292,22 @@ class WeightedPPO(TrialPPO):
         return self.learner_group.take_update_result()
 
     def _sync(self, rollouts: Rollouts) -> None:
-        """Merges connector states; the next request carries them and the weights out again."""
+        """Merges connector states; sends them and the weights to the env runners.
+
+        Nobody waits for that: the next request refers to the same state.
+        """
         merge_connector_states(
             rollouts.connector_states, connector_pipelines(self), config=self.config
         )
         self._fetch_runner_state()
-        if self.env_runner is not None:
-            self.env_runner.set_state(self._runner_state)
+        if self._sent_state is not None:
+            self._calls.send_state(self.env_runner_group, self._sent_state)
 
     def _fetch_runner_state(self) -> None:
-        """Collects the state that the env runners need for the next round."""
+        """Collects the state that the env runners need for the next round.
+
+        A local one has it then.
+        """
         component = f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}"
         learner = self.learner_group.get_state(components=component, inference_only=True)
         kept = {COMPONENT_RL_MODULE, WEIGHTS_SEQ_NO}
@@ -260,6 +316,10 @@ class WeightedPPO(TrialPPO):
         if self.config.broadcast_env_runner_states and self.config.merge_env_runner_states:
             state |= self._connector_states()
         self._runner_state = state
+        if self.env_runner is not None:
+            self.env_runner.set_state(state)
+        if self.env_runner_group.num_remote_workers():
+            self._sent_state = ray.put(state)
         self._per_worker_parameters = self.learner_group.per_worker_parameters()
 
     def _connector_states(self) -> dict[str, Any]:
@@ -293,18 +353,20 @@ class WeightedPPO(TrialPPO):
         """Writes metrics and the merge history."""
         layout, progress = self.config.worker_layout, self._progress
         drops = worker_drops(rollouts, result, layout)
-        log_drops(progress.round, drops, self._drops_before)
-        self._drops_before = drops
+        log_drops(progress.round, drops, self._drops)
+        self._drops = drops
         records = worker_records(
             rollouts, result, drops, layout=layout, root_seed=progress.root_seed
         )
         summary = summarize(
             records,
             num_skipped_steps=result.num_skipped_steps if result else 0,
+            num_replaced=progress.num_replaced,
             recent_returns=progress.recent_returns,
             **sampling_path(rollouts),
         )
         self._warn_of_stale_signals(summary[names.SIGNAL_AGE_MEAN])
+        self._warn_of_unknown_success()
         if result and result.diagnostics:
             progress.diagnostics = diagnostic_metrics(result.diagnostics)
         for path, value in progress.diagnostics.items():
@@ -321,12 +383,22 @@ class WeightedPPO(TrialPPO):
             # A trial that starts anew after a kill finds the rounds of its first life.
             self._history.truncate(0)
         self._history.append(progress.round, self._env_steps, records)
+        try:
+            self._idleness.note(
+                progress.round,
+                drops,
+                is_updated=result is not None and result.num_steps > 0,
+                limit=self.config.max_rounds_without_update,
+            )
+        except RuntimeError:
+            self._history.flush()  # What is known of the rounds that led here.
+            raise
 
     def _warn_of_stale_signals(self, mean_age: float) -> None:
         """Warns once of signals that are old where weights follow from them."""
         progress = self._progress
         progress.stale_rounds = progress.stale_rounds + 1 if mean_age > 1 else 0
-        reads = self.config.resolve_merge_strategy().signals
+        reads = self.config.merge_signals
         if progress.stale_rounds != STALE_ROUNDS or not reads:
             return
         logger.warning(
@@ -338,6 +410,18 @@ class WeightedPPO(TrialPPO):
             mean_age,
             STALE_ROUNDS,
         )
+
+    def _warn_of_unknown_success(self) -> None:
+        """Warns once where a strategy reads `success` and no episode has ever said any."""
+        progress = self._progress
+        is_unknown = bool(progress.episodes.ended) and not progress.episodes.successes
+        if progress.round == STALE_ROUNDS and is_unknown and "success" in self.config.merge_signals:
+            logger.warning(
+                "`merge_strategy`=%r reads `success`, but none of the episodes so far said it in "
+                '`info["is_success"]` or `info["success"]`: it goes by the spread of returns. '
+                'Set merge_options={"success_return": …} if a return can tell.',
+                self.config.merge_strategy,
+            )
 
     def _trial_folder(self) -> tuple[Any, str]:
         """Returns where the files of this trial go: file system and folder.
@@ -364,35 +448,73 @@ class WeightedPPO(TrialPPO):
     @override(Algorithm)
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         super().save_checkpoint(checkpoint_dir)
-        self._rescue.forget()
+        self._rescue.supersede()
 
     @override(Algorithm)
     def load_checkpoint(self, checkpoint_dir: str) -> None:
         super().load_checkpoint(checkpoint_dir)
-        self._rescue.restore_if_newer()
+        if self._is_clone:
+            self._rescue.forget()  # Of what this trial was before.
+        else:
+            self._rescue.restore_if_newer()
 
     @override(Algorithm)
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         state: dict[str, Any] = super().get_state(*args, **kwargs)
-        state[_STATE_KEY] = dataclasses.asdict(self._progress)
+        layout = dataclasses.asdict(self.config.worker_layout)
+        state[_STATE_KEY] = {**dataclasses.asdict(self._progress), _LAYOUT: layout}
         return state
 
     @override(Algorithm)
     def set_state(self, state: dict[str, Any]) -> None:
         super().set_state(state)
         self._runner_state = None
-        own = state.get(_STATE_KEY)
-        if own is None:
-            return
-        self._progress = _Progress.from_state(own)
+        if TRAINING_ITERATION not in state:
+            return  # A part of a state only.
+        self._progress = self._restored_progress(state)
+        self._idleness = Idleness()
         self._restore_id = uuid.uuid4().hex
         if self._history is not None:
             self._history.describe(self.config.resolved_settings())
             self._history.truncate(self._progress.round)
 
+    def _restored_progress(self, state: dict[str, Any]) -> _Progress:
+        """Returns the progress in a state, without what does not fit; says what does not."""
+        if _STATE_KEY not in state:
+            logger.warning(
+                "The checkpoint is of an algorithm that does not merge (RLlib's PPO?). Kept: the "
+                "policy, the optimizer, connectors and RLlib's counters. Not in it: the workers' "
+                "returns, which are their reward signals, and the counters of random streams; "
+                "both begin anew, in round %d.",
+                state[TRAINING_ITERATION] + 1,
+            )
+            return _Progress(self._progress.root_seed, round=state[TRAINING_ITERATION])
+        own = dict(state[_STATE_KEY])
+        layout = own.pop(_LAYOUT, None)
+        progress, now = _Progress.from_state(own), self.config.worker_layout
+        # 0.1 did not save it; but every slot has a counter from the first round on.
+        known = now if len(progress.num_resets) in (0, now.num_slots) else None
+        saved = known if layout is None else WorkerLayout(**layout)
+        if saved is not None and saved.has_workers_of(now):
+            return progress
+        progress.last_returns, progress.episodes = {}, EpisodeSignals()
+        counters = ""
+        if saved is None or saved.num_slots != now.num_slots:
+            progress.num_resets = {}
+            counters = ", and the counters of the environments' seeds"
+        logger.warning(
+            "The checkpoint is of %s, this run has %s. Kept: the policy, the optimizer, "
+            "connectors, counters of rounds and steps, the mean return. Dropped: the workers' last "
+            "returns, so that a worker has no reward signal until an episode of its own has "
+            "ended%s.",
+            *(saved or "another number of sub-environments", now, counters),
+        )
+        return progress
+
     @override(Algorithm)
     def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
-        super().restore_from_path(path, *args, **kwargs)
+        with restoring(Path(path), self.get_module):
+            super().restore_from_path(path, *args, **kwargs)
         self._runner_state = None
         if kwargs.get("component") is not None:
             return
@@ -417,12 +539,32 @@ class WeightedPPO(TrialPPO):
 
     @override(Algorithm)
     def cleanup(self) -> None:
+        """Ends all processes of the algorithm, whatever fails meanwhile.
+
+        Raises:
+            OSError: The last rounds of the merge history could not be written.
+        """
+        groups = [getattr(self, f"{name}env_runner_group", None) for name in ("", "eval_")]
+        steps: list[Callable[[], Any]] = []
         if self._history is not None:
-            self._history.close()
-        group = getattr(self, "env_runner_group", None)
-        if group is not None and group.num_remote_workers():
-            kill_unresponsive(group)
-        super().cleanup()
+            steps.append(self._history.close)
+        for group in groups:
+            if group is not None and group.num_remote_workers():
+                steps.append(functools.partial(kill_unresponsive, group))
+        call_all([*steps, functools.partial(self._end_processes, groups)])
+
+    def _end_processes(self, groups: list[Any]) -> None:
+        """Calls RLlib's `cleanup`; where it (2.60) stops half way, ends what is left."""
+        try:
+            super().cleanup()
+        except Exception:
+            logger.exception("Stopping the learners failed; ending what is left.")
+            learner_group = getattr(self, "learner_group", None)
+            if learner_group is not None and not learner_group.is_local:
+                learner_group.end_all()
+            for group in groups:
+                if group is not None:
+                    group.stop()  # It logs its own failures.
 
 
 def worker_records(
@@ -504,6 +646,16 @@ def log_drops(round: int, drops: dict[int, str], before: dict[int, str]) -> None
         logger.warning("Round %d: dropped worker(s) %s: %s", round, workers, reason)
     if back := sorted(before.keys() - drops.keys()):
         logger.warning("Round %d: worker(s) %s take part again", round, back)
+
+
+def drops_text(drops: dict[int, str]) -> str:
+    """Returns the first reason for a drop, and whose it is, as one line."""
+    reason = next(iter(drops.values()))
+    workers = [str(worker) for worker, why in drops.items() if why == reason]
+    others = f" (and {len(drops) - len(workers)} more)" if len(workers) < len(drops) else ""
+    return (
+        f"worker{'s' * (len(workers) > 1)} {', '.join(workers)}{others}: {' '.join(reason.split())}"
+    )
 
 
 def sampling_path(rollouts: Rollouts) -> dict[str, float]:

@@ -10,22 +10,44 @@ from typing import Any
 import numpy as np
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.algorithms.ppo.ppo import PPOConfig
+from ray.rllib.connectors.module_to_env import ListifyDataForVectorEnv
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.schedules.scheduler import Scheduler
 from typing_extensions import Self
 
 import rllib_weighted
+from rllib_weighted.core.actions import CountActions, is_counted_elsewhere
+from rllib_weighted.core.durable import DEFAULT_TIMEOUT_S
+from rllib_weighted.core.envs import share_gym_env
+from rllib_weighted.core.observations import cast_observations
 from rllib_weighted.core.workers import MergeUnit, WorkerLayout
+from rllib_weighted.learning.interfaces import Halves
 from rllib_weighted.learning.learner import WeightedPPOLearner
 from rllib_weighted.learning.learner_group import WeightedLearnerGroup
 from rllib_weighted.learning.parameters import ActorExport
-from rllib_weighted.merging import SIGNALS, Weighting, resolve_strategy
+from rllib_weighted.merging import SIGNALS, MergeChoice, Weighting, resolve_strategy
 from rllib_weighted.records.origin import resolved_settings
 from rllib_weighted.sampling.env_runner import WeightedEnvRunner
-from rllib_weighted.validation import CHECKED_NUMBERS, config_problems, has_sound_counts
+from rllib_weighted.validation import (
+    CHECKED_NUMBERS,
+    config_problems,
+    has_sound_counts,
+    no_ops,
+)
 
 logger = logging.getLogger(__name__)
 
+_LACKED_BY_0_1 = (
+    "env_backend",
+    "max_missed_rounds",
+    "max_rounds_without_update",
+    "merge_diagnostics_halves",
+    "merge_diagnostics_interval",
+    "merge_parts",
+    "observation_scale",
+    "per_worker_parameters",
+    "storage_timeout_s",
+)
 _warned_of: set[tuple[str, str]] = set()
 
 
@@ -44,8 +66,14 @@ class WeightedPPOConfig(PPOConfig):
 
     # Also of the class: 0.1 did not have these settings, and configs in its checkpoints lack them.
     env_backend = "gymnasium"
+    observation_scale: float = 1.0
     per_worker_parameters: bool | None = None
+    max_missed_rounds: int | None = 3
+    max_rounds_without_update: int | None = 5
+    storage_timeout_s = DEFAULT_TIMEOUT_S
     merge_diagnostics_interval: int | None = None
+    merge_diagnostics_halves: Halves = "steps"
+    merge_parts: dict[str, Any] | None = None
 
     def __init__(self, algo_class: type | None = None) -> None:
         """Initializes a WeightedPPOConfig with RLlib's PPO defaults and the merge's."""
@@ -56,13 +84,19 @@ class WeightedPPOConfig(PPOConfig):
         self.merge_arm: str | None = None
         self.per_worker_parameters = None
         self.merge_diagnostics_interval = None
+        self.merge_diagnostics_halves = "steps"
+        self.merge_parts = None
         self.merge_unit: MergeUnit = "env_runner"
         self.advantage_normalization = "worker"
         self.actor_export: ActorExport = "best"
         self.env_seeding = "stream"
         self.env_backend = "gymnasium"
+        self.observation_scale = 1.0
         self.fast_learner = True
         self.fast_sampling = True
+        self.max_missed_rounds = 3
+        self.max_rounds_without_update = 5
+        self.storage_timeout_s = DEFAULT_TIMEOUT_S
         # A round's order carries all state to the env runners; RLlib's own broadcast may lag.
         self._dont_auto_sync_env_runner_states = True
 
@@ -79,6 +113,8 @@ class WeightedPPOConfig(PPOConfig):
         advantage_normalization: Any = NotProvided,
         actor_export: Any = NotProvided,
         merge_diagnostics_interval: Any = NotProvided,
+        merge_diagnostics_halves: Any = NotProvided,
+        merge_parts: Any = NotProvided,
         **kwargs: Any,
     ) -> Self:
         """Sets the training related configuration.
@@ -108,6 +144,13 @@ class WeightedPPOConfig(PPOConfig):
                 workers' gradients are measured, before the first step, and what each strategy
                 would gain is predicted from them (`merge/diagnostics/…`). None (default): never,
                 but in every round with a strategy that reads these signals.
+            merge_diagnostics_halves: What the two halves of a worker's batch are drawn from, whose
+                gradients are compared: "steps" (default), of which neighbours resemble each other,
+                so that the noise is a lower bound; or "episodes".
+            merge_parts: Weights of its own for a part of the loss: {"value": the name of a
+                strategy}, or {"value": {"merge_strategy": …, "merge_options": …, "min_weight": …}}
+                for the value function's; the policy's follows `merge_strategy`. None (default): one
+                weight for both.
             kwargs: Everything that `PPOConfig.training` takes.
 
         Returns:
@@ -124,6 +167,8 @@ class WeightedPPOConfig(PPOConfig):
             advantage_normalization=advantage_normalization,
             actor_export=actor_export,
             merge_diagnostics_interval=merge_diagnostics_interval,
+            merge_diagnostics_halves=merge_diagnostics_halves,
+            merge_parts=merge_parts,
         )
         return self
 
@@ -183,6 +228,57 @@ class WeightedPPOConfig(PPOConfig):
         self._set_given(fast_learner=fast_learner)
         return self
 
+    @override(PPOConfig)
+    def rl_module(self, *, observation_scale: Any = NotProvided, **kwargs: Any) -> Self:
+        """Sets the configuration of the module.
+
+        Args:
+            observation_scale: What RLlib's default module multiplies observations by, after it has
+                made floats of them (default 1: whole numbers keep their values). 1 / 255 for
+                images: they stay uint8 in rollouts and batches.
+            kwargs: Everything that `AlgorithmConfig.rl_module` takes.
+
+        Returns:
+            This updated config.
+        """
+        super().rl_module(**kwargs)
+        self._set_given(observation_scale=observation_scale)
+        return self
+
+    @override(PPOConfig)
+    def fault_tolerance(
+        self,
+        *,
+        max_missed_rounds: Any = NotProvided,
+        max_rounds_without_update: Any = NotProvided,
+        storage_timeout_s: Any = NotProvided,
+        **kwargs: Any,
+    ) -> Self:
+        """Sets what happens when processes, environments or a storage fail.
+
+        Args:
+            max_missed_rounds: After how many rounds in a row of which an env runner sends nothing
+                within `sample_timeout_s` it is killed and started anew (default 3). None: never.
+                It needs `restart_failed_env_runners`.
+            max_rounds_without_update: After how many rounds in a row in which every worker is
+                dropped, so that nothing is learned, the run ends with an error that names the
+                first cause (default 5). None: it never does.
+            storage_timeout_s: Seconds for which writing a checkpoint or the merge history to a
+                remote storage is tried again while the store does not answer, or fails by itself
+                (default 300); 0 gives up at once. A store that refuses is an error at once.
+            kwargs: Everything that `AlgorithmConfig.fault_tolerance` takes.
+
+        Returns:
+            This updated config.
+        """
+        super().fault_tolerance(**kwargs)
+        self._set_given(
+            max_missed_rounds=max_missed_rounds,
+            max_rounds_without_update=max_rounds_without_update,
+            storage_timeout_s=storage_timeout_s,
+        )
+        return self
+
     def _set_given(self, **settings: Any) -> None:
         for name, value in settings.items():
             if value is not NotProvided:
@@ -203,7 +299,7 @@ class WeightedPPOConfig(PPOConfig):
         Tune resumes an experiment with exactly the names that it was started with.
         """
         settings: dict[str, Any] = super().to_dict()
-        for name in ("env_backend", "merge_diagnostics_interval", "per_worker_parameters"):
+        for name in _LACKED_BY_0_1:
             if settings[name] == getattr(type(self), name):
                 del settings[name]
         return settings
@@ -239,6 +335,30 @@ class WeightedPPOConfig(PPOConfig):
             config=self.copy(), module_spec=rl_module_spec, placement_group=placement_group
         )
 
+    @override(AlgorithmConfig)
+    def get_rl_module_spec(self, *args: Any, **kwargs: Any) -> Any:
+        spec = super().get_rl_module_spec(*args, **kwargs)
+        cast_observations(spec, self.observation_scale)
+        return spec
+
+    @override(AlgorithmConfig)
+    def get_multi_rl_module_spec(self, **kwargs: Any) -> Any:
+        spec = super().get_multi_rl_module_spec(**kwargs)
+        for module_spec in spec.rl_module_specs.values():
+            cast_observations(module_spec, self.observation_scale)
+        return spec
+
+    @override(AlgorithmConfig)
+    def build_module_to_env_connector(self, env: Any = None, spaces: Any = None) -> Any:
+        pipeline = super().build_module_to_env_connector(env=env, spaces=spaces)
+        if (
+            self.add_default_connectors_to_module_to_env_pipeline
+            and pipeline.input_action_space is not None
+            and is_counted_elsewhere(pipeline.input_action_space)
+        ):
+            pipeline.insert_before(ListifyDataForVectorEnv, CountActions())
+        return pipeline
+
     @override(PPOConfig)
     def validate(self) -> None:
         """Checks all settings at once.
@@ -262,8 +382,13 @@ class WeightedPPOConfig(PPOConfig):
                 + _listed(problems)
             )
         self._validate_upstream()
+        mode = getattr(self.gym_env_vectorize_mode, "value", self.gym_env_vectorize_mode)
+        if mode != "vector_entry_point":
+            share_gym_env(self.env)
         if self._validate_config:
             self._warn_of_unused_min_weight()
+            for name, text in no_ops(self).items():
+                _warn_once((name, ""), text)
 
     def _validate_upstream(self) -> None:
         """Runs RLlib's own validation, to which `minibatch_size` is that of a single learner.
@@ -282,14 +407,12 @@ class WeightedPPOConfig(PPOConfig):
     def _warn_of_unused_min_weight(self) -> None:
         strategy = self.resolve_merge_strategy()
         choice = type(strategy).__name__, str(self.min_weight)
-        if self.min_weight is None or strategy.uses_min_weight or choice in _warned_of:
-            return
-        _warned_of.add(choice)  # A config is validated many times on its way to the workers.
-        logger.warning(
-            "`min_weight`=%s is ignored: `merge_strategy`=%r has no minimum weight.",
-            self.min_weight,
-            self.merge_strategy,
-        )
+        if self.min_weight is not None and not strategy.uses_min_weight:
+            _warn_once(
+                choice,
+                f"`min_weight`={self.min_weight} is ignored: `merge_strategy`="
+                f"{self.merge_strategy!r} has no minimum weight.",
+            )
 
     # The merge's settings, resolved
 
@@ -315,17 +438,29 @@ class WeightedPPOConfig(PPOConfig):
         return resolve_strategy(self.merge_strategy, self.merge_options)
 
     @property
+    def value_merge(self) -> MergeChoice | None:
+        """What `merge_parts` says of the value function's part of the loss; None if nothing."""
+        return None if not self.merge_parts else MergeChoice.of(self.merge_parts["value"])
+
+    @property
     def uses_per_worker_parameters(self) -> bool:
         """Whether every worker has its own parameters: as set, or else as the strategy has it."""
         if self.per_worker_parameters is None:
             return self.resolve_merge_strategy().per_worker_parameters
         return self.per_worker_parameters
 
+    @property
+    def merge_signals(self) -> tuple[str, ...]:
+        """The signals that the strategies of all parts read."""
+        value = self.value_merge
+        of_value = () if value is None else value.resolve().signals
+        return (*self.resolve_merge_strategy().signals, *of_value)
+
     def measures_gradients(self, round: int) -> bool:
         """Whether the workers' gradients are measured in a round (the first is 1)."""
         interval = self.merge_diagnostics_interval
         if interval is None:
-            signals = self.resolve_merge_strategy().signals
+            signals = self.merge_signals
             return any(SIGNALS[name].measured_on == "gradients" for name in signals)
         return (round - 1) % interval == 0
 
@@ -360,6 +495,12 @@ class WeightedPPOConfig(PPOConfig):
             return None
         scheduler = Scheduler(fixed_value_or_schedule=self.min_weight, framework="torch")
         return float(scheduler.update(timestep=env_steps))
+
+
+def _warn_once(key: tuple[str, str], text: str) -> None:
+    if key not in _warned_of:  # A config is validated many times on its way to the workers.
+        _warned_of.add(key)
+        logger.warning(text)
 
 
 def _listed(problems: list[str]) -> str:

@@ -6,14 +6,18 @@
   a trial that it starts again finds it in its own folder.
 - An *env runner* that raises, hangs or is lost is left out of the round by
   `sampling.collect.collect_rollouts`. Ray restarts a lost one, on another node if its own is gone;
-  `take_back` lets it sample again, and `kill_unresponsive` ends those that hang when a run stops.
+  `take_back` lets it sample again. `replace_overdue` has one restarted that hangs for several
+  rounds, and `kill_unresponsive` ends those that hang when a run stops.
+- A run whose *workers* are all dropped, round after round, learns nothing: `Idleness` ends it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import ray
@@ -29,11 +33,37 @@ if TYPE_CHECKING:
     from ray.rllib.utils.actor_manager import FaultTolerantActorManager
 
     from rllib_weighted.config import WeightedPPOConfig
+    from rllib_weighted.sampling.collect import OpenCalls
 
 logger = logging.getLogger(__name__)
 
 RESCUE_DIR = "rescue"
 """Name of the folder, inside a trial's folder, that holds the rescued checkpoint."""
+
+_WHOLE = "rescue.json"  # Written into it last: without it, the folder may hold half of one.
+_RECORDED_S = 60.0  # After that, Tune surely knows of a checkpoint, also after a kill.
+
+
+def rescued_iteration(filesystem: fs.FileSystem, folder: str) -> int | None:
+    """Returns after which training iteration a trial has a rescued checkpoint; None without one.
+
+    Args:
+        filesystem: Where the trial's folder lies.
+        folder: The trial's folder there.
+    """
+    try:
+        with filesystem.open_input_stream(f"{folder}/{RESCUE_DIR}/{_WHOLE}") as stream:
+            return int(json.loads(stream.read())[TRAINING_ITERATION])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+
+
+def discard_rescue(filesystem: fs.FileSystem, folder: str) -> None:
+    """Removes a trial's rescued checkpoint, whole or not, if it has one."""
+    with contextlib.suppress(FileNotFoundError):
+        filesystem.delete_file(f"{folder}/{RESCUE_DIR}/{_WHOLE}")
+    with contextlib.suppress(FileNotFoundError):
+        filesystem.delete_dir(f"{folder}/{RESCUE_DIR}")
 
 
 class Rescuable(Protocol):
@@ -77,9 +107,11 @@ class Rescue:
     def __init__(self, algorithm: Rescuable, filesystem: fs.FileSystem, folder: str) -> None:
         self._algorithm = algorithm
         self._filesystem = filesystem
-        self._path = f"{folder.rstrip('/')}/{RESCUE_DIR}"
+        self._folder = folder.rstrip("/")
+        self._path = f"{self._folder}/{RESCUE_DIR}"
         self._kept: list[tuple[dict[str, Any], ray.ObjectRef[Any]]] = []
         self._restored_round: int | None = None
+        self._superseded_at: float | None = None
 
     def keep(self) -> None:
         """Keeps the state as it is now; the learner's part is fetched while the round samples."""
@@ -97,7 +129,15 @@ class Rescue:
                 learner_state = ray.get(reference)
             except ray.exceptions.RayError:
                 continue
-            self._write({**state, TRAINING_ITERATION: iteration - age}, learner_state)
+            try:
+                self._write({**state, TRAINING_ITERATION: iteration - age}, learner_state)
+            except OSError as problem:
+                with contextlib.suppress(OSError):
+                    self.forget()  # Half of it.
+                return LearnerFailedError(
+                    f"{error}\nThe state after round {self._algorithm.rounds_done} could not be "
+                    f"saved in {self._path} ({problem}): go on from the last checkpoint."
+                )
             return LearnerFailedError(
                 f"{error}\nThe state after round {self._algorithm.rounds_done} is saved in "
                 f"{self._path}. Restore it, or run the trial again (Tune does by itself with "
@@ -117,6 +157,8 @@ class Rescue:
         algorithm.set_state(state)
         self.forget()
         algorithm.save_to_path(self._path, filesystem=self._filesystem)
+        with self._filesystem.open_output_stream(f"{self._path}/{_WHOLE}") as stream:
+            stream.write(json.dumps({TRAINING_ITERATION: state[TRAINING_ITERATION]}).encode())
 
     def restore(self) -> None:
         """Goes on from a rescued checkpoint, if the trial's folder holds one."""
@@ -130,14 +172,27 @@ class Rescue:
         if self._restored_round is not None and self._restored_round > self._algorithm.rounds_done:
             self.restore()
 
-    def forget(self) -> None:
-        """Removes the rescued checkpoint: there is a newer one."""
+    def supersede(self) -> None:
+        """Notes that there is a newer checkpoint; removes the rescued one later.
+
+        Tune saves seconds later that it knows of the newer one. If it is killed in between, the
+        trial goes on from the rescued one.
+        """
         self._restored_round = None
-        if self._is_there():
-            self._filesystem.delete_dir(self._path)
+        now = time.monotonic()
+        if self._superseded_at is None:
+            self._superseded_at = now
+        elif now - self._superseded_at > _RECORDED_S:
+            self.forget()
+
+    def forget(self) -> None:
+        """Removes the rescued checkpoint."""
+        self._restored_round = self._superseded_at = None
+        if self._filesystem.get_file_info(self._path).type == fs.FileType.Directory:
+            discard_rescue(self._filesystem, self._folder)
 
     def _is_there(self) -> bool:
-        return bool(self._filesystem.get_file_info(self._path).type == fs.FileType.Directory)
+        return rescued_iteration(self._filesystem, self._folder) is not None
 
 
 _TAG = "take back"
@@ -202,6 +257,79 @@ def _take_ready(manager: FaultTolerantActorManager) -> list[int]:
     return taken
 
 
+def replace_overdue(
+    env_runner_group: EnvRunnerGroup, calls: OpenCalls, config: WeightedPPOConfig
+) -> list[int]:
+    """Kills the env runners that missed `max_missed_rounds` rounds in a row, to be restarted.
+
+    Ray starts each anew, and `take_back` lets it sample again. Where
+    `restart_failed_env_runners`=False, nobody would: then they are left alone.
+
+    Args:
+        env_runner_group: RLlib's group.
+        calls: The round's calls.
+        config: The algorithm's config.
+
+    Returns:
+        The indices of those that were killed.
+    """
+    limit = config.max_missed_rounds
+    if limit is None or not config.restart_failed_env_runners:
+        return []
+    manager = _private.actor_manager(env_runner_group)
+    overdue = sorted(index for index, missed in calls.missed.items() if missed >= limit)
+    for index in overdue:
+        logger.warning(
+            "Env runner %d has missed %d rounds in a row (`max_missed_rounds`=%d): replacing it.",
+            *(index, calls.missed[index], limit),
+        )
+        calls.forget(index)
+        ray.kill(manager.actors()[index], no_restart=False)
+        manager.set_actor_state(index, healthy=False)
+    return overdue
+
+
+class Idleness:
+    """Counts the rounds in a row in which every worker was dropped and no step was taken."""
+
+    def __init__(self) -> None:
+        self._num_rounds = 0
+        self._cause = ""
+
+    def note(
+        self, round: int, drops: dict[int, str], *, is_updated: bool, limit: int | None
+    ) -> None:
+        """Takes note of a round.
+
+        Args:
+            round: Number of the round.
+            drops: Worker -> why it was dropped.
+            is_updated: Whether an optimizer step was taken.
+            limit: `max_rounds_without_update`.
+
+        Raises:
+            RuntimeError: It is the `limit`-th in a row without a step.
+        """
+        if is_updated:
+            self._num_rounds = 0
+            return
+        self._num_rounds += 1
+        if self._num_rounds == 1:
+            worker, why = next(iter(drops.items()), (None, "nothing was sampled"))
+            self._cause = f"round {round}, worker {worker}: {why}"
+            logger.warning(
+                "Round %d: all workers were dropped, and nothing was learned. The first: %s",
+                *(round, self._cause),
+            )
+        if limit is not None and self._num_rounds >= limit:
+            raise RuntimeError(
+                f"all workers were dropped in {self._num_rounds} rounds in a row, in which nothing "
+                f"was learned; the first cause: {self._cause}. Mend the environment or what the "
+                "cause names, or allow more such rounds with `.fault_tolerance("
+                "max_rounds_without_update=…)` (None: any number)"
+            )
+
+
 def kill_unresponsive(env_runner_group: EnvRunnerGroup, *, timeout_s: float = 5.0) -> list[int]:
     """Kills the env runners that do not answer in time.
 
@@ -226,3 +354,21 @@ def kill_unresponsive(env_runner_group: EnvRunnerGroup, *, timeout_s: float = 5.
         logger.warning("Env runner %d does not answer; killing it.", index)
         ray.kill(actor)
     return list(silent)
+
+
+def call_all(steps: Iterable[Callable[[], Any]]) -> None:
+    """Calls all functions, whatever one of them raises.
+
+    Raises:
+        Exception: The first error, once all have been called; the log has the others.
+    """
+    first: Exception | None = None
+    for step in steps:
+        try:
+            step()
+        except Exception as error:
+            if first is not None:
+                logger.exception("Something else failed, too.")
+            first = first or error
+    if first is not None:
+        raise first

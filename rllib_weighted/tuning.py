@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-import math
+import contextlib
+import copy
+import errno
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import ray
-import tree
+from pyarrow.fs import LocalFileSystem
 from ray import tune
+from ray.air.constants import TRAINING_ITERATION
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.ppo.ppo import PPO
 from ray.rllib.utils.annotations import override
-from ray.rllib.utils.metrics import EVALUATION_RESULTS
+from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, EVALUATION_RESULTS, NUM_EPISODES
 from ray.tune.result import SHOULD_CHECKPOINT, TRIAL_INFO
+from ray.util import get_current_placement_group
 
+from rllib_weighted.core.durable import DEFAULT_TIMEOUT_S, durable, is_full, unwritten, where_full
 from rllib_weighted.core.processes import computing_with, round_threads
 from rllib_weighted.merging import Weighting, resolve_strategy
+from rllib_weighted.old_api import NewStackOnly
 
 if TYPE_CHECKING:
     from ray.tune import PlacementGroupFactory
@@ -30,7 +37,7 @@ _STATE_KEY = "tune_trial"
 _KEPT_SETTINGS = ("merge_strategy", "min_weight", "merge_options", "per_worker_parameters")
 
 
-class TrialPPO(PPO):
+class TrialPPO(NewStackOnly, PPO):
     """PPO that can be searched and scheduled.
 
     It refuses to wait for ever, has columns for its evaluation from the start, can be reused for
@@ -45,10 +52,22 @@ class TrialPPO(PPO):
         trial_info = config.get(TRIAL_INFO) if isinstance(config, dict) else None
         self._tune_trial_id: str | None = getattr(trial_info, "trial_id", None)
         self._is_clone = False
+        self._evaluation: dict[str, Any] = {}  # What the last one reported.
+        storage = kwargs.get("storage")
+        if storage is not None and not isinstance(storage.storage_filesystem, LocalFileSystem):
+            timeout_s = (config or {}).get("storage_timeout_s", DEFAULT_TIMEOUT_S)
+            storage.storage_filesystem = durable(storage.storage_filesystem, timeout_s)
         super().__init__(config, *args, **kwargs)
 
     @override(Algorithm)
     def setup(self, config: Any) -> None:
+        """Builds everything; see `Algorithm.setup`.
+
+        Raises:
+            ValueError: The running Ray can never place its actors: RLlib would wait for ever.
+        """
+        if problem := self._actors_problem(config):
+            raise ValueError(problem)
         super().setup(config)
         self._num_threads = round_threads(
             self.config, num_parameters=self.learner_group.num_parameters
@@ -68,35 +87,115 @@ class TrialPPO(PPO):
             raise ValueError(problem)
         return request
 
+    @classmethod
+    def _actors_problem(cls, config: Any) -> str | None:
+        """Returns why the actors of an algorithm can never be placed; None if they can.
+
+        None as well inside a trial: Tune has room for it.
+        """
+        if get_current_placement_group() is not None:
+            return None
+        _, *actors = super().default_resource_request(config).bundles
+        if not total(actors):
+            return None
+        if not ray.is_initialized():
+            ray.init()  # As the first actor would do.
+        request = tune.PlacementGroupFactory([{}, *actors])
+        whole = cls.get_default_config().update_from_dict(config)
+        return trial_problem(whole, request, "the algorithm")
+
     @override(Algorithm)
     def step(self) -> dict[str, Any]:
         """One round, evaluated if it is time to; see `Algorithm.step`.
 
         Where there is an `evaluation_interval`, the first round is evaluated too: Tune's
-        progress.csv takes its columns from the first result. A round without evaluation reports
-        NaN (RLlib, 2.60, repeats the last values once). `_run_one_evaluation` is RLlib's private
-        `evaluate()` with the care for failed env runners around it.
+        progress.csv takes its columns from the first result. A round without evaluation repeats
+        the last one's values, as RLlib means to (it loses some, 2.60): Tune's own max, min and mean
+        never get over a NaN. `evaluation/training_iteration` is the round that they are of.
+        `_run_one_evaluation` is RLlib's private `evaluate()` with the care for failed env runners
+        around it.
         """
         with computing_with(self._num_threads):
             results: dict[str, Any] = super().step()
             if self._is_clone:
                 results[SHOULD_CHECKPOINT] = True  # Its own, with the settings that it has now.
                 self._is_clone = False
-            interval = self.config.evaluation_interval
-            if not interval or (self.iteration + 1) % interval == 0:
+            round, interval = self.iteration + 1, self.config.evaluation_interval
+            if not interval:
                 return results
-            if self.iteration == 0 and self.config.evaluation_duration != "auto":
+            is_evaluated = round % interval == 0
+            if round == 1 and not is_evaluated and self.config.evaluation_duration != "auto":
                 results.update(self._run_one_evaluation())
-            elif EVALUATION_RESULTS in results:
-                unknown = tree.map_structure(lambda _: math.nan, results[EVALUATION_RESULTS])
-                results[EVALUATION_RESULTS] = unknown
+                is_evaluated = True
+            if is_evaluated:
+                own = {TRAINING_ITERATION: round}
+                self._evaluation = copy.deepcopy({**results.get(EVALUATION_RESULTS, {}), **own})
+            if self._evaluation:
+                results[EVALUATION_RESULTS] = copy.deepcopy(self._evaluation)
             return results
+
+    @override(Algorithm)
+    def _evaluate_with_auto_duration(self, parallel_train_future: Any) -> Any:
+        """Evaluates for as long as the round takes, and for one episode per env runner at least.
+
+        RLlib (2.60) reports nothing where the round is over before an episode is.
+        """
+        key = EVALUATION_RESULTS, ENV_RUNNER_RESULTS
+        results, env_steps, agent_steps, batches = super()._evaluate_with_auto_duration(
+            parallel_train_future
+        )
+        if not self.metrics.peek((*key, NUM_EPISODES), default=0) > 0:  # Or NaN: none since then.
+            found = self.eval_env_runner_group.foreach_env_runner(
+                _evaluate_an_episode,
+                local_env_runner=False,
+                timeout_seconds=self.config.evaluation_sample_timeout_s,
+            )
+            self.metrics.aggregate([metrics for metrics, _ in found], key=key)
+            env_steps += sum(steps for _, steps in found)
+            agent_steps += sum(steps for _, steps in found)
+        return results, env_steps, agent_steps, batches
+
+    @override(Algorithm)
+    def save(self, checkpoint_dir: str | None = None) -> Any:
+        """Writes a checkpoint into the trial's folder; see `Trainable.save`.
+
+        Of one that cannot be written, nothing is left behind (RLlib, 2.60, leaves both halves).
+
+        Raises:
+            OSError: It says where there is no space left, if that is why.
+        """
+        storage = self._storage
+        if checkpoint_dir is not None or storage is None:
+            return super().save(checkpoint_dir)
+        index = storage.current_checkpoint_index
+        try:
+            with tempfile.TemporaryDirectory(prefix="checkpoint_") as folder:
+                result = super().save(folder)
+                if problem := unwritten(storage.storage_filesystem, storage.checkpoint_fs_path):
+                    raise problem
+                return result
+        except OSError as error:
+            full = where_full([tempfile.gettempdir(), storage.trial_fs_path])
+            if storage.current_checkpoint_index != index:
+                with contextlib.suppress(OSError):
+                    storage.storage_filesystem.delete_dir(storage.checkpoint_fs_path)
+            if not is_full(error):
+                raise
+            raise OSError(
+                errno.ENOSPC,
+                "no space left for a checkpoint: make room, and resume from the one before",
+                ", ".join(full) or storage.trial_fs_path,
+            ) from error
 
     @override(Algorithm)
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         state: dict[str, Any] = super().get_state(*args, **kwargs)
         settings = {name: getattr(self.config, name) for name in _KEPT_SETTINGS}
-        state[_STATE_KEY] = {"trial_id": self._tune_trial_id, "settings": settings}
+        state[_STATE_KEY] = {
+            "trial_id": self._tune_trial_id,
+            "settings": settings,
+            "evaluation": self._evaluation,
+        }
         return state
 
     @override(Algorithm)
@@ -110,7 +209,10 @@ class TrialPPO(PPO):
         """
         super().set_state(state)
         saved = state.get(_STATE_KEY)
-        if saved is None or self._tune_trial_id is None:
+        if saved is None:
+            return
+        self._evaluation = saved.get("evaluation", {})
+        if self._tune_trial_id is None:
             return
         self._is_clone = saved["trial_id"] != self._tune_trial_id
         if not self._is_clone:
@@ -128,6 +230,12 @@ class TrialPPO(PPO):
         info = {TRIAL_INFO: self._trial_info}
         type(self).__init__(self, {**new_config, **info}, storage=self._storage)
         return True
+
+
+def _evaluate_an_episode(env_runner: Any) -> tuple[Any, int]:
+    """Returns an evaluation env runner's metrics of an episode, and its steps."""
+    episodes = env_runner.sample(num_episodes=1)
+    return env_runner.get_metrics(), sum(map(len, episodes))
 
 
 _Point = tuple[str | Weighting, float | None]
@@ -231,7 +339,9 @@ def total(bundles: Iterable[Resources]) -> dict[str, float]:
 
 
 def placement_problem(
-    request: PlacementGroupFactory, nodes: Sequence[Resources] | None = None
+    request: PlacementGroupFactory,
+    nodes: Sequence[Resources] | None = None,
+    who: str = "a trial",
 ) -> str | None:
     """Returns why a trial can never be placed, with the numbers; None if it can.
 
@@ -239,6 +349,7 @@ def placement_problem(
         request: What the trial asks for: a bundle of resources per process.
         nodes: What each node has in all; None asks the running Ray. Without one the answer is
             None.
+        who: What asks, for the message.
     """
     if nodes is None:
         if not ray.is_initialized():
@@ -248,7 +359,7 @@ def placement_problem(
     short = [name for name, amount in asked.items() if amount > there.get(name, 0) + _TOLERANCE]
     if short:
         return (
-            f"a trial takes {describe(asked, short)} and Ray has {describe(there, short)}, so it "
+            f"{who} takes {describe(asked, short)} and Ray has {describe(there, short)}, so it "
             "would wait for ever"
         )
     if not _can_be_placed(request, nodes):
@@ -256,14 +367,14 @@ def placement_problem(
         listed = ", ".join(f"{count} x {bundle}" for bundle, count in bundles.items())
         names = list(asked)
         return (
-            f"a trial's processes ({listed}; {request.strategy}) do not fit on the "
+            f"{who}'s processes ({listed}; {request.strategy}) do not fit on the "
             f"{len(nodes)} node{'s' * (len(nodes) > 1)} of Ray "
             f"({'; '.join(describe(node, names) for node in nodes)}), so it would wait for ever"
         )
     return None
 
 
-def trial_problem(config: Any, request: PlacementGroupFactory) -> str | None:
+def trial_problem(config: Any, request: PlacementGroupFactory, who: str = "a trial") -> str | None:
     """Returns why a trial of a config can never be placed, and what to do; None if it can.
 
     None as well where the user says that the cluster grows.
@@ -271,8 +382,9 @@ def trial_problem(config: Any, request: PlacementGroupFactory) -> str | None:
     Args:
         config: An `AlgorithmConfig`.
         request: What its trial asks for.
+        who: What asks, for the message.
     """
-    problem = None if cluster_grows() else placement_problem(request)
+    problem = None if cluster_grows() else placement_problem(request, who=who)
     if problem is None:
         return None
     names = ("num_env_runners", "num_cpus_per_env_runner", "num_learners", "num_gpus_per_learner")

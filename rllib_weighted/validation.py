@@ -11,10 +11,11 @@ from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
 from rllib_weighted._private import batch_size_per_learner, grad_scaler_class
 from rllib_weighted.core.envs import env_problem, envpool_id
+from rllib_weighted.core.modules import user_override
 from rllib_weighted.learning.learner import WeightedPPOLearner
-from rllib_weighted.merging import strategy_problems
+from rllib_weighted.merging import MergeChoice, strategy_problems
 from rllib_weighted.sampling.env_runner import WeightedEnvRunner
-from rllib_weighted.suggest import nearest
+from rllib_weighted.suggest import nearest, shown
 
 if TYPE_CHECKING:
     from rllib_weighted.config import WeightedPPOConfig
@@ -80,6 +81,10 @@ _NOT_NEGATIVE_OR_SCHEDULE = _NOT_NEGATIVE._replace(
 _POSITIVE_OR_NONE = _POSITIVE._replace(should_be="a number > 0, or None", may_be_none=True)
 _MAX_SEED = 2**32 - 1  # Of numpy's global generator, which RLlib seeds.
 
+_POSITIVE_COUNT_OR_NONE = _count(1)._replace(
+    should_be="a whole number >= 1, or None", may_be_none=True
+)
+
 _COUNTS = {
     "num_epochs": _count(1),
     "num_envs_per_env_runner": _count(1),
@@ -105,11 +110,15 @@ _NUMBERS = _COUNTS | {
     "kl_coeff": _NOT_NEGATIVE,
     "kl_target": _POSITIVE,
     "grad_clip": _POSITIVE_OR_NONE,
+    "observation_scale": _POSITIVE,
+    "storage_timeout_s": _NOT_NEGATIVE,
     "seed": _Rule(
         f"None or a whole number from 0 to {_MAX_SEED}",
         lambda x: _is_count(x, 0) and x <= _MAX_SEED,
         may_be_none=True,
     ),
+    "max_missed_rounds": _POSITIVE_COUNT_OR_NONE,
+    "max_rounds_without_update": _POSITIVE_COUNT_OR_NONE,
     "rollout_fragment_length": _Rule(
         '"auto" or a whole number >= 1', lambda x: x == "auto" or _is_count(x, 1), 'use "auto"'
     ),
@@ -117,6 +126,7 @@ _NUMBERS = _COUNTS | {
 _RULES = _NUMBERS | {
     "merge_unit": _one_of("env_runner", "env"),
     "advantage_normalization": _one_of("worker", "batch", "none"),
+    "merge_diagnostics_halves": _one_of("steps", "episodes"),
     "env_seeding": _one_of("stream", "fixed"),
     "env_backend": _one_of("gymnasium", "envpool"),
     "actor_export": _one_of("best", "mean"),
@@ -133,6 +143,37 @@ _RULES = _NUMBERS | {
     "learner_class": _subclass_of(WeightedPPOLearner),
     "num_aggregator_actors_per_learner": _Rule(
         "0", lambda x: not x, "whole workers go to the learner."
+    ),
+    "input_": _Rule(
+        '"sampler"',
+        lambda x: not x or x == "sampler",
+        "leave it out: WeightedPPO learns from what its env runners sample",
+    ),
+    "offline_evaluation_interval": _Rule(
+        "None",
+        lambda x: not x,
+        "leave it out: there are no offline data. Use `evaluation_interval`",
+    ),
+    "num_offline_eval_runners": _Rule(
+        "0",
+        lambda x: not x,
+        "leave it out: there are no offline data. See `evaluation_num_env_runners`",
+    ),
+    "torch_ddp_kwargs": _Rule(
+        "empty",
+        lambda x: not x,
+        "leave it out: learners sum their gradients without DistributedDataParallel",
+    ),
+    "policies_to_train": _Rule(
+        'None, or a list with "default_policy"',
+        lambda x: x is None or (isinstance(x, (list, tuple, set)) and "default_policy" in x),
+        "leave it out: there is one policy, and it is trained",
+    ),
+    "output": _Rule(
+        "None",
+        lambda x: not x,
+        "leave it out: WeightedPPO's env runners write no offline data. RLlib's PPO does, or an "
+        "`on_episode_end` callback of yours",
     ),
     "torch_skip_nan_gradients": _Rule(
         "False",
@@ -158,12 +199,39 @@ def config_problems(config: WeightedPPOConfig) -> list[str]:
     ]
     if not of_strategy and not any(_broken_rules(config, ["per_worker_parameters"])):
         problems += _per_worker_parameters(config)
+        problems += _aggregated(config)
+        problems += _parts(config)
     if not any(_broken_rules(config, (*_COUNTS, "merge_unit"))):
         compares = not of_strategy and bool(config.resolve_merge_strategy().signals)
         problems += _workers(config, compares)
     problems += _envpool(config)
     problem = env_problem(config.env, config.env_backend)
     return [*problems, problem] if problem else problems
+
+
+def no_ops(config: WeightedPPOConfig) -> dict[str, str]:
+    """Returns settings that are set and that RLlib's new API stack (2.60) does not read.
+
+    Returns:
+        Name -> what to say, with what takes its place.
+    """
+    found = {
+        "clip_rewards": (config.clip_rewards, "clip them in a wrapper of the environment"),
+        "observation_filter": (
+            config.observation_filter not in (None, "NoFilter"),
+            "use `config.env_runners(env_to_module_connector=lambda env, spaces, device: "
+            "MeanStdFilter())`",
+        ),
+        "use_attention": (
+            config.model_config.get("use_attention"),
+            "use `use_lstm`, or an RLModule of your own",
+        ),
+    }
+    return {
+        name: f"`{name}` is ignored: RLlib's new API stack does not read it; {remedy}."
+        for name, (is_set, remedy) in found.items()
+        if is_set
+    }
 
 
 def has_sound_counts(config: WeightedPPOConfig) -> bool:
@@ -211,13 +279,13 @@ def _schedule_problems(name: str, schedule: Any) -> Iterator[str]:
     if not sound or steps[0] != 0 or steps != sorted(set(steps)):
         yield (
             f"`{name}` as a schedule should be two or more pairs [env steps, value], the first at "
-            f"step 0, in rising order of steps, found {schedule!r}: write "
+            f"step 0, in rising order of steps, found {shown(schedule)}: write "
             "[[0, first value], [env steps, last value]]"
         )
 
 
 def _shown(value: Any) -> str:
-    return f"{float(value):g}" if isinstance(value, float) else repr(value)
+    return f"{float(value):g}" if isinstance(value, float) else shown(value)
 
 
 def _stack(config: WeightedPPOConfig) -> Iterator[str]:
@@ -270,6 +338,71 @@ def _per_worker_parameters(config: WeightedPPOConfig) -> Iterator[str]:
         )
 
 
+def _aggregated(config: WeightedPPOConfig) -> Iterator[str]:
+    """What does not go together with an aggregator of gradients."""
+    if not config.resolve_merge_strategy().aggregates_gradients:
+        return
+    cause = f"`merge_strategy`={config.merge_strategy!r} merges the gradients themselves"
+    if config.uses_per_worker_parameters:
+        yield (
+            f"{cause}, which workers with parameters of their own do not have in common: leave "
+            "`per_worker_parameters` out, or use a strategy with weights"
+        )
+    learner = config.learner_class
+    if _RULES["learner_class"].holds(learner) and (
+        learner.compute_gradients is not WeightedPPOLearner.compute_gradients
+    ):
+        yield (
+            f"{cause} and does not call `compute_gradients`, but {learner.__name__} overrides it: "
+            "leave it out, or use a strategy with weights"
+        )
+
+
+def _parts(config: WeightedPPOConfig) -> Iterator[str]:
+    """What is wrong with the weights of a part of the loss."""
+    parts = config.merge_parts
+    if parts is None:
+        return
+    if not isinstance(parts, dict) or [*parts] != ["value"]:
+        yield (
+            '`merge_parts` should be None or a dict with the key "value", found '
+            f'{parts!r}: write {{"value": "average"}}; the policy\'s part follows `merge_strategy`'
+        )
+        return
+    fields = ("merge_strategy", "merge_options", "min_weight")
+    value = parts["value"]
+    if isinstance(value, dict) and not {"merge_strategy"} <= value.keys() <= {*fields}:
+        yield (
+            f'`merge_parts`["value"] should have the keys {", ".join(fields)}, of which the first '
+            f"is needed, found {sorted(map(str, value))}: rename or remove the others"
+        )
+        return
+    choice = MergeChoice.of(value)
+    found = strategy_problems(choice.merge_strategy, choice.merge_options)
+    yield from (f'in `merge_parts`["value"]: {problem}' for problem in found)
+    if not (
+        choice.min_weight is None or (_is_number(choice.min_weight) and choice.min_weight >= 0)
+    ):
+        yield (
+            '`min_weight` in `merge_parts`["value"] should be a number >= 0 or None, found '
+            f"{choice.min_weight!r}: change it, or leave it out"
+        )
+    kinds = [config.resolve_merge_strategy(), *([] if found else [choice.resolve()])]
+    if config.uses_per_worker_parameters or any(kind.aggregates_gradients for kind in kinds):
+        yield (
+            "`merge_parts` needs shared parameters and strategies with weights, found "
+            f"`merge_strategy`={config.merge_strategy!r} and {value!r}: leave `merge_parts` out, "
+            "or use other strategies"
+        )
+    if _RULES["learner_class"].holds(config.learner_class) and user_override(
+        config.learner_class, "compute_loss_for_module", "compute_losses"
+    ):
+        yield (
+            "`merge_parts` needs PPO's own loss, whose parts are known, but "
+            f"{config.learner_class.__name__} overrides it: leave `merge_parts` out"
+        )
+
+
 def _envpool(config: WeightedPPOConfig) -> Iterator[str]:
     """What does not go together with EnvPool."""
     if envpool_id(config.env, config.env_backend) is None:
@@ -295,11 +428,7 @@ def _workers(config: WeightedPPOConfig, compares: bool) -> Iterator[str]:
         compares: Whether its strategy compares workers.
     """
     layout = config.worker_layout
-    count = (
-        f"{layout.num_workers} worker{'s' * (layout.num_workers > 1)} (`num_env_runners`="
-        f"{config.num_env_runners}, `num_envs_per_env_runner`={config.num_envs_per_env_runner}, "
-        f'`merge_unit`="{config.merge_unit}")'
-    )
+    count = str(layout)
     if compares and layout.num_workers < 2:
         yield (
             f"`merge_strategy`={config.merge_strategy!r} needs 2 or more workers to compare, found "

@@ -35,9 +35,17 @@ def cartpole() -> WeightedPPOConfig:
 
 def test_settings_that_earlier_versions_lack_are_named_only_if_changed():
     """So that Tune, which compares the names, resumes their experiments."""
-    new = {"env_backend": "envpool", "per_worker_parameters": True}
+    new = {
+        "env_backend": "envpool",
+        "observation_scale": 0.5,
+        "per_worker_parameters": True,
+        "storage_timeout_s": 5,
+    }
     assert not new.keys() & WeightedPPOConfig().to_dict().keys()
     config = cartpole().env_runners(env_backend="envpool").training(per_worker_parameters=True)
+    config.rl_module(observation_scale=0.5)
+    config.fault_tolerance(storage_timeout_s=5, restart_failed_env_runners=False)
+    assert config.restart_failed_env_runners is False
     assert {name: config.to_dict()[name] for name in new} == new
     assert WeightedPPOConfig().update_from_dict(config.to_dict()).env_backend == "envpool"
 
@@ -168,6 +176,10 @@ def _by_setter(config, name, value):
         return config.learners(num_learners=value)
     if name == "seed":
         return config.debugging(seed=value)
+    if name == "observation_scale":
+        return config.rl_module(observation_scale=value)
+    if name in ("max_missed_rounds", "max_rounds_without_update", "storage_timeout_s"):
+        return config.fault_tolerance(**{name: value})
     return config.training(**{name.removeprefix("_"): value})
 
 

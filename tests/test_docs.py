@@ -9,7 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray._common.deprecation import DEPRECATED_VALUE
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.algorithms.ppo import PPOConfig
 
+from rllib_weighted import WeightedPPOConfig
 from rllib_weighted.core.eligibility import Requirement
 from rllib_weighted.core.modules import NETWORKS, PER_WORKER, STACKED
 from rllib_weighted.learning.batch import COLUMNS
@@ -88,3 +92,71 @@ def eligibility_table() -> str:
 
 def test_contributing_lists_what_every_fast_path_needs() -> None:
     assert eligibility_table() in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+# The list of RLlib's settings
+
+SETTINGS_PAGE = (ROOT / "docs" / "settings-of-rllib.md").read_text(encoding="utf-8")
+
+
+def section(title: str) -> str:
+    return SETTINGS_PAGE.partition(f"## {title}")[2].partition("\n## ")[0]
+
+
+def settings_of(config: AlgorithmConfig) -> set[str]:
+    """All settings by name, but for those whose default marks them as deprecated."""
+    values = vars(config).items()
+    return {key for key, value in values if not (type(value) is int and value == DEPRECATED_VALUE)}
+
+
+LISTED = [
+    name
+    for title in ("Honoured as", "Honoured, in", "Refused", "No-ops")
+    for line in section(title).splitlines()
+    # Of a table, the first column names settings.
+    for name in re.findall(r"`(\w+)`", line.split("|")[1] if line.startswith("|") else line)
+]
+
+
+def test_every_setting_of_rllib_is_listed() -> None:
+    """One that is missing is new in RLlib: see what it does, and put it where it belongs."""
+    assert settings_of(PPOConfig()) - set(LISTED) == set()
+
+
+def test_no_setting_is_listed_twice_or_gone() -> None:
+    assert [name for name in LISTED if LISTED.count(name) > 1] == []
+    assert set(LISTED) - vars(PPOConfig()).keys() - {"enable_rl_module_and_learner"} == set()
+
+
+REFUSED: dict[str, Any] = {
+    "output": "/data",
+    "input_": "/data",
+    "offline_evaluation_interval": 2,
+    "num_offline_eval_runners": 1,
+    "num_aggregator_actors_per_learner": 1,
+    "torch_ddp_kwargs": {"bucket_cap_mb": 1},
+    "torch_skip_nan_gradients": True,
+    "policies": {"one", "two"},
+    "policy_mapping_fn": None,  # It is nothing without several policies.
+    "policies_to_train": [],
+    "framework_str": "tf2",
+    "enable_rl_module_and_learner": False,
+    "enable_env_runner_and_connector_v2": False,
+    "exploration_config": {"type": "StochasticSampling"},
+    "lr_schedule": [[0, 0.1], [100, 0.01]],
+    "entropy_coeff_schedule": [[0, 0.1], [100, 0.01]],
+}
+
+
+def test_the_refused_ones_are_tried() -> None:
+    rows = [line.split("|")[1] for line in section("Refused").splitlines() if line[:1] == "|"]
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == REFUSED.keys()
+
+
+@pytest.mark.parametrize("name", REFUSED.keys() - {"policy_mapping_fn"})
+def test_what_is_called_refused_is(name: str) -> None:
+    config = WeightedPPOConfig().environment("CartPole-v1")
+    config.validate()
+    setattr(config, name, REFUSED[name])
+    with pytest.raises(ValueError, match=name.removesuffix("_str")):
+        config.validate()

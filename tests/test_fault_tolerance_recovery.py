@@ -1,4 +1,7 @@
-"""Taking lost env runners back, on RLlib's own manager with actors that die when told to."""
+"""Taking lost env runners back, and replacing those that hang.
+
+On RLlib's own manager, with actors that die or hang when told to.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import pytest
 import ray
 from ray.rllib.utils.actor_manager import FaultTolerantActorManager
 
-from rllib_weighted.fault_tolerance import take_back
+from rllib_weighted.fault_tolerance import replace_overdue, take_back
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -35,7 +38,11 @@ def group(ray_session: None) -> Iterator[Any]:
 
 
 def config(**changes: Any) -> SimpleNamespace:
-    settings = {"restart_failed_env_runners": True, "env_runner_restore_timeout_s": 60.0}
+    settings = {
+        "restart_failed_env_runners": True,
+        "env_runner_restore_timeout_s": 60.0,
+        "max_missed_rounds": 3,
+    }
     return SimpleNamespace(**{**settings, **changes})
 
 
@@ -92,3 +99,52 @@ def test_if_none_may_be_restarted_it_says_so_at_once(group: Any) -> None:
 def test_without_remote_env_runners_there_is_nothing_to_do() -> None:
     group = SimpleNamespace(_worker_manager=FaultTolerantActorManager(init_id=1))
     assert take_back(group, config()) == []
+
+
+# Replacing those that hang
+
+
+class _Calls:
+    """As `OpenCalls`."""
+
+    def __init__(self, **missed: int) -> None:
+        self.missed = {int(name[1:]): count for name, count in missed.items()}
+        self.forgotten: list[int] = []
+
+    def forget(self, index: int) -> None:
+        self.forgotten.append(index)
+
+
+def pid(group: Any, index: int) -> int:
+    actor = group._worker_manager.actors()[index]
+    return int(ray.get(actor.apply.remote(lambda runner: os.getpid())))
+
+
+def test_one_that_hangs_is_killed_and_comes_back_as_another_process(
+    group: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = pid(group, 2)
+    group._worker_manager.actors()[2].apply.remote(lambda runner: time.sleep(1000))
+    calls: Any = _Calls(_1=2, _2=3)
+    assert replace_overdue(group, calls, config()) == [2]
+    assert calls.forgotten == [2]
+    assert group._worker_manager.healthy_actor_ids() == [1]
+    assert "Env runner 2 has missed 3 rounds in a row (`max_missed_rounds`=3)" in caplog.text
+    deadline = time.monotonic() + 60
+    while take_back(group, config()) != [2]:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert pid(group, 2) != before
+
+
+@pytest.mark.parametrize(
+    "changes", [{"max_missed_rounds": None}, {"restart_failed_env_runners": False}], ids=str
+)
+def test_nobody_is_killed_who_would_not_come_back_or_should_not(
+    changes: dict[str, Any],
+) -> None:
+    group: Any = SimpleNamespace(_worker_manager=FaultTolerantActorManager(init_id=1))
+    calls: Any = _Calls(_1=9)  # There is none: killing it would raise.
+    assert replace_overdue(group, calls, config(**changes)) == []
+    with pytest.raises(KeyError):
+        replace_overdue(group, calls, config())

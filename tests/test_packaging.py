@@ -133,6 +133,7 @@ def test_wheel_holds_types_examples_and_license(tmp_path, user_home):
     assert "rllib_weighted/py.typed" in names
     assert "rllib_weighted/tuned_examples/bipedal.py" in names
     assert "rllib_weighted/report/report.html.jinja" in names
+    assert "rllib_weighted/report/report.mplstyle" in names
     assert any(name.endswith("/licenses/LICENSE") for name in names)
     assert {name.split("/")[0] for name in names} == {
         "rllib_weighted",

@@ -64,6 +64,25 @@ _TORCH_MODULE = "torch.nn.modules.module:Module"
 _TRAINABLE = "ray.tune.trainable.trainable:Trainable"
 
 NAMES: tuple[PrivateName, ...] = (
+    # The command
+    PrivateName(
+        "ray._private.services",
+        "ConsolePopen",
+        "Ray's processes in sessions of their own; can go when Ray keeps SIGTERM from them",
+    ),
+    PrivateName(
+        "ray._private.worker",
+        "_global_node",
+        "whether Ray's control process lives, and its end where it cannot be asked any more",
+    ),
+    PrivateName("ray._private.node:Node", "dead_processes", "likewise", ()),
+    PrivateName("ray._private.node:Node", "live_processes", "likewise", ()),
+    PrivateName(
+        "ray._private.node:Node",
+        "kill_all_processes",
+        "likewise",
+        ("check_alive", "allow_graceful", "wait"),
+    ),
     # Driver: package, algorithm, config, validation, tuning
     PrivateName(
         "ray.tune.registry",
@@ -79,6 +98,12 @@ NAMES: tuple[PrivateName, ...] = (
         _ALGORITHM,
         "_run_one_evaluation",
         "`evaluate()` with the care for failed env runners around it, for the first round",
+        ("parallel_train_future",),
+    ),
+    PrivateName(
+        _ALGORITHM,
+        "_evaluate_with_auto_duration",
+        "overridden: a round that is shorter than an episode of evaluation reports one",
         ("parallel_train_future",),
     ),
     PrivateName(
@@ -108,6 +133,19 @@ NAMES: tuple[PrivateName, ...] = (
         "a round's request carries all state; RLlib's own broadcast may lag",
     ),
     PrivateName(_CONFIG, "_validate_config", "False turns problems into warnings"),
+    *(
+        PrivateName(
+            "ray.experimental.internal_kv",
+            name,
+            "credentials of a storage's URI reach the workers without being written to a file",
+            parameters,
+        )
+        for name, parameters in (
+            ("_internal_kv_get", ("key", "namespace")),
+            ("_internal_kv_put", ("key", "value", "overwrite", "namespace")),
+            ("_internal_kv_initialized", ()),
+        )
+    ),
     # sampling, fault_tolerance
     PrivateName(
         _ENV_RUNNER,
@@ -141,6 +179,14 @@ NAMES: tuple[PrivateName, ...] = (
         "metrics of the fast path",
         ("num_steps", "num_episodes_completed"),
     ),
+    *(
+        PrivateName(
+            "ray.rllib.env.single_agent_episode:SingleAgentEpisode",
+            name,
+            "an episode that is made from arrays says how long it took",
+        )
+        for name in ("_start_time", "_last_step_time")
+    ),
     PrivateName(_CONFIG, "_env_to_module_connector", "whether the user has connectors there"),
     PrivateName(_CONFIG, "_module_to_env_connector", "whether the user has connectors there"),
     PrivateName(_FILTER, "_filters", "the fast path filters observations without episodes"),
@@ -162,6 +208,11 @@ NAMES: tuple[PrivateName, ...] = (
         "_worker_manager",
         "asking lost env runners without waiting for them, and killing those that hang",
     ),
+    PrivateName(
+        "ray.rllib.env.env_runner_group:EnvRunnerGroup",
+        "_num_env_runners_dropped_lifetime",
+        "RLlib's metric of what came too late; the calls of a round are our own",
+    ),
     # cli
     *(
         PrivateName(
@@ -172,7 +223,16 @@ NAMES: tuple[PrivateName, ...] = (
         )
         for name in ("_setup_trial", "_trial_continue", "_trial_csv", "_trial_files")
     ),
-    # core/modules, learning
+    # core, learning
+    *(
+        PrivateName(
+            "ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module:DefaultPPOTorchRLModule",
+            name,
+            "overridden: observations become floats",
+            ("batch", "kwargs"),
+        )
+        for name in ("_forward", "_forward_train")
+    ),
     PrivateName(
         _TORCH_MODULE,
         "_parameters",

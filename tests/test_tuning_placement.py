@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import random
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from ray.tune import PlacementGroupFactory
 
+from rllib_weighted import WeightedPPO, WeightedPPOConfig
 from rllib_weighted.tuning import cluster_grows, describe, num_at_once, placement_problem
 
 
@@ -117,3 +119,27 @@ def test_only_the_user_knows_whether_nodes_will_come(
 ) -> None:
     monkeypatch.setenv("RLLIB_WEIGHTED_CLUSTER_GROWS", value)
     assert cluster_grows() == grows
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_actors_that_never_fit_are_told_before_anything_starts(tmp_path: Path) -> None:
+    """With too few CPUs RLlib waits for ever, after `from_checkpoint` too."""
+    config = (
+        WeightedPPOConfig()
+        .environment("CartPole-v1")
+        .env_runners(num_env_runners=1, num_cpus_per_env_runner=0.5)
+        .training(merge_strategy="average", train_batch_size=20, minibatch_size=10)
+    )
+    large = config.copy(copy_frozen=False).env_runners(num_env_runners=9, num_cpus_per_env_runner=1)
+    with pytest.raises(ValueError, match=r"the algorithm takes 9 CPUs and Ray has 8.*`num_env_run"):
+        large.build_algo()
+    algorithm = config.build_algo()
+    try:
+        algorithm.save_to_path(tmp_path)
+    finally:
+        algorithm.stop()
+    with pytest.raises(ValueError, match="so it would wait for ever"):
+        WeightedPPO.from_checkpoint(tmp_path, config=large)
+    # The driver's own CPU is nobody's: eight actors fit beside it.
+    fits = config.copy(copy_frozen=False).env_runners(num_env_runners=8, num_cpus_per_env_runner=1)
+    assert WeightedPPO._actors_problem(fits) is None

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from gymnasium.envs.classic_control import CartPoleEnv
 from ray import tune
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.tune.result import TRIAL_INFO
@@ -49,9 +50,58 @@ def build() -> Iterator[Any]:
 def test_the_first_round_is_evaluated_and_the_rounds_between_are_not(build: Any) -> None:
     config = small_config().evaluation(evaluation_interval=3, evaluation_duration=2)
     algorithm = build(config)
-    results = [algorithm.train()["evaluation"]["env_runners"] for _ in range(6)]
-    measured = [not math.isnan(result["episode_return_mean"]) for result in results]
-    assert measured == [True, False, True, False, False, True]
+    results = [algorithm.train()["evaluation"] for _ in range(7)]
+    assert [result["training_iteration"] for result in results] == [1, 1, 3, 3, 3, 6, 6]
+    assert results[0] == results[1] != results[2] == results[3] == results[4] != results[5]
+    assert results[5] == results[6]
+    for result in results:
+        assert result["env_runners"]["num_episodes"] == 2
+        assert math.isfinite(result["env_runners"]["episode_return_mean"])
+
+
+def test_a_restored_trial_knows_its_last_evaluation(build: Any, tmp_path: Path) -> None:
+    config = small_config().evaluation(evaluation_interval=3, evaluation_duration=2)
+    saved = build(config)
+    for _ in range(3):
+        evaluation = saved.train()["evaluation"]
+    path = saved.save_to_path(str(tmp_path / "checkpoint"))
+    restored = build(config)
+    restored.restore_from_path(path)
+    assert restored.train()["evaluation"] == evaluation
+
+
+class _Indifferent(CartPoleEnv):
+    def __init__(self, context: Any) -> None:
+        super().__init__()
+
+
+class _Scores(WeightedPPO):
+    """A trial whose evaluations have given returns: those of round 1, 2, 4 and so on."""
+
+    def evaluate(self, parallel_train_future: Any = None) -> Any:
+        score = self.config.env_config["scores"][(self.iteration + 1) // 2]
+        return {"env_runners": {"episode_return_mean": score}}  # Rounds 1, 2, 4.
+
+
+@pytest.mark.parametrize(("scope", "best"), [("all", 0), ("avg", 0), ("last", 1)])
+def test_tunes_own_choice_survives_rounds_without_evaluation(
+    tmp_path: Path, scope: str, best: int
+) -> None:
+    # a: 4, 36, 36, 16, 16: max 36, mean 21.6, last 16. b: 4, 20, 20, 20, 20: 20, 16.8, 20.
+    scores = [(4.0, 36.0, 16.0), (4.0, 20.0, 20.0)]
+    config = small_config().evaluation(evaluation_interval=2, evaluation_num_env_runners=0)
+    space = {**config.to_dict(), "env_config": tune.grid_search([{"scores": s} for s in scores])}
+    metric = "evaluation/env_runners/episode_return_mean"
+    results = tune.Tuner(
+        _Scores,
+        param_space={**space, "env": _Indifferent},
+        run_config=tune.RunConfig(
+            storage_path=str(tmp_path), stop={"training_iteration": 5}, verbose=0
+        ),
+    ).fit()
+    found = results.get_best_result(metric, "max", scope=scope)
+    assert found.config["env_config"]["scores"] == scores[best]
+    assert found.metrics["evaluation"]["env_runners"]["episode_return_mean"] == scores[best][-1]
 
 
 def test_a_trial_that_never_fits_is_refused_with_the_numbers(monkeypatch: Any) -> None:
@@ -112,3 +162,22 @@ def test_a_reused_process_starts_over_with_the_new_config(build: Any) -> None:
     assert losses[0] == losses[1]
     assert reused.config.gamma == 0.5
     assert reused._tune_trial_id == "two"
+
+
+def test_parallel_evaluation_reports_an_episode_in_rounds_shorter_than_one(build: Any) -> None:
+    """With `evaluation_duration="auto"` RLlib stops with the round, and reports nothing."""
+    config = small_config().training(train_batch_size=20, minibatch_size=20)
+    algorithm = build(
+        config.evaluation(
+            evaluation_interval=1,
+            evaluation_num_env_runners=1,
+            evaluation_duration="auto",
+            evaluation_parallel_to_training=True,
+        )
+    )
+    results = [algorithm.train()["evaluation"]["env_runners"] for _ in range(4)]
+    for result in results:
+        assert result["num_episodes"] >= 1
+        assert result["episode_return_mean"] >= 1
+    # Not the first one's again: with newer and newer weights.
+    assert results[-1]["weights_seq_no"] > results[1]["weights_seq_no"] > 0

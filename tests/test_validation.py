@@ -15,6 +15,7 @@ from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
 from rllib_weighted import Average, RewardWeighted, WeightedPPOConfig
 from rllib_weighted.learning.learner import WeightedPPOLearner
+from rllib_weighted.suggest import shown
 from rllib_weighted.validation import CHECKED_NUMBERS, config_problems
 
 
@@ -51,6 +52,8 @@ NUMBERS = {
     "vf_loss_coeff": ([0, 0.5, 2], [-1, -0.5]),
     "kl_coeff": ([0, 0.2], [-1, -0.2]),
     "kl_target": ([0.01, 1], [-1, 0]),
+    "observation_scale": ([1, 0.5, 1 / 255], [-1, 0, -0.1]),
+    "storage_timeout_s": ([0, 0.5, 300], [-1, math.inf]),
     "grad_clip": ([None, 0.5, 40], [-1, 0, -0.5]),
     "min_weight": ([None, 0, 0.0, 0.125, 3, [[0, 0.5], [1e6, 0]]], [-1, -1.0, -1e-9]),
 }
@@ -62,6 +65,8 @@ COUNTS = {
     "num_learners": ([0, 1, 2], [-1]),  # of two workers
     "minibatch_size": ([2, 128, 4000, None], [-1, 0, 1, 4001]),
     "train_batch_size": ([128, 4001], [-1, 0, 1]),
+    "max_missed_rounds": ([None, 1, 7], [-1, 0]),
+    "max_rounds_without_update": ([None, 1, 7], [-1, 0]),
     "rollout_fragment_length": (["auto", 2000], [-1, 0]),
     "seed": ([None, 0, 7, 2**32 - 1], [-1, 2**32]),
 }
@@ -85,7 +90,11 @@ def test_valid_values_pass(name, value):
         if not (v is None and None in valid) and not (v in (math.inf, 1.5) and name in NUMBERS)
     ]
     + [(name, math.inf) for name in NUMBERS if math.inf not in NUMBERS[name][0]]
-    + [("gamma", 10**400), ("lr", -(10**400))],
+    + [
+        ("gamma", 10**400),
+        ("lr", -(10**400)),
+        pytest.param("num_epochs", -(10**5000), id="no text"),
+    ],
 )
 def test_invalid_values_are_named_with_what_was_found_and_what_to_do(name, value):
     found = problems(**{name: value})
@@ -93,8 +102,8 @@ def test_invalid_values_are_named_with_what_was_found_and_what_to_do(name, value
     assert len(mine) >= 1, found
     assert "should be" in mine[0]
     assert "found" in mine[0]
-    shown = f"{value:g}" if isinstance(value, float) else repr(value)
-    assert any(shown in sentence or repr(value) in sentence for sentence in mine)
+    found_value = f"{value:g}" if isinstance(value, float) else shown(value)
+    assert any(found_value in sentence or shown(value) in sentence for sentence in mine)
     assert re.search(r": (change|use|lower|raise|write|merging)", mine[0]), mine[0]
 
 
@@ -399,3 +408,32 @@ def test_validation_can_be_switched_off_as_in_rllib(caplog):
     config = good(gamma=3).experimental(_validate_config=False)
     config.validate()
     assert "`gamma` should be" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"clip_rewards": True}, "`clip_rewards` is ignored.*wrapper"),
+        (
+            {"observation_filter": "MeanStdFilter"},
+            "`observation_filter` is ignored.*MeanStdFilter()",
+        ),
+        ({"model_config": {"use_attention": True}}, "`use_attention` is ignored.*use_lstm"),
+    ],
+)
+def test_what_the_new_stack_does_not_read_is_said_once(settings, match, caplog, monkeypatch):
+    monkeypatch.setattr("rllib_weighted.config._warned_of", set())
+    config = WeightedPPOConfig().environment("CartPole-v1")
+    model_config = settings.pop("model_config", None)
+    if model_config:
+        config.rl_module(model_config=model_config)
+    config.update_from_dict(settings)
+    for _ in range(2):
+        config.validate()
+    (message,) = [r.getMessage() for r in caplog.records if "is ignored" in r.getMessage()]
+    assert re.search(match, message)
+
+
+def test_defaults_are_not_called_ignored(caplog):
+    good().rl_module(model_config={"use_lstm": True}).validate()
+    assert "is ignored" not in caplog.text

@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from rllib_weighted.core.redaction import redact
+
 if TYPE_CHECKING:
     from rllib_weighted.cli.evaluate import EvaluationResult, evaluate_checkpoint
     from rllib_weighted.cli.inputs import TrainFile, TrainOptions, load_experiments, load_file
@@ -40,18 +42,28 @@ class InputError(ValueError):
 
     exit_code = 2
 
+    def __init__(self, message: str) -> None:
+        super().__init__(redact(message))
+
 
 class TrainingError(RuntimeError):
     """A training that started and failed. The command exits with 1."""
 
     exit_code = 1
 
+    def __init__(self, message: str) -> None:
+        super().__init__(redact(message))
+
+
+class RayEnded(TrainingError):
+    """Ray has ended under a training. Nothing of it can be used in this process any more."""
+
 
 class Aborted(KeyboardInterrupt):
     """A training that a second Ctrl-C stopped at once. The command exits with 130 or 143."""
 
     def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
+        super().__init__(redact(message))
         self.exit_code = exit_code
 
 

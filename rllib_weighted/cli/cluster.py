@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from rllib_weighted._private import ended_ray_processes, ray_in_sessions_of_its_own
 from rllib_weighted.cli import InputError
 from rllib_weighted.cli.inputs import TrainOptions
+
+_WATCH_S = 1.0
 
 
 def start_ray(options: TrainOptions, import_folder: Path | None) -> None:
@@ -35,18 +39,22 @@ def start_ray(options: TrainOptions, import_folder: Path | None) -> None:
     address = options.ray_address or os.environ.get("RAY_ADDRESS")
     if address and num_cpus is not None:
         raise InputError("--ray-num-cpus is for a local Ray, not for a running cluster")
+    # "local": do not join a cluster that happens to run on this machine.
+    local: dict[str, Any] = {} if address else {"num_cpus": num_cpus, "include_dashboard": False}
+    paths = [str(import_folder or ""), os.environ.get("PYTHONPATH", "")]
     try:
-        if address:
-            ray.init(address=address, **logs)
-            return
-        with contextlib.ExitStack() as stack:
-            if import_folder is not None:
-                paths = filter(None, [str(import_folder), os.environ.get("PYTHONPATH")])
-                stack.enter_context(environment_variable("PYTHONPATH", os.pathsep.join(paths)))
-            # "local": do not join a cluster that happens to run on this machine.
-            ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **logs)
-    except (ConnectionError, RuntimeError) as error:
-        raise InputError(f"cannot join the Ray cluster at {address!r}: {error}") from None
+        with (
+            environment_variable("PYTHONPATH", os.pathsep.join(filter(None, paths))),
+            ray_in_sessions_of_its_own(),
+        ):
+            ray.init(address=address or "local", **local, **logs)
+    except (OSError, RuntimeError, ValueError, AssertionError) as error:
+        if not address:
+            raise InputError(f"cannot start Ray: {error}") from None
+        raise InputError(
+            f"cannot join the Ray cluster at {address!r}, which should be its HOST:PORT, as `ray "
+            f"start --head` prints it: {error}"
+        ) from None
 
 
 @contextlib.contextmanager
@@ -67,6 +75,35 @@ def quiet_ray(verbose: bool) -> Iterator[None]:
             stack.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")
         yield
+
+
+def ended_ray() -> str:
+    """Returns which processes without which a local Ray is nothing have ended; "" if none."""
+    return " and ".join(name for name in ended_ray_processes() if name in ("gcs_server", "raylet"))
+
+
+@contextlib.contextmanager
+def watching_ray(on_end: Callable[[], None]) -> Iterator[None]:
+    """Calls `on_end`, in a thread, if a local Ray ends inside the block; see `ended_ray`.
+
+    Ray (2.60) itself looks for its control process for a minute, and then ends this process from
+    C++, where nothing can be said or saved any more. A cluster that was joined is left to it.
+    """
+    stopped = threading.Event()
+
+    def watch() -> None:
+        while not stopped.wait(_WATCH_S):
+            if ended_ray():
+                on_end()
+                return
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join()
 
 
 @contextlib.contextmanager

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import re
 import statistics
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -19,8 +21,10 @@ from pyarrow import fs
 from rllib_weighted.cli import InputError, storage
 from rllib_weighted.cli.cluster import quiet_ray
 from rllib_weighted.cli.inputs import load_experiments
+from rllib_weighted.core.checkpoints import MODULE_FOLDER, restoring
 from rllib_weighted.core.envs import env_creator, env_problem
 from rllib_weighted.records.schema import is_uri
+from rllib_weighted.suggest import shown
 
 if TYPE_CHECKING:
     import gymnasium as gym
@@ -29,8 +33,8 @@ if TYPE_CHECKING:
     from ray.rllib.env.env_runner import EnvRunner
 
 _MARK = "rllib_checkpoint.json"
-_MODULE_FOLDER = Path("learner_group", "learner", "rl_module")
 _RECORDED_ENV = "rllib_weighted-recorded"
+_MAX_SEED = 2**32 - 1  # Of numpy's global generator.
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,9 @@ class EvaluationResult:
 
     @property
     def return_std(self) -> float:
-        """Sample standard deviation of the returns; 0 for a single episode."""
+        """Sample standard deviation of the returns; 0 for one episode, NaN if one is not finite."""
+        if not all(map(math.isfinite, self.returns)):
+            return math.nan
         return statistics.stdev(self.returns) if len(self.returns) > 1 else 0.0
 
     @property
@@ -92,20 +98,26 @@ def evaluate_checkpoint(
         verbose: Shows Ray's logs.
 
     Raises:
-        InputError: There is no checkpoint, or its environment cannot be built.
+        InputError: There is no checkpoint, one of its files is damaged, or its environment cannot
+            be built or is another one than it was trained in.
     """
     if episodes < 1:
         raise InputError(f"--episodes must be at least 1; found {episodes}")
+    if seed is not None and not 0 <= seed <= _MAX_SEED:
+        raise InputError(f"--seed must be from 0 to {_MAX_SEED}; found {shown(seed)}")
+    if video is not None and Path(video).is_file():
+        raise InputError(f"--video must be a folder; found the file {video}")
     location = find_checkpoint(checkpoint)
     from rllib_weighted.core.seeding import seeded_globals
 
     folder = None if video is None else Path(video).expanduser().resolve()
     # Actions are drawn from the global generators.
     seeded = nullcontext() if seed is None else seeded_globals(seed)
-    with quiet_ray(verbose), _local_copy(location) as found:
+    with quiet_ray(verbose), _local_copy(location) as found, _explained(location, verbose):
         if file is not None:
             load_experiments(file)
-        config = _evaluation_config(found, seed)
+        with restoring(found):
+            config = _evaluation_config(found, seed)
         _require_env(config, location)
         started = time.time_ns()
         if folder is not None:
@@ -134,15 +146,16 @@ def find_checkpoint(location: str | Path) -> str:
     text = storage.absolute(str(location))
     storage.check_store(text)
     filesystem, folder = storage.open_storage(text)
-    if filesystem.get_file_info(folder).type != fs.FileType.Directory:
-        raise InputError(f"there is no folder {text}")
-    if filesystem.get_file_info(f"{folder}/{_MARK}").is_file:
-        return text
-    marks = [
-        info
-        for info in filesystem.get_file_info(fs.FileSelector(folder, recursive=True))
-        if re.fullmatch(rf"([^/]+/)?checkpoint_[^/]*/{_MARK}", info.path.removeprefix(f"{folder}/"))
-    ]
+    try:
+        if filesystem.get_file_info(folder).type != fs.FileType.Directory:
+            raise InputError(f"there is no folder {text}")
+        if filesystem.get_file_info(f"{folder}/{_MARK}").is_file:
+            return text
+        files = filesystem.get_file_info(fs.FileSelector(folder, recursive=True))
+    except OSError as error:
+        raise InputError(f"{text} cannot be read: {error}") from None
+    pattern = re.compile(rf"{re.escape(folder)}/([^/]+/)?checkpoint_[^/]*/{_MARK}")
+    marks = [info for info in files if pattern.fullmatch(info.path)]
     if not marks:
         raise InputError(
             f"{text} is no checkpoint and holds none; give the folder of a checkpoint, a trial "
@@ -162,6 +175,22 @@ def _local_copy(checkpoint: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="rllib-checkpoint-") as folder:
         fs.copy_files(path, folder, source_filesystem=filesystem)
         yield Path(folder)
+
+
+@contextmanager
+def _explained(location: str, verbose: bool) -> Iterator[None]:
+    """Makes whatever is raised inside the block an `InputError` that names the checkpoint."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        cause = traceback.format_exc() if verbose else f"{kind}{error}"
+        raise InputError(
+            f"cannot evaluate {location}: {cause}\n-v shows where it was raised; --file names the "
+            "training file if the environment or classes of yours are defined there"
+        ) from None
 
 
 def _evaluation_config(checkpoint: Path, seed: int | None) -> AlgorithmConfig:
@@ -247,8 +276,9 @@ def _restored_runner(config: AlgorithmConfig, checkpoint: Path) -> EnvRunner:
         raise InputError("multi-agent checkpoints cannot be evaluated with this command")
     runner_class: Any = config.env_runner_cls or SingleAgentEnvRunner  # Ray types it as any class.
     runner = runner_class(config=config, worker_index=0, num_workers=0)
-    # Connectors with their filters, and the counters; a checkpoint's runner has no weights.
-    runner.restore_from_path(str(checkpoint / "env_runner"))
-    modules = MultiRLModule.from_checkpoint(str(checkpoint / _MODULE_FOLDER))
-    runner.set_state({"rl_module": modules.get_state(inference_only=True)})
+    with restoring(checkpoint, lambda: runner.module):
+        # Connectors with their filters, and the counters; a checkpoint's runner has no weights.
+        runner.restore_from_path(str(checkpoint / "env_runner"))
+        modules = MultiRLModule.from_checkpoint(str(checkpoint / MODULE_FOLDER))
+        runner.set_state({"rl_module": modules.get_state(inference_only=True)})
     return runner

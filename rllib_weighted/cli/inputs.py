@@ -24,7 +24,7 @@ from typer import Option
 
 from rllib_weighted._private import tune_registry
 from rllib_weighted.cli import InputError
-from rllib_weighted.suggest import nearest
+from rllib_weighted.suggest import nearest, shown
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -57,8 +57,19 @@ OLD_STOP_NAMES = {
 # Settings that are no attributes: RLlib translates these names itself.
 _TRANSLATED = {"lambda", "framework", "callbacks", "input", "model_config", "multiagent"}
 
-_OPTIONAL_KEYS = {"num_samples", "checkpoint_freq", "checkpoint_at_end", "storage_path"}
+# What a file may say of them; the command line's own are checked by Typer.
+_RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "num_samples": ("a whole number >= 1, or -1 for no end", lambda x: _is_count(x, -1) and x != 0),
+    "checkpoint_freq": ("a whole number >= 0", lambda x: _is_count(x, 0)),
+    "checkpoint_at_end": ("true or false", lambda x: isinstance(x, bool)),
+    "storage_path": ("a folder or a URI", lambda x: isinstance(x, str)),
+}
+_OPTIONAL_KEYS = _RULES.keys()
 _KEYS = {"run", "env", "stop", "config"} | _OPTIONAL_KEYS
+
+_MAX_DEPTH = 50  # What copies and merges settings calls itself at each level.
+_MAX_VALUES = 100_000
+_MAX_NAME = 200  # Bytes; file systems end at 255, and Tune appends to the names of trials.
 
 VERBOSE = Option("--verbose", "-v", "--log-info", help="Show Ray's logs.")
 
@@ -88,6 +99,8 @@ class TrainOptions:
             minute and keeps the last three.
         checkpoint_at_end: Whether a trial that ends writes a checkpoint.
         resume: Continue an experiment instead of starting one.
+        storage_timeout: Seconds for which a remote storage may be away; None takes the config's
+            `storage_timeout_s`.
         ray_address: The Ray cluster to join.
         ray_num_cpus: CPUs that a local Ray counts with.
         local_mode: Samples and learns in a single process, for debugging.
@@ -126,6 +139,12 @@ class TrainOptions:
         help="Continue the experiment --name (or the newest of this file) from its last "
         "checkpoints, with the settings and samples of its start.",
     )
+    storage_timeout: float | None = _option(
+        min=0,
+        metavar="SECONDS",
+        help="How long a remote storage may be away before training ends.",
+        show_default="storage_timeout_s of the config, else 300",
+    )
     ray_address: str | None = _option(
         help="Ray cluster to join.", show_default="RAY_ADDRESS, else a local Ray of its own"
     )
@@ -135,10 +154,24 @@ class TrainOptions:
     )
     verbose: bool = field(default=False, metadata={"option": VERBOSE})
 
+    def __post_init__(self) -> None:
+        if self.name and (folder_name(self.name) != self.name or not self.name.strip(".")):
+            raise InputError(
+                f"--name should be the name of one folder: visible characters without `/`, at most "
+                f"{_MAX_NAME} bytes of them; found {shown(self.name)}: choose another name, and "
+                "say with --storage-path where the folder lies"
+            )
+
     def fixed_at_start(self) -> list[str]:
         """Returns the given options that have no effect on an experiment that is resumed."""
         names = ("num_samples", "checkpoint_freq", "checkpoint_at_end")
         return [f"--{name.replace('_', '-')}" for name in names if getattr(self, name) is not None]
+
+
+def folder_name(text: str) -> str:
+    """Returns a text as the name of a folder: `-` for `/` and what is not visible, the rest cut."""
+    plain = "".join(char if char.isprintable() and char != "/" else "-" for char in text)
+    return plain.encode()[:_MAX_NAME].decode(errors="ignore")
 
 
 def takes_train_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -173,7 +206,7 @@ class TrainFile:
     Args:
         config: The algorithm's config; may hold Tune search spaces.
         stop: Flat stop criteria: a trial ends as soon as one is reached.
-        name: Stem of the experiment's name.
+        name: Stem of the experiment's name; see `folder_name`.
         path: The file itself; None when there is none.
         tune_config: A file's own scheduler or search (`tune_config`), if it defines one.
         num_samples: How often each point of the search space is run, if the file says so.
@@ -194,11 +227,25 @@ class TrainFile:
     storage_path: str | None = None
     arguments: dict[str, Any] | None = None  # Settings may be of any type.
 
+    def __post_init__(self) -> None:
+        self.name = folder_name(self.name)
+
     def with_options(self, options: TrainOptions) -> TrainFile:
-        """Returns what is asked for when the options' stop criteria and values go over these."""
+        """Returns what is asked for when the options' stop criteria and values go over these.
+
+        Raises:
+            InputError: `--stop` is wrong, or the name would end up in the query of a URI.
+        """
         values = {name: getattr(options, name) for name in _OPTIONAL_KEYS}
         given = {name: value for name, value in values.items() if value not in (None, "")}
-        return dataclasses.replace(self, stop=merge_stop(self.stop, options.stop), **given)
+        asked = dataclasses.replace(self, stop=merge_stop(self.stop, options.stop), **given)
+        name = options.name or asked.name
+        if "://" in (asked.storage_path or "") and set(name) & set("?#%"):
+            raise InputError(
+                f"--name should have none of `?`, `#` and `%`, which have a meaning in the URI "
+                f"{asked.storage_path}; found {shown(name)}: choose another name"
+            )
+        return asked
 
 
 def load_file(path: str | Path) -> TrainFile:
@@ -221,20 +268,24 @@ def load_experiments(path: str | Path) -> list[TrainFile]:
     Raises:
         InputError: The file is missing, cannot be read, raises, or does not define what it must.
     """
-    path = Path(path).expanduser().resolve()
     readers = {".py": _load_python, ".yaml": _load_text, ".yml": _load_text, ".json": _load_text}
-    if path.suffix not in readers:
-        raise InputError(f"{path}: a training file ends in {', '.join(readers)}")
-    if path.is_dir():
-        raise InputError(f"{path} is a folder, not a training file")
-    if not path.is_file():
-        hint = nearest(path.name, [sibling.name for sibling in path.parent.glob("*")])
-        raise InputError(f"there is no file {path}{hint}")
-    return readers[path.suffix](path)
+    try:
+        path = Path(path).expanduser().resolve()
+        if path.suffix not in readers:
+            raise InputError(f"{path}: a training file ends in {', '.join(readers)}")
+        if path.is_dir():
+            raise InputError(f"{path} is a folder, not a training file")
+        if not path.is_file():
+            hint = nearest(path.name, [sibling.name for sibling in path.parent.glob("*")])
+            raise InputError(f"there is no file {path}{hint}")
+        content = path.read_bytes()
+    except (OSError, RuntimeError) as error:  # RuntimeError: `~nobody`, or links in a circle.
+        raise InputError(f"the training file {path} cannot be read: {error}") from None
+    return readers[path.suffix](path, content)
 
 
-def _load_python(path: Path) -> list[TrainFile]:
-    found = _execute(path)
+def _load_python(path: Path, source: bytes) -> list[TrainFile]:
+    found = _execute(path, source)
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
     from ray.tune import TuneConfig
 
@@ -242,13 +293,15 @@ def _load_python(path: Path) -> list[TrainFile]:
     if not isinstance(config, AlgorithmConfig):
         raise InputError(_no_config(path, found))
     if tune_config is not None and not isinstance(tune_config, TuneConfig):
-        raise InputError(f"{path}: `tune_config` must be a ray.tune.TuneConfig: {tune_config!r}")
+        raise InputError(
+            f"{path}: `tune_config` must be a ray.tune.TuneConfig; found {shown(tune_config)}"
+        )
     stop = read_stop(found.get("stop"), str(path))
     config = config.copy(copy_frozen=False)
     return [TrainFile(config, stop, path.stem, path, tune_config)]
 
 
-def _execute(path: Path) -> dict[str, Any]:  # A file may define anything.
+def _execute(path: Path, source: bytes) -> dict[str, Any]:  # A file may define anything.
     """Runs a Python file as a module and returns the names that it defines."""
     import ray.cloudpickle as cloudpickle
 
@@ -260,7 +313,7 @@ def _execute(path: Path) -> dict[str, Any]:  # A file may define anything.
     if str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))
     try:
-        exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
+        exec(compile(source, str(path), "exec"), module.__dict__)
     except SystemExit as error:
         raise InputError(f"{path} left by itself with sys.exit({error.code!r})") from None
     except Exception as error:
@@ -301,36 +354,57 @@ def _no_config(path: Path, found: Mapping[str, object]) -> str:
     return f"{path} does not define `config`, e.g. `{example}`; it defines: {defined}"
 
 
-def _load_text(path: Path) -> list[TrainFile]:
+def _load_text(path: Path, encoded: bytes) -> list[TrainFile]:
+    try:
+        text = encoded.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path} should be text in UTF-8, found byte {encoded[error.start]:#04x} at position "
+            f"{error.start}: save it as UTF-8"
+        ) from None
+    content = parse_json(text, str(path)) if path.suffix == ".json" else _parse_yaml(text, path)
+    if not isinstance(content, dict) or not content:
+        raise InputError(
+            f"{path} must hold experiments: name: {{run: ..., env: ..., config: ...}}; found "
+            f"{_kind(content)}: {shown(content)}"
+        )
+    return [_read_experiment(path, str(name), spec) for name, spec in content.items()]
+
+
+def _parse_yaml(text: str, path: Path) -> Any:  # Any YAML.
     import yaml
 
-    text = path.read_text()
     try:
-        is_json = path.suffix == ".json"
-        content = parse_json_object(text, str(path)) if is_json else yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not valid YAML: {error}") from None
-    if not isinstance(content, dict) or not content:
-        raise InputError(f"{path} must hold experiments: name: {{run: ..., env: ..., config: ...}}")
-    return [_read_experiment(path, str(name), spec) for name, spec in content.items()]
+        return yaml.safe_load(text)
+    except RecursionError:
+        raise InputError(f"{path} is nested too deep: write it flatter") from None
+    except Exception as error:  # PyYAML (6.0) lets through what a conversion raises: `!!int x`.
+        raise InputError(f"{path} is not valid YAML: {error or shown(error)}") from None
 
 
 def _read_experiment(path: Path, name: str, spec: object) -> TrainFile:
     what = f"{path}: experiment {name!r}"
     if not isinstance(spec, dict) or "run" not in spec:
-        raise InputError(f"{what} must be a dict that names its algorithm, e.g. run: WeightedPPO")
-    unknown = [f"{key!r}{nearest(key, _KEYS)}" for key in spec if key not in _KEYS]
+        raise InputError(
+            f"{what} must be a dict that names its algorithm, e.g. run: WeightedPPO; found "
+            f"{shown(spec)}"
+        )
+    unknown = [f"{shown(key)}{nearest(key, _KEYS)}" for key in spec if key not in _KEYS]
     if unknown:
         known = ", ".join(sorted(_KEYS))
         raise InputError(f"{what} has unknown keys: {', '.join(unknown)} (known: {known})")
     config = algorithm_config(str(spec["run"]))
-    settings = spec.get("config") or {}
+    settings = {} if spec.get("config") is None else spec["config"]
     if not isinstance(settings, dict):
-        raise InputError(f"{what}: `config` must be a dict of settings; found {settings!r}")
+        raise InputError(f"{what}: `config` must be a dict of settings; found {shown(settings)}")
     if spec.get("env") is not None:
         settings = {"env": spec["env"], **settings}
     apply_settings(config, settings, what)
     optional = {key: spec[key] for key in _OPTIONAL_KEYS & spec.keys()}
+    for key, value in optional.items():
+        should_be, holds = _RULES[key]
+        if value is not None and not holds(value):
+            raise InputError(f"{what}: `{key}` must be {should_be}; found {shown(value)}")
     return TrainFile(config, read_stop(spec.get("stop"), what), name, path, **optional)
 
 
@@ -350,10 +424,10 @@ def algorithm_config(name: str) -> AlgorithmConfig:
         if tune_registry().contains(TRAINABLE_CLASS, name):
             return tune_registry().get(TRAINABLE_CLASS, name).get_default_config()
     except (ImportError, AttributeError) as error:
-        raise InputError(f"algorithm {name!r} cannot be loaded: {error}") from None
+        raise InputError(f"algorithm {shown(name)} cannot be loaded: {error}") from None
     known = ["WeightedPPO", *sorted(ALGORITHMS)]
     raise InputError(
-        f"unknown algorithm {name!r}{nearest(name, known)} (known: {', '.join(known)})"
+        f"unknown algorithm {shown(name)}{nearest(name, known)} (known: {', '.join(known)})"
     )
 
 
@@ -372,10 +446,13 @@ def apply_settings(config: AlgorithmConfig, settings: Mapping[str, Any], what: s
         InputError: Names that the config does not have (all of them at once), or a value that
             it refuses.
     """
+    _check_size(settings, what)
     known = _setting_names(config)
-    paths = {key: OLD_SETTINGS.get(key, key).split(".") for key in settings}
+    paths = {key: OLD_SETTINGS.get(key, str(key)).split(".") for key in settings}
     unknown = [
-        f"{key!r}{nearest(head, known)}" for key, (head, *_) in paths.items() if head not in known
+        f"{shown(key)}{nearest(head, known)}"
+        for key, (head, *rest) in paths.items()
+        if head not in known or "" in rest
     ]
     if unknown:
         kind = type(config).__name__
@@ -390,13 +467,39 @@ def apply_settings(config: AlgorithmConfig, settings: Mapping[str, Any], what: s
             else:
                 _check_grids(value)
                 config.update_from_dict({head: value})
-        except (TypeError, ValueError, KeyError, AttributeError, ImportError) as error:
-            raise InputError(f"{what} {key}={settings[key]!r}: {error}") from None
+        except Exception as error:  # Whatever RLlib raises over a value of the wrong kind.
+            raise InputError(f"{what} {key}={shown(settings[key])}: {error}") from None
+
+
+def _check_size(value: object, what: str) -> None:
+    """Refuses what is nested so deep, or holds so much, that what handles it later would not end.
+
+    YAML's aliases make both in a few bytes: `a: &a [*a]`, or nine lists of nine aliases each.
+    """
+    left: list[tuple[Any, int]] = [(value, 0)]
+    num_values = 0
+    while left:
+        item, depth = left.pop()
+        is_dict = isinstance(item, Mapping)
+        inner = list(item.values()) if is_dict else item if isinstance(item, list | tuple) else ()
+        num_values += len(inner)
+        if depth > _MAX_DEPTH:
+            raise InputError(
+                f"{what} should be nested at most {_MAX_DEPTH} deep, found more, or a value that "
+                "contains itself: write it flatter"
+            )
+        if num_values > _MAX_VALUES:
+            raise InputError(
+                f"{what} should hold at most {_MAX_VALUES:,} values (what an alias repeats counts "
+                "each time), found more: read them from a file of their own"
+            )
+        left += [(child, depth + 1) for child in inner]
 
 
 def _setting_names(config: AlgorithmConfig) -> set[str]:
     """Returns the names that can be set on a config: public attributes and properties."""
-    names = set(config.to_dict())
+    # The second are this package's: `to_dict` leaves some of them out while they are not changed.
+    names = {*config.to_dict(), *(name for name in vars(config) if hasattr(type(config), name))}
     public = {name for name in names if not name.startswith("_")}
     hidden = {name[1:] for name in names - public}
     with_setter = {name for name in hidden if getattr(getattr(type(config), name, None), "fset", 0)}
@@ -415,7 +518,10 @@ def _current(config: AlgorithmConfig, name: str) -> object:
 def _nested(current: object, path: list[str], value: object, what: str) -> dict[str, object]:
     """Returns a copy of a dict (None counts as empty) with the value at `path` replaced."""
     if current is not None and not isinstance(current, Mapping):
-        raise InputError(f"{what}: {'.'.join(path)!r} does not lie in a dict; it is {current!r}")
+        raise InputError(
+            f"{what}: {'.'.join(path)!r} does not lie in a dict; it is {shown(current)}: leave "
+            f"`.{'.'.join(path)}` out"
+        )
     result = copy.deepcopy(dict(current or {}))
     head, *rest = path
     result[head] = _nested(result.get(head), rest, value, what) if rest else value
@@ -426,7 +532,7 @@ def _check_grids(value: object) -> None:
     """Refuses a `{"grid_search": ...}` (Tune's own marker of a grid) that holds no list."""
     if isinstance(value, dict):
         if set(value) == {"grid_search"} and not isinstance(value["grid_search"], list):
-            raise ValueError(f"`grid_search` takes a list; found {value['grid_search']!r}")
+            raise ValueError(f"`grid_search` takes a list; found {shown(value['grid_search'])}")
         for item in value.values():
             _check_grids(item)
 
@@ -455,13 +561,13 @@ def parse_setting(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     key = key.strip()
     if not equals or not key:
-        raise InputError(f"--set must be KEY=VALUE, e.g. --set lr=0.0003; found {text!r}")
+        raise InputError(f"--set must be KEY=VALUE, e.g. --set lr=0.0003; found {shown(text)}")
     try:
-        return key, json.loads(value)
-    except json.JSONDecodeError:
+        return key, parse_json(value, f"--set {key}")
+    except _NotJson:
         # What begins like JSON was meant as JSON: show the error.
         if value.lstrip()[:1] in ("{", "[", '"'):
-            return key, parse_json(value, f"--set {key}")
+            raise
         return key, {"True": True, "False": False, "None": None}.get(value, value)
 
 
@@ -483,12 +589,14 @@ def read_stop(stop: object, what: str) -> dict[str, float]:
     if not isinstance(stop, Mapping):
         raise InputError(
             f"{what}: `stop` must be a dict of metric to number, e.g. "
-            f'{{"training_iteration": 10}}; found {_kind(stop)}: {stop!r}'
+            f'{{"training_iteration": 10}}; found {_kind(stop)}: {shown(stop)}'
         )
-    flat = _flat(stop)
+    flat = _flat(stop, what)
     wrong = {key: value for key, value in flat.items() if not _is_number(value)}
     if wrong:
-        found = ", ".join(f"{key!r} is {_kind(value)} {value!r}" for key, value in wrong.items())
+        found = ", ".join(
+            f"{shown(key)} is {_kind(value)} {shown(value)}" for key, value in wrong.items()
+        )
         raise InputError(f"{what}: every value of `stop` must be a number; found: {found}")
     return flat
 
@@ -498,27 +606,42 @@ def merge_stop(stop: Mapping[str, float], override: str | None) -> dict[str, flo
 
     A criterion set to `null` in the JSON is removed.
     """
-    given = {} if override is None else _flat(parse_json_object(override, "--stop"))
+    given = {} if override is None else _flat(parse_json_object(override, "--stop"), "--stop")
     read_stop({key: value for key, value in given.items() if value is not None}, "--stop")
     return {key: value for key, value in {**stop, **given}.items() if value is not None}
 
 
-def _flat(stop: Mapping[str, Any]) -> dict[str, Any]:  # Not checked yet.
+def _flat(stop: Mapping[str, Any], what: str) -> dict[str, Any]:  # Values are not checked yet.
     from ray.tune.utils import flatten_dict
 
-    return {OLD_STOP_NAMES.get(key, key): value for key, value in flatten_dict(dict(stop)).items()}
+    _check_size(stop, what)
+    flat = flatten_dict({str(key): value for key, value in stop.items()})
+    return {OLD_STOP_NAMES.get(key, key): value for key, value in flat.items()}
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+def _is_number(value: Any) -> bool:  # Whatever a user wrote.
+    try:
+        return not isinstance(value, bool) and not math.isnan(value)
+    except (TypeError, OverflowError):  # No number, or a whole one that no float can hold.
+        return False
+
+
+def _is_count(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def parse_json_object(text: str, what: str) -> dict[str, Any]:
     """Returns the dict of a JSON text; see `parse_json`."""
     value = parse_json(text, what)
     if not isinstance(value, dict):
-        raise InputError(f"{what} must be a JSON object {{...}}; found {_kind(value)}: {text}")
+        raise InputError(
+            f"{what} must be a JSON object {{...}}; found {_kind(value)}: {shown(value)}"
+        )
     return value
+
+
+class _NotJson(InputError):
+    """A text is not JSON at all."""
 
 
 def parse_json(text: str, what: str) -> Any:  # Any JSON.
@@ -529,26 +652,32 @@ def parse_json(text: str, what: str) -> Any:  # Any JSON.
         what: What holds it, for the message: `--stop`, or a file's name.
 
     Raises:
-        InputError: The text is not JSON. The message points at the position.
+        InputError: The text is not JSON, and the message points at the position; or it is nested
+            deeper, or has a longer number, than Python reads.
     """
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        line = text.splitlines()[error.lineno - 1] if text.strip() else ""
+        line = text.split("\n")[error.lineno - 1]
         # A window around the position, so that the caret stays under it on a narrow terminal.
         start = max(0, error.colno - 1 - 40)
-        shown = line[start : start + 76]
+        part = line[start : start + 76]
         caret = " " * (error.colno - 1 - start) + "^"
         where = f"line {error.lineno}, column {error.colno}"
-        raise InputError(
-            f"{what} is not valid JSON: {error.msg} ({where})\n\n  {shown}\n  {caret}\n\n"
+        raise _NotJson(
+            f"{what} is not valid JSON: {error.msg} ({where})\n\n  {part}\n  {caret}\n\n"
             'Names and texts stand in double quotes, e.g. {"training_iteration": 10}; '
             "on a shell, put single quotes around the whole."
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"{what} should be nested at most {_MAX_DEPTH} deep and hold no whole number of more "
+            f"than {sys.get_int_max_str_digits()} digits, found {shown(text)}: {error}"
         ) from None
 
 
 def _kind(value: object) -> str:
     """Returns the type of a value in JSON's words: `null`, `a number`, `a text`, `a list`."""
-    names = {"NoneType": "null", "int": "a number", "float": "a number", "str": "a text"}
-    kind = type(value).__name__
-    return names.get(kind, "a boolean" if kind == "bool" else f"a {kind}")
+    names = {"NoneType": "null", "bool": "a boolean", "str": "a text"}
+    names |= dict.fromkeys(("int", "float"), "a number")
+    return names.get(type(value).__name__, f"a {type(value).__name__}")

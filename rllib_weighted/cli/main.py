@@ -7,7 +7,7 @@ Ray.
 from __future__ import annotations
 
 import ast
-import importlib.metadata
+import os
 import platform
 import sys
 from collections.abc import Sequence
@@ -19,13 +19,18 @@ import typer
 from typer import Argument, Option
 from typer.core import TyperGroup
 
-from rllib_weighted.cli import Aborted, InputError, TrainingError
+from rllib_weighted._private import kill_ray_processes
+from rllib_weighted.cli import Aborted, InputError, RayEnded, TrainingError
 from rllib_weighted.cli.inputs import VERBOSE, TrainOptions, takes_train_options
-from rllib_weighted.suggest import nearest
+from rllib_weighted.core.redaction import redact
+from rllib_weighted.suggest import nearest, shown
+from rllib_weighted.text import printable
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # Of the tuned examples: inside an installed package, or beside it in a checkout.
 _FOLDERS = (_PACKAGE / "tuned_examples", _PACKAGE.parent / "tuned_examples")
+
+_LONGEST_MESSAGE = 20_000  # Characters; a traceback of a user's file has a few hundred.
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -61,11 +66,22 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except (InputError, TrainingError, Aborted) as error:
-            typer.echo(f"Error: {error}", err=True)
+            typer.echo(f"Error: {_readable(error)}", err=True)
+            if isinstance(error, RayEnded):
+                # Python's way out would wait for Ray, which waits a minute for what is gone.
+                kill_ray_processes()
+                os._exit(error.exit_code)
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
             typer.echo("Interrupted before training had started.", err=True)
             raise typer.Exit(130) from None
+
+
+def _readable(error: BaseException) -> str:
+    """Returns a message without what would control the terminal, and in bounded length."""
+    text = str(error)
+    lines = text[:_LONGEST_MESSAGE].split("\n")
+    return "\n".join(map(printable, lines)) + " …" * (len(text) > _LONGEST_MESSAGE)
 
 
 _HELP = {"help_option_names": ["-h", "--help"]}
@@ -152,7 +168,7 @@ def evaluate(
         checkpoint, episodes=episodes, seed=seed, video=video, file=file, verbose=verbose
     )
     actions = "drawn, as in training" if result.explore else "the most likely ones"
-    typer.echo(f"checkpoint   {result.checkpoint}")
+    typer.echo(f"checkpoint   {printable(redact(result.checkpoint))}")
     typer.echo(f"episodes     {len(result.returns)} (actions {actions})")
     typer.echo(f"return mean  {result.return_mean:.2f}")
     typer.echo(f"return std   {result.return_std:.2f}")
@@ -160,7 +176,7 @@ def evaluate(
     typer.echo(f"return max   {max(result.returns):.2f}")
     typer.echo(f"length mean  {result.length_mean:.1f}")
     for path in result.videos:
-        typer.echo(f"video        {path}")
+        typer.echo(f"video        {printable(str(path))}")
 
 
 @app.command()
@@ -186,6 +202,13 @@ def report(
     hold: Annotated[
         int | None, Option(min=1, help="Rounds that X has to be held.", show_default="5")
     ] = None,
+    name: Annotated[
+        list[str] | None,
+        Option(
+            metavar="NAME=ARM",
+            help="Name an arm, by its label or its settings: NAME=lr=0.01,merge_strategy=sum.",
+        ),
+    ] = None,
     out: Annotated[
         str | None, Option(metavar="DIR", help="Where to write.", show_default="./report")
     ] = None,
@@ -193,8 +216,15 @@ def report(
     """Compare strategies: a page with curves, convergence, final returns and weights."""
     from rllib_weighted.cli.report import report_results
 
-    limits = threshold or ()
-    report_results(results, baseline=baseline, thresholds=limits, metric=metric, hold=hold, out=out)
+    report_results(
+        results,
+        baseline=baseline,
+        thresholds=threshold or (),
+        metric=metric,
+        hold=hold,
+        names=name or (),
+        out=out,
+    )
 
 
 @dataclass(frozen=True)
@@ -242,7 +272,7 @@ def find_example(name: str) -> Example:
     stem = name.removesuffix(".py")
     if stem not in examples:
         known = ", ".join(examples)
-        raise InputError(f"no example {name!r}{nearest(stem, examples)} (there are: {known})")
+        raise InputError(f"no example {shown(name)}{nearest(stem, examples)} (there are: {known})")
     return examples[stem]
 
 
@@ -264,10 +294,14 @@ def example_get(
     source = find_example(name).source()
     if out is None:
         typer.echo(source, nl=False)
-    elif out.exists():
-        raise InputError(f"{out} exists already")
-    else:
-        out.write_text(source, encoding="utf-8")
+        return
+    try:
+        with out.open("x", encoding="utf-8") as stream:
+            stream.write(source)
+    except FileExistsError:
+        raise InputError(f"{out} exists already: choose another --out") from None
+    except OSError as error:
+        raise InputError(f"--out should be a file in a folder that is there: {error}") from None
 
 
 @example_app.command(
@@ -281,13 +315,11 @@ def example_run(ctx: typer.Context, name: str) -> None:
 @app.command()
 def version() -> None:
     """Print the versions of this package and of what it stands on."""
-    for package in ("rllib-weighted", "ray", "torch", "gymnasium"):
-        try:  # The installation's metadata: nothing is imported.
-            number = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            number = "not installed"
-        typer.echo(f"{package.replace('-', '_'):<15} {number}")
-    typer.echo(f"{'python':<15} {platform.python_version()}")
+    from rllib_weighted.records.origin import versions
+
+    packages = versions(("rllib-weighted", "ray", "torch", "gymnasium"))
+    for name, number in {**packages, "python": platform.python_version()}.items():
+        typer.echo(f"{name.replace('-', '_'):<15} {number}")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rllib_weighted.records import metrics
+from rllib_weighted.text import printable
 
 ROUND = "training_iteration"
 STEPS = "num_env_steps_sampled_lifetime"
@@ -63,6 +64,9 @@ class TrialProgress:
         status: Tune's status of the trial.
         last: The last result.
         best_return: The best mean return so far.
+        num_dropping: Rounds so far in which workers were dropped from the merge.
+        num_idle: Rounds in a row, up to the last one, in which all of them were.
+        first_drop: The round and the cause of the first drop; empty without one.
     """
 
     name: str
@@ -71,6 +75,9 @@ class TrialProgress:
     status: str = "PENDING"
     last: Mapping[str, Any] = field(default_factory=dict)  # RLlib's metrics are of any type.
     best_return: float | None = None
+    num_dropping: int = 0
+    num_idle: int = 0
+    first_drop: str = ""
     _window: collections.deque[dict[str, float]] = field(
         default_factory=lambda: collections.deque(maxlen=SPEED_WINDOW + 1)
     )
@@ -80,11 +87,30 @@ class TrialProgress:
         self.last = result
         known = [value for value in (self.mean_return, self.best_return) if value is not None]
         self.best_return = max(known, default=None)
+        self._count_drops()
         counters = {ROUND, STEPS, TIME, *filter(is_counter, self.stop)}
         sample = {key: v for key in counters if (v := self.value(key)) is not None}
-        if self._window and sample.get(ROUND, 0) <= self._window[-1].get(ROUND, 0):
-            self._window.clear()  # Resumed from an earlier round.
+        before = self._window[-1] if self._window else {}
+        same_round = ROUND in before and sample.get(ROUND) == before[ROUND]
+        if same_round or any(sample[key] < before[key] for key in sample.keys() & before.keys()):
+            self._window.clear()  # Resumed from an earlier round, or with a clock that starts over.
         self._window.append(sample)
+
+    def _count_drops(self) -> None:
+        dropped = self.num_dropped
+        is_idle = bool(dropped) and dropped == self.value(f"{metrics.MERGE}/{metrics.NUM_WORKERS}")
+        self.num_idle = self.num_idle + 1 if is_idle else 0
+        if dropped:
+            self.num_dropping += 1
+            cause = lookup(self.last, f"{metrics.MERGE}/{metrics.DROP_CAUSE}", "unknown cause")
+            self.first_drop = (
+                self.first_drop or f"round {format_number(self.value(ROUND))}, {cause}"
+            )
+
+    @property
+    def num_dropped(self) -> int:
+        """How many workers were dropped from the last round's merge."""
+        return int(self.value(f"{metrics.MERGE}/{metrics.NUM_DROPPED}") or 0)
 
     @property
     def return_key(self) -> str:
@@ -132,7 +158,7 @@ class TrialProgress:
             speed = 1.0 if key == TIME else self.speed(key)
             if value >= target:
                 estimates.append(0.0)
-            elif speed:
+            elif speed and speed > 0:
                 estimates.append((target - value) / speed)
         return min(estimates, default=None)
 
@@ -217,6 +243,19 @@ def format_weights(trial: TrialProgress) -> str:
     return f"{low:.3f} … {high:.3f}, {effective:.1f} of {workers:.0f} effective"
 
 
+def format_drops(trial: TrialProgress) -> str:
+    """Returns how many workers are dropped, and why it began: `2 of 8 workers, in 5 rounds; …`.
+
+    Empty as long as none was.
+    """
+    if not trial.num_dropping:
+        return ""
+    workers = format_number(trial.value(f"{metrics.MERGE}/{metrics.NUM_WORKERS}"))
+    rounds = f"{trial.num_dropping} round{'s' * (trial.num_dropping > 1)}"
+    first = printable(trial.first_drop)
+    return f"{trial.num_dropped} of {workers} workers, some in {rounds}; first: {first}"
+
+
 def format_time_left(trial: TrialProgress) -> str:
     """Returns the time until a counted criterion ends the trial at the latest, or `-`."""
     return ("at most " if trial.may_end_sooner() else "") + format_duration(trial.seconds_left())
@@ -231,6 +270,7 @@ def plain_line(trial: TrialProgress) -> str:
         f"{format_number(trial.speed(STEPS))} steps/s",
         f"return {format_return(trial)}",
         f"weights {weights}" if weights else "",
+        f"dropped {format_drops(trial)}" if trial.num_dropping else "",
         f"time left {format_time_left(trial)}",
     ]
     return " | ".join(filter(None, parts))
@@ -256,7 +296,7 @@ def trials_table(trials: Sequence[TrialProgress], *, width: int, max_rows: int) 
     for name in columns:
         # Rich wants a literal type.
         justify: Any = "left" if name in ("trial", *settings) else "right"
-        table.add_column(_HEADERS.get(name, name), justify=justify, vertical="bottom")
+        table.add_column(Text(_header(name)), justify=justify, vertical="bottom")
     for row in rows:
         table.add_row(*(Text(row[name], no_wrap=True) for name in columns))
     rest = ordered[num_shown:]
@@ -269,12 +309,8 @@ def trials_table(trials: Sequence[TrialProgress], *, width: int, max_rows: int) 
 def count_statuses(trials: Iterable[TrialProgress]) -> str:
     """Returns how many trials are in which state: `2 running, 5 done, 29 waiting`."""
     counts = collections.Counter(trial.status for trial in trials)
-    order = dict.fromkeys([*_STATUSES, *counts])
-    return ", ".join(f"{counts[status]} {_word(status)}" for status in order if counts[status])
-
-
-def _word(status: str) -> str:
-    return _STATUSES.get(status, status.lower())
+    words = _STATUSES.items()
+    return ", ".join(f"{counts[status]} {word}" for status, word in words if counts[status])
 
 
 def telling_settings(trials: Sequence[TrialProgress]) -> list[str]:
@@ -285,15 +321,14 @@ def telling_settings(trials: Sequence[TrialProgress]) -> list[str]:
 
 
 def _rank(trial: TrialProgress) -> tuple[int, float]:
-    place = [*_STATUSES, trial.status].index(trial.status)
     best = -math.inf if trial.best_return is None else trial.best_return
-    return place, -best if trial.status == "TERMINATED" else 0.0
+    return list(_STATUSES).index(trial.status), -best if trial.status == "TERMINATED" else 0.0
 
 
 def _row(trial: TrialProgress, settings: Sequence[str]) -> dict[str, str]:
     return {
         "trial": trial.name,
-        **{name: trial.settings.get(name, NOTHING) for name in settings},
+        **{name: printable(trial.settings.get(name, NOTHING)) for name in settings},
         "round": format_number(trial.value(ROUND)),
         "steps": format_number(trial.value(STEPS)),
         "return": format_number(trial.mean_return),
@@ -302,9 +337,13 @@ def _row(trial: TrialProgress, settings: Sequence[str]) -> dict[str, str]:
     }
 
 
+def _header(name: str) -> str:
+    return _HEADERS.get(name) or printable(name)
+
+
 def _brief_time_left(trial: TrialProgress) -> str:
     if trial.status != "RUNNING":
-        return _word(trial.status)
+        return _STATUSES[trial.status]
     if not trial.last:
         return "starts"
     return ("≤ " if trial.may_end_sooner() else "") + format_brief_duration(trial.seconds_left())
@@ -314,12 +353,17 @@ def _fitting(rows: Sequence[dict[str, str]], width: int) -> list[str]:
     """Returns the columns that fit into the width without cutting off a cell."""
     widths = {}
     for name in rows[0]:
-        texts = [*_HEADERS.get(name, name).splitlines(), *(row[name] for row in rows)]
+        texts = [*_header(name).splitlines(), *(row[name] for row in rows)]
         widths[name] = max(map(len, texts)) + _GAP
     for name in _LEAST_NEEDED:
         if sum(widths.values()) - _GAP > width:
             widths.pop(name)
     return list(widths)
+
+
+def show(console: Console, message: str) -> None:
+    """Writes a message; what others have named in it does not control the terminal."""
+    console.print(Text(printable(message)), soft_wrap=True)
 
 
 class Display:
@@ -333,7 +377,7 @@ class Display:
 
     def __init__(self, console: Console, *, title: str, live: bool | None = None) -> None:
         self.console = console
-        self.title = title
+        self.title = printable(title)
         self._trials: list[TrialProgress] = []
         self._last_line: dict[int, float] = {}
         self._warned = False
@@ -348,7 +392,7 @@ class Display:
 
     def note(self, message: str) -> None:
         """Shows a message above the progress."""
-        self.console.print(Text(message), soft_wrap=True)
+        show(self.console, message)
 
     def refresh(self, trials: Sequence[TrialProgress]) -> None:
         """Sets the trials to show."""
@@ -357,6 +401,11 @@ class Display:
     def round_ended(self, trial: TrialProgress) -> None:
         """Writes a plain line for a trial, at most one per `PLAIN_INTERVAL`, if nothing is live."""
         self._warn_of_unreported(trial)
+        if trial.num_idle == 1:
+            self.note(
+                f"Warning: {self._label(trial)}: in round {format_number(trial.value(ROUND))} all "
+                f"workers were dropped. First drop: {trial.first_drop}"
+            )
         now = time.monotonic()
         last = self._last_line.get(id(trial), -PLAIN_INTERVAL)
         if self._live is None and now - last >= PLAIN_INTERVAL:
@@ -383,9 +432,18 @@ class Display:
         if len(trials) <= 1:
             return Group(Text(title, style="bold"), _single(trials[0] if trials else None))
         title = f"{title}  ({len(trials)} trials: {count_statuses(trials)})"
-        max_rows = max(3, self.console.height - _OTHER_LINES)
+        dropping = [trial for trial in trials if trial.num_dropping]
+        max_rows = max(3, self.console.height - _OTHER_LINES - bool(dropping))
         table = trials_table(trials, width=self.console.width - _MARGIN, max_rows=max_rows)
-        return Group(Text(title, style="bold", no_wrap=True, overflow="ellipsis"), table)
+        lines: list[RenderableType] = [
+            Text(title, style="bold", no_wrap=True, overflow="ellipsis"),
+            table,
+        ]
+        if dropping:
+            one = dropping[0]
+            note = f"{len(dropping)} of them dropped workers, as {one.name}: {format_drops(one)}"
+            lines.append(Text(note, no_wrap=True, overflow="ellipsis"))
+        return Group(*lines)
 
 
 def _single(trial: TrialProgress | None) -> RenderableType:
@@ -401,5 +459,7 @@ def _single(trial: TrialProgress | None) -> RenderableType:
     weights = format_weights(trial)
     if weights:
         table.add_row("  weights", weights)
+    if trial.num_dropping:
+        table.add_row("  dropped", format_drops(trial))
     table.add_row("  time left", format_time_left(trial))
     return table

@@ -14,9 +14,10 @@ from rllib_weighted.cli import InputError
 from rllib_weighted.report import Report, ReportError, load_results, write_report
 from rllib_weighted.report.page import check_folder
 from rllib_weighted.report.tables import headline
+from rllib_weighted.text import printable
 
 DEFAULT_OUT = "report"
-_COLUMNS = ("arm", "seeds", "final return", "reached", "steps to it", "faster [95 %]")
+_COLUMNS = ("arm", "faster [95 %]", "mean steps to it", "final return", "reached", "seeds")
 _SHOWN = ("env steps to threshold", "final return")
 _MOST_PROBLEMS = 5
 _MOST_ARMS = 20
@@ -30,6 +31,7 @@ def report_results(
     thresholds: Sequence[str] = (),
     metric: str | None = None,
     hold: int | None = None,
+    names: Sequence[str] = (),
     out: str | None = None,
     console: Console | None = None,
 ) -> Report:
@@ -41,6 +43,7 @@ def report_results(
         thresholds: Texts `X`, or `ENV=X` for a single environment.
         metric: The metric to compare; None takes the mean return.
         hold: Rounds that the threshold has to be held; None takes the default.
+        names: Texts `NAME=ARM`; see `results.name_arms`.
         out: The folder to write to; None takes `DEFAULT_OUT` in the current one.
         console: Where to print; None takes the standard output.
 
@@ -52,17 +55,36 @@ def report_results(
     given = {} if hold is None else {"hold": hold}
     try:
         check_folder(folder)
-        loaded = load_results(list(results), metric=metric)
-    except (ReportError, OSError) as error:
+        loaded = load_results(list(results), metric=metric, names=parse_names(names))
+    except ReportError as error:
         raise InputError(str(error)) from None
+    except OSError as error:
+        raise InputError(printable(str(error))) from None
     try:
         report = write_report(loaded, folder, baseline=baseline, threshold=limits, **given)
     except ReportError as error:
         raise InputError(str(error)) from None
     except OSError as error:
-        raise InputError(f"cannot write the report to {folder}: {error}") from None
+        raise InputError(printable(f"cannot write the report to {folder}: {error}")) from None
     _print(report, console or Console())
     return report
+
+
+def parse_names(texts: Sequence[str]) -> dict[str, str]:
+    """Returns the arms in texts `NAME=ARM`, by name.
+
+    Raises:
+        InputError: A text is not of this form, or a name is there twice.
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        name, _, which = map(str.strip, text.partition("="))
+        if not name or not which:
+            raise InputError(f"--name should be NAME=ARM or NAME=SETTING=VALUE, found {text!r}")
+        if name in found:
+            raise InputError(f"--name gives {name!r} twice: give several arms names of their own")
+        found[name] = which
+    return found
 
 
 def parse_thresholds(texts: Sequence[str]) -> float | dict[str, float] | None:
@@ -88,10 +110,15 @@ def parse_thresholds(texts: Sequence[str]) -> float | dict[str, float] | None:
     return limits.get("", limits or None)
 
 
+def _text(text: str, style: str = "") -> Text:
+    """Returns text for the terminal; environments and folders may be called anything."""
+    return Text(printable(text), style=style)
+
+
 def _table(title: str, rows: Sequence[Sequence[str]], marked: Collection[int]) -> Table:
     """Returns the arms as a table; long cells are folded between words, none is cut off."""
     table = Table(
-        title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+        title=_text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
     )
     longest = max((len(word) for row in rows for word in row[0].split()), default=1)
     table.add_column(_COLUMNS[0], overflow="fold", min_width=min(longest, _WIDEST_WORD))
@@ -99,28 +126,30 @@ def _table(title: str, rows: Sequence[Sequence[str]], marked: Collection[int]) -
         table.add_column(name, justify="right", overflow="fold")
     for number, row in enumerate(rows[:_MOST_ARMS]):
         style = "bold" if number in marked else ""
-        table.add_row(*map(Text, row), style=style)
+        table.add_row(*map(_text, row), style=style)
     return table
 
 
 def _print(report: Report, console: Console) -> None:
     tables = report.tables
     for problem in tables.problems[:_MOST_PROBLEMS]:
-        console.print(Text(problem, style="yellow"))
+        console.print(_text(problem, style="yellow"))
     if (more := len(tables.problems) - _MOST_PROBLEMS) > 0:
         console.print(Text(f"and {more} more; see the report", style="yellow"))
     for env, limit in tables.thresholds.items():
         view = headline(tables, env)
         title = f"{env}, threshold {limit.value:g}" if limit.exists else f"{env}, no threshold"
         console.print(_table(title, [row[: len(_COLUMNS)] for row in view.rows], view.marked))
+        for verdict in tables.verdicts[env]:
+            console.print(_text(verdict))
         if limit.origin != "given":
-            console.print(Text(f"Threshold {limit.origin}.", style="dim"))
+            console.print(_text(f"Threshold {limit.origin}.", style="dim"))
         if len(view.rows) > _MOST_ARMS:
             console.print(f"and {len(view.rows) - _MOST_ARMS} arms more; see the report")
     claims = [sentence for sentence in tables.sentences if sentence.claim]
     for sentence in claims[:_MOST_ARMS]:
         if sentence.measure in _SHOWN:
-            console.print(Text(sentence.text))
+            console.print(_text(sentence.text))
     if tables.sentences and not claims:
         console.print("No difference to the baseline can be claimed; the report says why.")
-    console.print(Text(f"Report: {report.page}"), soft_wrap=True)
+    console.print(_text(f"Report: {report.page}"), soft_wrap=True)

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import json
 import math
+import os
+import re
+import shutil
 import signal
 import threading
 import time
@@ -19,8 +23,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from pyarrow.fs import FileSystem
+from pyarrow.fs import FileSystem, FileType
 from ray.air.constants import EXPR_PROGRESS_FILE, EXPR_RESULT_FILE, TRAINING_ITERATION
+from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 from ray.tune.logger import CSVLoggerCallback
@@ -34,9 +39,15 @@ from rllib_weighted.cli.progress import (
     count_statuses,
     lookup,
 )
+from rllib_weighted.core.durable import durable
+from rllib_weighted.fault_tolerance import discard_rescue, rescued_iteration
+from rllib_weighted.records.history import HISTORY_DIR, MergeHistory
+from rllib_weighted.records.reading import read_history
 from rllib_weighted.tuning import uses_min_weight
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_LOGS = (EXPR_RESULT_FILE, EXPR_PROGRESS_FILE)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_TWICE_S = 1.0  # Between two signals that are two.
 _STOPPING = "Stopping after this round, to save a checkpoint. Once more Ctrl-C stops at once."
 
 Result = dict[str, Any]  # Metrics of a round, nested, as RLlib reports them.
@@ -51,6 +62,7 @@ class Interrupt:
 
     def __init__(self, on_request: Callable[[str], None]) -> None:
         self.signum: int | None = None
+        self._asked_at = 0.0
         self._on_request = on_request
         self._waiting: set[str] | None = None
         self._saved: set[str] = set()
@@ -63,14 +75,23 @@ class Interrupt:
 
     @property
     def exit_code(self) -> int:
-        """Exit status by the shell's convention: 130 for Ctrl-C, 143 for SIGTERM."""
+        """Exit status by the shell's convention: 130 (Ctrl-C), 143 (SIGTERM) or 129 (SIGHUP)."""
         return 128 + (self.signum or signal.SIGINT)
 
     def handle(self, signum: int, frame: FrameType | None) -> None:
-        """Signal handler: the first signal asks to stop, a second one stops at once."""
-        if self.requested:
+        """Signal handler: the first signal asks to stop, a second one stops at once.
+
+        Not so SIGHUP, which the shell sends again, nor a SIGTERM that comes twice at a time, to the
+        process and to its group, as `timeout` sends it.
+        """
+        now = time.monotonic()  # Do not print here: the handler may have interrupted a print.
+        is_echo = signum == self.signum == signal.SIGTERM and now - self._asked_at < _TWICE_S
+        if signum == signal.SIGHUP:
+            _leave_lost_terminal()
+        elif self.requested and not is_echo:
             raise KeyboardInterrupt
-        self.signum = signum  # Do not print here: the handler may have interrupted a print.
+        if not self.requested:
+            self.signum, self._asked_at = signum, now
 
     def before_result(self, trial_id: str, result: Result) -> None:
         """Asks Tune to save a trial after this result; it reads the flag from the result."""
@@ -96,9 +117,20 @@ class Interrupt:
             signal.raise_signal(signal.SIGUSR1)
 
 
+def _leave_lost_terminal() -> None:
+    """Sends output nowhere if the terminal is gone: writing to it would raise in Tune's loop."""
+    for descriptor in (1, 2):
+        try:
+            os.get_terminal_size(descriptor)
+        except OSError as error:
+            if error.errno == errno.EIO:  # Not ENOTTY, which is that of a file.
+                with Path(os.devnull).open("wb") as nowhere:
+                    os.dup2(nowhere.fileno(), descriptor)
+
+
 @contextlib.contextmanager
 def handling_signals(interrupt: Interrupt) -> Iterator[None]:
-    """Lets `interrupt` handle Ctrl-C and SIGTERM inside the block.
+    """Lets `interrupt` handle Ctrl-C, SIGTERM and SIGHUP inside the block.
 
     Outside of the main thread (where Python takes no handlers) and where the platform has no
     SIGUSR1 this does nothing, and Tune's own handling stays.
@@ -109,7 +141,8 @@ def handling_signals(interrupt: Interrupt) -> Iterator[None]:
         return
     handlers = {signum: signal.getsignal(signum) for signum in (*_SIGNALS, signal.SIGUSR1)}
     for signum in _SIGNALS:
-        signal.signal(signum, interrupt.handle)
+        if (signum, handlers[signum]) != (signal.SIGHUP, signal.SIG_IGN):  # As `nohup` has it.
+            signal.signal(signum, interrupt.handle)
     try:
         # Otherwise Tune would put its own handler in place of this one.
         with environment_variable("TUNE_DISABLE_SIGINT_HANDLER", "1"):
@@ -132,6 +165,8 @@ class TrainSession:
         resumed: Whether there are trials of an earlier process that have yet to be adopted.
         trials: Progress by the trial's id.
         num_started: How many trials' processes have started.
+        errors: What each trial that has failed has failed of, by its id, the first one first.
+        tune_trials: Tune's trials.
     """
 
     display: Display
@@ -140,6 +175,9 @@ class TrainSession:
     resumed: bool = False
     trials: dict[str, TrialProgress] = field(default_factory=dict)
     num_started: int = 0
+    errors: dict[str, str] = field(default_factory=dict)
+    tune_trials: Sequence[Trial] = ()
+    _unpublished: dict[str, Trial] = field(default_factory=dict)
     _saved_at: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -159,8 +197,8 @@ class TrainSession:
                 progress.update(trial.last_result)
                 known = trial.metric_analysis.get(progress.return_key, {})
                 progress.best_return = known.get("max", progress.best_return)
-            if not trial.is_finished():
-                forget_rounds_behind_checkpoint(trial)
+            if not trial.is_finished() and (note := trim_logs(trial)):
+                self.display.note(f"  note        trial {progress.name}: {note}")
         if len(trials) > 1:
             self.display.note(f"  found       {count_statuses(self.trials.values())}")
 
@@ -189,7 +227,44 @@ class TrainSession:
     def saved(self, trial: Trial) -> None:
         """Notes that a trial has a checkpoint of its last round."""
         self._saved_at[trial.trial_id] = time.monotonic()
+        self._unpublished[trial.trial_id] = trial
         self.interrupt.after_save(trial.trial_id)
+
+    def failed(self, trial: Trial) -> None:
+        """Keeps what a trial has failed of: its file of that may not fit on the disk."""
+        with contextlib.suppress(OSError):
+            text = Path(trial.error_file or "").read_text(errors="replace")
+            # Tune appends to the file; before this failure may be those of an earlier process.
+            self.errors[trial.trial_id] = re.split(r"(?m)^Failure # \d+ .*\n", text)[-1]
+
+    def publish_logs(self) -> None:
+        """Copies the logs of trials that have a new checkpoint into the storage.
+
+        Called before Tune saves that it knows of these checkpoints: a trial that is resumed from
+        one finds all the rounds before it in its logs, whenever the process is killed.
+
+        Raises:
+            OSError: They cannot be written.
+        """
+        while self._unpublished:
+            trial_id, trial = next(iter(self._unpublished.items()))
+            for name in _LOGS:
+                own = Path(trial.local_path or "", name)
+                if trial.storage is not None and own.is_file():
+                    filesystem, path = trial.storage.storage_filesystem, trial.storage.trial_fs_path
+                    filesystem.create_dir(path)
+                    with (
+                        own.open("rb") as source,
+                        filesystem.open_output_stream(f"{path}/{name}") as stream,
+                    ):
+                        shutil.copyfileobj(source, stream, 2**24)
+            del self._unpublished[trial_id]
+
+    def forget_unreported_rounds(self) -> None:
+        """Shortens the trials' merge histories to what `result.json` holds; see the function."""
+        for trial in self.tune_trials:
+            with contextlib.suppress(OSError):  # A resumed trial does it, too.
+                forget_unreported_rounds(trial)
 
 
 _current: TrainSession | None = None
@@ -222,6 +297,7 @@ class SessionCallback(Callback):
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """After a step of Tune's loop, several times a second."""
         if _current is not None:
+            _current.tune_trials = trials
             for trial in trials:
                 _current.progress(trial).status = trial.status
             _current.display.refresh(list(_current.trials.values()))
@@ -246,6 +322,18 @@ class SessionCallback(Callback):
         """After a checkpoint of a trial was written."""
         if _current is not None:
             _current.saved(trial)
+
+    def on_trial_error(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        """After a trial has failed for good."""
+        if _current is not None:
+            _current.failed(trial)
+
+    def get_state(self) -> None:
+        """Before Tune saves the experiment's state in the storage; there is none of its own."""
+        if _current is not None:
+            _current.publish_logs()
 
 
 def trial_settings(trial: Trial) -> dict[str, str]:
@@ -293,42 +381,97 @@ class ProgressTable(CSVLoggerCallback):
         super().log_trial_result(iteration, trial, result)
 
 
-def forget_rounds_behind_checkpoint(trial: Trial) -> None:
-    """Removes results after a trial's last checkpoint from its log files; they will come again.
+def trim_logs(trial: Trial) -> str | None:
+    """Removes from a trial's log files the rounds that will come again.
+
+    It goes on from its last checkpoint, from a newer one that was rescued when a learner died (see
+    `fault_tolerance`), or from the start. One that was rescued is left aside where the logs lack
+    rounds before it: Tune was killed before it had written them.
 
     Args:
-        trial: A trial that is about to be resumed; it starts over if it has no checkpoint.
+        trial: A trial that is about to be resumed.
+
+    Returns:
+        What there is to say of it.
     """
     if trial.storage is None:
-        return
+        return None
+    filesystem = durable(trial.storage.storage_filesystem)
+    folder = trial.storage.trial_fs_path
     saved = trial.latest_checkpoint_result
     last_round = int((saved.metrics or {}).get(TRAINING_ITERATION, 0)) if saved else 0
-    filesystem, folder = trial.storage.storage_filesystem, trial.storage.trial_fs_path
-    for name in (EXPR_RESULT_FILE, EXPR_PROGRESS_FILE):
-        _keep_rounds(filesystem, f"{folder}/{name}", last_round)
+    logs = {name: _read_log(filesystem, f"{folder}/{name}") for name in _LOGS}
+    note = None
+    rescued = rescued_iteration(filesystem, folder)
+    if rescued is not None and rescued > last_round:
+        between = set(range(last_round + 1, rescued + 1))
+        if all(between <= {round for round, _ in rows} for _, rows in logs.values()):
+            last_round = rescued
+            note = f"goes on after round {rescued}, rescued when a learner failed"
+        else:
+            discard_rescue(filesystem, folder)
+            note = (
+                f"goes on after round {last_round}; what was rescued after round {rescued} is "
+                "left aside, as the logs lack rounds before it"
+            )
+    for name, (header, rows) in logs.items():
+        kept = "".join([header, *(line for round, line in rows if round <= last_round)])
+        _replace(filesystem, f"{folder}/{name}", kept)
+        # Tune goes on with this one, and fetches the other only where it knows of a checkpoint.
+        own = Path(trial.local_path or "", name)
+        if kept or own.is_file():
+            own.parent.mkdir(parents=True, exist_ok=True)
+            own.write_text(kept)
+    return note
 
 
-def _keep_rounds(filesystem: FileSystem, path: str, last_round: int) -> None:
-    """Keeps the lines of a CSV or JSON log up to a round; drops lines cut off by a kill."""
+def _read_log(filesystem: FileSystem, path: str) -> tuple[str, list[tuple[int, str]]]:
+    """Returns the header of a CSV or JSON log ("" of JSON), and its lines, each with its round.
+
+    Lines that a kill has cut off are left out. So is a header: Tune then writes a new one.
+    """
     try:
         with filesystem.open_input_stream(path) as stream:
-            lines = stream.read().decode().splitlines(keepends=True)
+            lines = stream.read().decode(errors="replace").splitlines(keepends=True)
     except FileNotFoundError:
-        return
+        return "", []
     is_table = path.endswith(".csv")
     columns = next(csv.reader(lines[:1]), []) if is_table else []
-
-    def is_kept(line: str) -> bool:
-        try:
+    header = lines[0] if TRAINING_ITERATION in columns else ""
+    rows = []
+    for line in lines[bool(header) :]:
+        with contextlib.suppress(ValueError, KeyError, TypeError, StopIteration):
             cells = next(csv.reader([line])) if is_table else []
             row = dict(zip(columns, cells, strict=True)) if is_table else json.loads(line)
-            return int(row[TRAINING_ITERATION]) <= last_round
-        except (ValueError, KeyError, TypeError, StopIteration):
-            return False
+            rows.append((int(row[TRAINING_ITERATION]), line))
+    return header, rows
 
-    # An incomplete header is dropped too: Tune then writes a new one.
-    header = lines[:1] if TRAINING_ITERATION in columns else []
-    kept = [*header, *filter(is_kept, lines[len(header) :])]
-    if kept != lines:
+
+def _replace(filesystem: FileSystem, path: str, text: str) -> None:
+    """Gives a file that is there another text, in one step."""
+    if filesystem.get_file_info(path).type == FileType.File:
+        with filesystem.open_input_stream(path) as stream:
+            if stream.read() == text.encode():
+                return
         with filesystem.open_output_stream(path) as stream:
-            stream.write("".join(kept).encode())
+            stream.write(text.encode())
+
+
+def forget_unreported_rounds(trial: Trial) -> None:
+    """Removes from a trial's merge history what its `result.json` does not hold.
+
+    A trial that is stopped ends the round that it is in; nobody takes its result any more.
+
+    Args:
+        trial: A trial whose process has ended.
+    """
+    steps = trial.last_result.get(NUM_ENV_STEPS_SAMPLED_LIFETIME)
+    if trial.storage is None or steps is None:
+        return
+    filesystem, folder = trial.storage.storage_filesystem, trial.storage.trial_fs_path
+    path = f"{folder}/{HISTORY_DIR}"
+    known = read_history(path, filesystem, columns=["round", "env_steps"]).to_pydict()
+    reported = {r for r, s in zip(known["round"], known["env_steps"], strict=True) if s <= steps}
+    if len(reported) < len(set(known["round"])):
+        history = MergeHistory(filesystem, path, trial_id=trial.trial_id)
+        history.truncate(max(reported, default=0))

@@ -46,21 +46,27 @@ def variants(config: AlgorithmConfig) -> Iterator[tuple[str, AlgorithmConfig]]:
 
 def config_problems(config: AlgorithmConfig) -> list[str]:
     """Returns everything that is wrong with a config, or with a point of its search space."""
-    problems: dict[str, None] = {}  # A dict keeps the order and drops duplicates.
-    for name, variant in variants(config):
-        problem = (
-            None
-            if variant.is_offline
-            else env_problem(variant.env, getattr(variant, "env_backend", "gymnasium"))
-        )
-        try:
-            if problem is None:
-                variant.validate()
-        except (ValueError, TypeError, KeyError, ImportError) as error:
-            problem = _at_point(error, name)
+    problems: dict[str | None, None] = {}  # A dict keeps the order and drops duplicates.
+    try:
+        for name, variant in variants(config):
+            problems[_variant_problem(variant, name)] = None
+    except Exception as error:  # What functions of the user's, in the space, raise.
+        return [f"the search space cannot be drawn from: {type(error).__name__}: {error}"]
+    if not problems:
+        return ["the search space is empty: each grid should list one or more values"]
+    return [problem for problem in problems if problem is not None]
+
+
+def _variant_problem(variant: AlgorithmConfig, name: str) -> str | None:
+    if not variant.is_offline:
+        problem = env_problem(variant.env, getattr(variant, "env_backend", "gymnasium"))
         if problem is not None:
-            problems[problem] = None
-    return list(problems)
+            return problem
+    try:
+        variant.validate()
+    except Exception as error:  # Whatever RLlib raises over a value of the wrong kind.
+        return _at_point(error or type(error).__name__, name)
+    return None
 
 
 @dataclass(frozen=True)

@@ -12,33 +12,54 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import urlsplit
 
 import pyarrow
 from pyarrow import fs
+from pydantic import TypeAdapter
 
 from rllib_weighted.cli import InputError
+from rllib_weighted.core import stores
+from rllib_weighted.core.durable import TEMPORARY_PREFIX, DurableFileSystem, durable
 from rllib_weighted.records.schema import is_uri, resolve
 from rllib_weighted.suggest import nearest
 
 DEFAULT_STORAGE = "~/ray_results"
 RECORD_FILE = "rllib_train.json"
-_STATE_FILE = "tuner.pkl"  # Tune writes it when an experiment starts.
-
-_REFUSALS = ("ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH", "EXPIRED_TOKEN")
-# pyarrow's default waits 100 seconds for an endpoint that accepts connections but never answers.
-_TIMEOUT_S = 5
-_MAX_ATTEMPTS = 2
+STATE_FILE = "tuner.pkl"  # Tune writes it when an experiment starts.
+_SNAPSHOT = re.compile(r"experiment_state-.*\.json")  # And these while it runs.
+_STALL_S = 5.0  # For the question whether a store can be used at all.
 
 
 def storage_root(storage_path: str | None) -> str:
-    """Returns where results go: the given path or URI, or the default; local paths absolute."""
-    return absolute(storage_path or os.environ.get("RAY_AIR_LOCAL_CACHE_DIR") or DEFAULT_STORAGE)
+    """Returns where results go: the given path or URI, or the default; local paths absolute.
+
+    Raises:
+        InputError: A variable of older Rays is set, with which today's refuses to train.
+    """
+    for name in ("RAY_AIR_LOCAL_CACHE_DIR", "TUNE_RESULT_DIR"):
+        if value := os.environ.get(name):
+            raise InputError(
+                f"the environment variable {name} should not be set, found {value!r}: Ray refuses "
+                f"to train with it; unset it, and say --storage-path {value}"
+            )
+    return absolute(storage_path or DEFAULT_STORAGE)
 
 
 def absolute(location: str) -> str:
-    """Returns a location without a trailing slash; local paths become absolute."""
-    return location.rstrip("/") if is_uri(location) else str(Path(location).expanduser().resolve())
+    """Returns a location without a trailing slash; local paths become absolute.
+
+    Raises:
+        InputError: There is no such user (`~name`), or a URI names nothing (`s3://`).
+    """
+    if is_uri(location):
+        if not is_uri(location.rstrip("/")):
+            raise InputError(f"{location} should be a local path or a URI such as s3://bucket/path")
+        return location.rstrip("/")
+    try:
+        return str(Path(location).expanduser().resolve())
+    except RuntimeError as error:
+        raise InputError(f"{location}: {error} Write the whole path") from None
 
 
 def child(location: str, *names: str) -> str:
@@ -73,9 +94,63 @@ def open_storage(location: str) -> tuple[fs.FileSystem, str]:
         InputError: There is no such file system, or it refuses.
     """
     try:
-        return resolve(location)
+        if not is_uri(location):
+            return resolve(location)
+        parts = urlsplit(location)
+        if parts.scheme != "s3":
+            return resolve(location)
+        filesystem = stores.open_uri(location)
+        return filesystem, stores.bucket(location) + parts.path.rstrip("/")
     except (pyarrow.ArrowException, ValueError, OSError) as error:
         raise InputError(f"cannot open the storage {location}: {error}") from None
+
+
+def durable_storage(root: str, timeout_s: float) -> tuple[DurableFileSystem, str]:
+    """Returns the file system that a training writes its results through, and the path inside it.
+
+    Args:
+        root: The storage.
+        timeout_s: Seconds for which a remote one may be away.
+    """
+    filesystem, path = open_storage(root)
+    location = stores.public(root) if is_uri(root) else None
+    return DurableFileSystem(filesystem, timeout_s, location), path
+
+
+def check_snapshot(experiment: str) -> None:
+    """Raises InputError if the newest state that Tune has saved of an experiment is torn.
+
+    Tune (2.60) would train everything from the start.
+    """
+    filesystem, path = open_storage(experiment)
+    entries = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    snapshots = sorted(e.path for e in entries if _SNAPSHOT.fullmatch(e.base_name))
+    if not snapshots:
+        return
+    try:
+        with filesystem.open_input_stream(snapshots[-1]) as stream:
+            json.loads(stream.read())
+    except ValueError:
+        older = len(snapshots) - 1
+        raise InputError(
+            f"cannot resume {experiment}: {snapshots[-1]} is torn, so that Tune does not know what "
+            "was trained. "
+            + (
+                f"Remove it: an older one, {posixpath.basename(snapshots[-2])}, takes its place"
+                if older
+                else "Restore the file from a backup, or start a new experiment: its checkpoints "
+                "can still be evaluated"
+            )
+        ) from None
+
+
+def remove_temporary_files(experiment: str) -> None:
+    """Removes what a killed training has left half written on a local disk."""
+    filesystem, path = open_storage(experiment)
+    if isinstance(filesystem, fs.LocalFileSystem):
+        for pattern in (f"{TEMPORARY_PREFIX}*", f"*/{TEMPORARY_PREFIX}*"):
+            for left in Path(path).glob(pattern):
+                left.unlink(missing_ok=True)
 
 
 def make_storage(root: str) -> None:
@@ -84,7 +159,6 @@ def make_storage(root: str) -> None:
     Raises:
         InputError: It cannot be written to.
     """
-    check_store(root, writes=True)
     filesystem, path = open_storage(root)
     try:
         filesystem.create_dir(path, recursive=True)
@@ -100,9 +174,12 @@ def new_name(stem: str) -> str:
 def experiment_names(root: str) -> list[str]:
     """Returns the names of the experiments in a storage, the oldest first."""
     filesystem, path = open_storage(root)
-    entries = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
-    folders = [entry.path for entry in entries if entry.type == fs.FileType.Directory]
-    states = filesystem.get_file_info([f"{folder}/{_STATE_FILE}" for folder in folders])
+    try:
+        entries = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+        folders = [entry.path for entry in entries if entry.type == fs.FileType.Directory]
+        states = filesystem.get_file_info([f"{folder}/{STATE_FILE}" for folder in folders])
+    except OSError as error:
+        raise InputError(f"the storage {root} cannot be read: {error}") from None
     started = sorted((state.mtime_ns or 0, state.path) for state in states if state.is_file)
     return [posixpath.basename(posixpath.dirname(path)) for _, path in started]
 
@@ -162,6 +239,9 @@ class ExperimentRecord:
     local_mode: bool = False
 
 
+_ARGUMENTS = {"algo", "env", "config"}  # Of `run_algorithm`.
+
+
 def write_record(experiment: str, record: ExperimentRecord) -> None:
     """Writes how an experiment was started into its folder."""
     content = dataclasses.asdict(record)
@@ -170,7 +250,7 @@ def write_record(experiment: str, record: ExperimentRecord) -> None:
     except TypeError:  # A notebook's dict of settings may hold classes.
         text = json.dumps({**content, "arguments": None}, indent=2)
     filesystem, path = open_storage(experiment)
-    with filesystem.open_output_stream(f"{path}/{RECORD_FILE}") as stream:
+    with durable(filesystem).open_output_stream(f"{path}/{RECORD_FILE}") as stream:
         stream.write(text.encode())
 
 
@@ -179,43 +259,44 @@ def read_record(experiment: str) -> ExperimentRecord | None:
     filesystem, path = open_storage(experiment)
     try:
         with filesystem.open_input_stream(f"{path}/{RECORD_FILE}") as stream:
-            return ExperimentRecord(**json.loads(stream.read()))
-    except (OSError, ValueError, TypeError):
+            record = ExperimentRecord(**json.loads(stream.read()))
+        checked = TypeAdapter(ExperimentRecord).validate_python(dataclasses.asdict(record))
+    except (OSError, ValueError, TypeError, RecursionError):  # Damaged, or of another tool.
         return None
+    names = set(checked.arguments or _ARGUMENTS)
+    return checked if names == _ARGUMENTS else None
 
 
 def check_store(root: str, *, writes: bool = False) -> None:
-    """Asks an S3-compatible store, within seconds, whether it can be used.
+    """Asks a disk or, within seconds, an S3-compatible store whether it can be used.
 
     Args:
-        root: A storage; only an S3 one is asked. `s3://bucket/path`, with `?endpoint_override=`,
-            `?region=` and `?scheme=` as pyarrow reads them. The environment gives what is not
-            there: `AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` …
+        root: A storage; of remote ones only an S3 one is asked. See `s3_filesystem` for its URI.
         writes: Whether it must be possible to write there, too.
 
     Raises:
         InputError: The bucket is missing, the store refuses, or does not answer.
     """
-    parts = urlsplit(root)
-    if parts.scheme != "s3":
+    if not is_uri(root):
+        there = next(path for path in (root, *map(str, Path(root).parents)) if os.path.exists(path))
+        if writes and not (os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK)):
+            raise InputError(
+                f"cannot write results to {root}: {there} should be a folder that you may write to"
+            )
         return
-    bucket = parts.netloc.rpartition("@")[2]
-    path = bucket + parts.path.rstrip("/")
-    query = dict(parse_qsl(parts.query))
-    # pyarrow resolves endpoint and region only for file systems made from a URI.
-    from_environment = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    endpoint = query.get("endpoint_override") or from_environment
     try:
-        filesystem = fs.S3FileSystem(
-            access_key=unquote(parts.username) if parts.username else None,
-            secret_key=unquote(parts.password or "") if parts.username else None,
-            region=query.get("region") or (None if endpoint else fs.resolve_s3_region(bucket)),
-            scheme=query.get("scheme"),
-            endpoint_override=endpoint,
-            connect_timeout=_TIMEOUT_S,
-            request_timeout=_TIMEOUT_S,
-            retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=_MAX_ATTEMPTS),
-        )
+        parts = urlsplit(root)
+    except ValueError as error:
+        raise InputError(
+            f"the storage {root} should be a local path or a URI such as s3://bucket/path: {error}"
+        ) from None
+    if parts.scheme != "s3":
+        open_storage(root)
+        return
+    bucket = stores.bucket(root)
+    path = bucket + parts.path.rstrip("/")
+    try:
+        filesystem = stores.s3_filesystem(root, stall_s=_STALL_S)
         if filesystem.get_file_info(bucket).type == fs.FileType.NotFound:
             raise FileNotFoundError(f"Bucket '{bucket}' not found")
         filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
@@ -225,22 +306,4 @@ def check_store(root: str, *, writes: bool = False) -> None:
                 stream.write(b"can be removed")
             filesystem.delete_file(probe)
     except OSError as error:
-        raise InputError(_explained(error, bucket, endpoint or "Amazon S3")) from None
-
-
-def _explained(error: OSError, bucket: str, endpoint: str) -> str:
-    detail = re.sub(r" \(Request ID: \w+\)", "", str(error))
-    if re.search(r"[Bb]ucket '.*' not found", detail):
-        return f"there is no bucket {bucket!r} at {endpoint}: create it, or name another one"
-    if any(code in detail for code in _REFUSALS):
-        return (
-            f"{endpoint} refuses access to the bucket {bucket!r}: AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY should be those of a user who may list, read and write there. "
-            f"It says: {detail}"
-        )
-    if "NETWORK_CONNECTION" in detail:
-        return (
-            f"no answer from {endpoint}: AWS_ENDPOINT_URL (or `?endpoint_override=` in the URI) "
-            f"should be the address of an S3-compatible store. {detail}"
-        )
-    return f"cannot use the bucket {bucket!r} at {endpoint}: {detail}"
+        raise InputError(stores.explained(error, root)) from None

@@ -6,23 +6,48 @@ through `ray.tune.Tuner`, and the messages before and after it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import math
 import os
-import re
+import pickle
 import shlex
+import tempfile
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pyarrow import fs
 from rich.console import Console
 
-from rllib_weighted.cli import Aborted, InputError, TrainingError, inputs, storage
-from rllib_weighted.cli.cluster import environment_variable, quiet_ray, start_ray
+from rllib_weighted.cli import Aborted, InputError, RayEnded, TrainingError, inputs, storage
+from rllib_weighted.cli.cluster import (
+    ended_ray,
+    environment_variable,
+    quiet_ray,
+    start_ray,
+    watching_ray,
+)
+from rllib_weighted.cli.failures import no_space, root_cause
 from rllib_weighted.cli.inputs import TrainFile, TrainOptions
-from rllib_weighted.cli.progress import ROUND, STEPS, TIME, Display, format_duration, format_number
+from rllib_weighted.cli.locks import locked_experiment, stop_at_once
+from rllib_weighted.cli.progress import (
+    ROUND,
+    STEPS,
+    TIME,
+    Display,
+    format_drops,
+    format_duration,
+    format_number,
+    show,
+)
 from rllib_weighted.cli.storage import ExperimentRecord, child, locate
+from rllib_weighted.core.durable import DEFAULT_TIMEOUT_S, DurableFileSystem
+from rllib_weighted.core.redaction import redact
+from rllib_weighted.suggest import shown
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -72,14 +97,19 @@ def run_file(
 
 
 def run_experiments(path: str | Path, options: TrainOptions) -> list[TrainResult]:
-    """Trains the experiments of a file one after the other; see `run_file`."""
+    """Checks all experiments of a file and trains one after the other; see `run_file`."""
     experiments = inputs.load_experiments(path)
+    named = [options] * len(experiments)
+    if options.name and len(experiments) > 1:
+        names = [f"{options.name}_{experiment.name}" for experiment in experiments]
+        named = [dataclasses.replace(options, name=name) for name in names]
+    if not options.resume:
+        with quiet_ray(options.verbose):
+            for experiment, its_options in zip(experiments[1:], named[1:], strict=True):
+                _settled(experiment.with_options(its_options), its_options, "")
     results: list[TrainResult] = []
-    for experiment in experiments:
-        named = options
-        if options.name and len(experiments) > 1:
-            named = dataclasses.replace(options, name=f"{options.name}_{experiment.name}")
-        results.append(run_experiment(experiment, named))
+    for experiment, its_options in zip(experiments, named, strict=True):
+        results.append(run_experiment(experiment, its_options))
         if results[-1].exit_code:
             break
     return results
@@ -107,6 +137,8 @@ def run_algorithm(
         TrainingError: A trial failed.
     """
     settings = inputs.parse_json_object(config, "--config") if isinstance(config, str) else config
+    if not isinstance(settings, Mapping):
+        raise InputError(f"--config must be a dict of settings; found {shown(settings)}")
     built = inputs.algorithm_config(algo)
     inputs.apply_settings(built, {**({"env": env} if env else {}), **settings}, "--config")
     asked = TrainFile(
@@ -128,14 +160,14 @@ def resume_by_name(options: TrainOptions) -> TrainResult:
     root = storage.storage_root(options.storage_path)
     storage.check_store(root)
     record = storage.read_record(child(root, options.name))
-    if record is None:
+    if record is None or not (record.arguments or record.file):
         raise InputError(
-            f"nothing to resume: {root} holds no experiment "
-            f"{options.name!r} that the `rllib` command started"
+            f"nothing to resume: {root} holds no experiment {shown(options.name)} that the `rllib` "
+            "command started; resume one that was started in Python there"
         )
     if record.arguments:
         return run_algorithm(**record.arguments, options=options)
-    for experiment in inputs.load_experiments(record.file or ""):
+    for experiment in inputs.load_experiments(str(record.file)):
         if experiment.name == record.experiment:
             return run_experiment(experiment, options)
     raise InputError(f"{record.file} no longer holds the experiment {record.experiment!r}")
@@ -151,12 +183,18 @@ def run_experiment(
         TrainingError: A trial failed.
         Aborted: A second Ctrl-C.
     """
-    with quiet_ray(options.verbose):
-        asked = asked.with_options(options)
-        root = storage.storage_root(asked.storage_path)
-        name = _experiment_name(asked, options, root)
-        record = _settled_record(asked, options, child(root, name))
-        config = _settled_config(asked, record)
+    asked = asked.with_options(options)
+    root = storage.storage_root(asked.storage_path)
+    console = console or Console(highlight=False)
+    lost: list[str] = []
+    say = functools.partial(show, console)
+    lock = locked_experiment(asked.name, options, root, say=say, lost=lost)
+    with quiet_ray(options.verbose), contextlib.ExitStack() as stack:
+        name = stack.enter_context(lock) if options.resume else ""
+        if not name:
+            storage.check_store(root, writes=True)
+            storage.refuse_existing(root, options.name or "")
+        record, config = _settled(asked, options, child(root, name))
         start_ray(options, asked.path.parent if asked.path else None)
         from ray.tune import TuneConfig
 
@@ -166,25 +204,28 @@ def run_experiment(
         if asked.num_samples is not None:
             tune_config = dataclasses.replace(tune_config, num_samples=asked.num_samples)
         size = experiment_size(config, tune_config)
+        name = name or stack.enter_context(lock)  # The first thing that is written.
         algorithm = config.algo_class or type(config)
         display = Display(
-            console or Console(highlight=False),
+            console,
             title=f"{algorithm.__name__} on {getattr(config.env, '__name__', config.env)}",
             live=False if options.verbose else None,
         )
         asked = dataclasses.replace(asked, config=config, tune_config=tune_config)
-        return _Run(asked, options, display, root, name).fit(record, size)
+        return _Run(asked, options, display, root, name, lost).fit(record, size)
 
 
-def _experiment_name(asked: TrainFile, options: TrainOptions, root: str) -> str:
-    """Returns the name of the experiment to start, or to resume."""
-    if options.resume:
-        storage.check_store(root)
-        return storage.experiment_to_resume(root, asked.name, options.name)
-    storage.make_storage(root)
-    if options.name:
-        storage.refuse_existing(root, options.name)
-    return options.name or storage.new_name(asked.name)
+def _settled(
+    asked: TrainFile, options: TrainOptions, experiment: str
+) -> tuple[ExperimentRecord, AlgorithmConfig]:
+    """Returns how this experiment is, or was, started, and the checked config to train.
+
+    Raises:
+        InputError: It is to be resumed with other settings than it was started with, or everything
+            that is wrong with the config.
+    """
+    record = _settled_record(asked, options, experiment)
+    return record, _settled_config(asked, record)
 
 
 def _settled_record(asked: TrainFile, options: TrainOptions, experiment: str) -> ExperimentRecord:
@@ -246,6 +287,7 @@ class _Run:
         display: Where messages and progress are shown.
         root: The storage.
         name: The experiment's name.
+        lost: Why the lock of the experiment is lost, if it is.
     """
 
     asked: TrainFile
@@ -253,10 +295,24 @@ class _Run:
     display: Display
     root: str
     name: str
+    lost: Sequence[str] = ()
 
     @property
     def experiment(self) -> str:
         return child(self.root, self.name)
+
+    @functools.cached_property
+    def filesystem(self) -> DurableFileSystem:
+        """What results are written through."""
+        return self._durable_storage[0]
+
+    @functools.cached_property
+    def _durable_storage(self) -> tuple[DurableFileSystem, str]:
+        timeout_s = self.options.storage_timeout
+        if timeout_s is None:
+            setting = getattr(self.asked.config, "storage_timeout_s", None)
+            timeout_s = setting if isinstance(setting, (int, float)) else DEFAULT_TIMEOUT_S
+        return storage.durable_storage(self.root, timeout_s)
 
     @property
     def keeps_stop(self) -> bool:
@@ -267,9 +323,9 @@ class _Run:
         """Trains until `stop`, a failure or an interrupt."""
         from rllib_weighted.cli.session import TrainSession, session
 
-        tuner = self._restored_tuner() if self.options.resume else self._new_tuner()
-        if not self.options.resume:
+        if not self.options.resume:  # Tune's own file, by which it counts, comes after it.
             storage.write_record(self.experiment, record)
+        tuner = self._restored_tuner() if self.options.resume else self._new_tuner()
         self._announce(size)
         by_time = self.asked.checkpoint_freq is None
         active = TrainSession(
@@ -279,21 +335,32 @@ class _Run:
             resumed=self.options.resume,
         )
         try:
-            with session(active), _frequent_snapshots(size.num_trials):
+            with session(active), _frequent_snapshots(size.num_trials), watching_ray(stop_at_once):
                 results = tuner.fit()
         except KeyboardInterrupt:
+            self._require_ray()
+            if self.lost:
+                raise TrainingError(f"stopped at once: {self.lost[0]}") from None
             raise Aborted(
                 "stopped at once: what came after the last checkpoint is lost\n"
                 f"  results     {self.experiment}\n  resume      {self._resume_command()}",
                 active.interrupt.exit_code,
             ) from None
         except Exception as error:
-            raise TrainingError(
-                f"training failed: {root_cause(str(error))}\n\n"
-                f"  results     {self.experiment}\n"
-                "  more        the same command with -v shows Ray's logs"
-            ) from error
+            self._require_ray()
+            cause = next(iter(active.errors.values()), str(error))
+            raise TrainingError(self._failure("training failed", cause)) from error
+        self._require_ray()
         return self._finish(results, active)
+
+    def _require_ray(self) -> None:
+        """Raises `RayEnded` if Ray has ended: what Tune says of it then explains nothing."""
+        if ended := ended_ray():
+            raise RayEnded(
+                f"Ray has ended: its process {ended} is gone, and what came after the last "
+                "checkpoints is lost\n"
+                f"  results     {self.experiment}\n  resume      {self._resume_command()}"
+            ) from None
 
     def _new_tuner(self) -> Tuner:
         from ray.tune import CheckpointConfig, RunConfig, Tuner
@@ -312,7 +379,8 @@ class _Run:
             tune_config=asked.tune_config,
             run_config=RunConfig(
                 name=self.name,
-                storage_path=self.root,
+                storage_path=self._durable_storage[1],
+                storage_filesystem=self.filesystem,
                 stop=asked.stop,
                 checkpoint_config=checkpoints,
                 callbacks=[SessionCallback(), ProgressTable()],
@@ -324,10 +392,21 @@ class _Run:
         from ray.tune import Tuner
 
         config = self.asked.config
+        storage.check_snapshot(self.experiment)
+        storage.remove_temporary_files(self.experiment)
         try:
             return Tuner.restore(
-                self.experiment, config.algo_class, param_space=config, resume_errored=True
+                f"{self._durable_storage[1]}/{self.name}",
+                config.algo_class,
+                param_space=config,
+                resume_errored=True,
+                storage_filesystem=self.filesystem,
             )
+        except (EOFError, pickle.UnpicklingError) as error:
+            raise InputError(
+                f"cannot resume {self.experiment}: its file {storage.STATE_FILE} is torn "
+                f"({error}). Start a new experiment; checkpoints of this one can still be evaluated"
+            ) from None
         except ValueError as error:
             raise InputError(
                 f"cannot resume {self.experiment}: {self.asked.path or 'the settings'} asks for "
@@ -335,8 +414,11 @@ class _Run:
                 f"Ray says: {error}"
             ) from None
 
+    def _say(self, text: str) -> None:
+        self.display.note(redact(text))
+
     def _announce(self, size: ExperimentSize) -> None:
-        say = self.display.note
+        say = self._say
         say(f"{'Resuming' if self.options.resume else 'Training'} {self.display.title}")
         say(f"  trials      {size}")
         say(f"  results     {self.experiment}")
@@ -351,9 +433,10 @@ class _Run:
         """Reports how the training ended and what to do next; raises if a trial failed."""
         code = active.interrupt.exit_code if active.interrupt.requested else 0
         trials = [results[index] for index in range(len(results))]
-        if results.errors and not code:
-            raise TrainingError(self._failure(trials))
-        say = self.display.note
+        self._raise_failures(trials, active, code)
+        if code:
+            active.forget_unreported_rounds()
+        say = self._say
         checkpoints = [
             locate(self.root, trial.checkpoint.path) for trial in trials if trial.checkpoint
         ]
@@ -363,6 +446,10 @@ class _Run:
             say("Already finished, there was nothing left to train:")
         else:
             say(f"Done ({_outcome(active)}):")
+        for trial in active.trials.values():
+            if trial.num_dropping:
+                name = f"trial {trial.name}: " if len(trials) > 1 else ""
+                say(f"  dropped     {name}{format_drops(trial)}")
         say(f"  results     {self.experiment}")
         if len(trials) > 1 and checkpoints:
             say(f"  checkpoints in the folders of {len(checkpoints)} trials")
@@ -376,20 +463,45 @@ class _Run:
             say(f"  evaluate    rllib evaluate {shlex.quote(checkpoints[0])}")
         return TrainResult(results, self.experiment, code, checkpoints)
 
-    def _failure(self, trials: list[Result]) -> str:
-        """Returns which trials failed, the end of the first error, and where it lies in full."""
-        failed = [trial for trial in trials if trial.error is not None]
-        places = [locate(self.root, trial.path) for trial in failed[:_MAX_LISTED]]
-        lines = [
-            f"training failed ({len(failed)} of {len(trials)} trials); the first error:",
-            "",
-            root_cause(str(failed[0].error)),
-            "",
-            *(f"  in full     {child(place, 'error.txt')}" for place in places),
-            "  logs        the same command with -v shows those of all of Ray's processes",
-            f"  try again   {self._resume_command()}",
-        ]
-        return "\n".join(lines)
+    def _raise_failures(self, trials: list[Result], active: TrainSession, code: int) -> None:
+        """Raises if results are not in the storage, or if a trial failed.
+
+        Which trials have failed of what, the storage may not know: it may be full.
+        """
+        causes = [*active.errors.values(), *(str(trial.error) for trial in trials if trial.error)]
+        if unwritten := self.filesystem.unwritten:
+            path, problem = next(iter(unwritten.items()))
+            more = f" and {len(unwritten) - 1} more" if len(unwritten) > 1 else ""
+            lines = [f"  not written {path}{more}; what is there is whole, as it was before"]
+            causes.append(str(problem))
+            what = "the last results could not be written"
+            raise TrainingError(self._failure(what, causes[0], lines))
+        if causes and not code:
+            failed = [trial for trial in trials if trial.error]
+            places = [locate(self.root, trial.path) for trial in failed[:_MAX_LISTED]]
+            count = max(len(failed), len(active.errors))
+            what = f"training failed ({count} of {len(trials)} trials); the first error"
+            lines = [f"  in full     {child(place, 'error.txt')}" for place in places]
+            rescues = filter(None, map(_rescue, places))
+            lines += [f"  rescued     {rescue}: it goes on there" for rescue in rescues]
+            raise TrainingError(self._failure(what, causes[0], lines))
+
+    def _failure(self, what: str, cause: str, lines: Sequence[str] = ()) -> str:
+        """Returns what has failed, the end of the first error, and what to do."""
+        folders = [self._durable_storage[1], tempfile.gettempdir()]
+        return "\n".join(
+            [
+                f"{what}:",
+                "",
+                root_cause(cause),
+                "",
+                f"  results     {self.experiment}",
+                *no_space(cause, folders),
+                *lines,
+                "  logs        the same command with -v shows those of all of Ray's processes",
+                f"  try again   {self._resume_command()}",
+            ]
+        )
 
     def _resume_command(self) -> str:
         """Returns the command line that continues this experiment."""
@@ -400,13 +512,23 @@ class _Run:
             command += ["file", str(path) if relative.startswith("..") else relative]
         command += ["--resume", "--name", self.name]
         given = {
-            "--storage-path": self.asked.storage_path,
+            "--storage-path": redact(self.asked.storage_path or ""),
+            "--storage-timeout": self.options.storage_timeout,
             "--ray-address": self.options.ray_address,
             "--ray-num-cpus": self.options.ray_num_cpus,
         }
         for option, value in given.items():
-            command += [option, str(value)] if value else []
+            command += [option, f"{value}"] if value not in (None, "") else []
         return shlex.join(command)
+
+
+def _rescue(trial: str) -> str | None:
+    """Returns where the state lies that was saved when a learner of a trial died; None without."""
+    from rllib_weighted.fault_tolerance import RESCUE_DIR
+
+    folder = child(trial, RESCUE_DIR)
+    filesystem, path = storage.open_storage(folder)
+    return folder if filesystem.get_file_info(path).type == fs.FileType.Directory else None
 
 
 def _frequent_snapshots(num_trials: int | None) -> AbstractContextManager[None]:
@@ -432,14 +554,3 @@ def _outcome(active: TrainSession) -> str:
         f"{format_duration(trial.value(TIME))}"
     )
     return "; ".join([*trial.reached(), spent])
-
-
-def root_cause(text: str, max_lines: int = 12) -> str:
-    """Returns the last lines of the first error in a printed chain of errors, without colours.
-
-    The errors that were raised from it, or while it was handled, come later and explain less.
-    """
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
-    chained = r"(?m)^(?:During handling of the above|The above exception was the direct cause).*$"
-    lines = [line for line in re.split(chained, plain)[0].splitlines() if line.strip()]
-    return "\n".join(lines[-max_lines:])

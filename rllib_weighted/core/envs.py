@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rllib_weighted._private import tune_registry
-from rllib_weighted.suggest import nearest
+from rllib_weighted.suggest import nearest, shown
 
 if TYPE_CHECKING:
     import gymnasium as gym
@@ -97,7 +97,7 @@ def env_problem(env: Any, backend: str = "gymnasium") -> str | None:
     if not isinstance(env, str):
         remedy = "register it with `ray.tune.register_env(name, creator)` and use that name"
         hint = f"; a creator has no place there: {remedy}" if callable(env) else ""
-        return f"`env` must be a name or a class; found {env!r}{hint}"
+        return f"`env` must be a name or a class; found {shown(env)}{hint}"
     if missing := _missing_package(env):
         return missing
     if env.startswith("ALE/") and env not in gym.registry:
@@ -107,13 +107,22 @@ def env_problem(env: Any, backend: str = "gymnasium") -> str | None:
         )
     if "." in env and ":" not in env:
         return _class_path_problem(env)
+    module, _, env_id = env.rpartition(":")  # gymnasium's "module:id": the module registers it.
     try:
-        spec = gym.spec(env)
-    except (gym.error.Error, ImportError) as error:
+        if module:
+            importlib.import_module(module)
+    except Exception as error:  # The module may raise anything.
+        return (
+            f"environment {env!r} names the module {module!r}, which cannot be imported: "
+            f"{_one_line(error)}. It should be on the Python path of every process"
+        )
+    try:
+        spec = gym.spec(env_id)
+    except gym.error.Error as error:
         return (
             f"environment {env!r} is not registered: {_one_line(error)}"
-            f"{nearest(env, gym.registry) or '.'} An environment of your own: register it in the "
-            "training file with `ray.tune.register_env(name, creator)`, or pass its class to "
+            f"{nearest(env_id, gym.registry) or '.'} An environment of your own: register it in "
+            "the training file with `ray.tune.register_env(name, creator)`, or pass its class to "
             "`config.environment()`"
         )
     return _dependency_problem(env, spec)
@@ -126,7 +135,7 @@ def _envpool_problem(env: Any) -> str | None:
     if not isinstance(env, str):
         return (
             '`env_backend`="envpool" steps EnvPool\'s own environments, by their ids, found '
-            f'{env!r}: name one of those, or leave `env_backend` at "gymnasium"'
+            f'{shown(env)}: name one of those, or leave `env_backend` at "gymnasium"'
         )
     if importlib.util.find_spec("envpool") is None:
         return (
@@ -155,7 +164,7 @@ def _class_path_problem(env: str) -> str | None:
     module, _, name = env.rpartition(".")
     try:
         getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # A module may raise anything when it is imported.
         return f"environment {env!r} cannot be imported: {_one_line(error)}"
     return None
 
@@ -175,7 +184,6 @@ def _missing_package(env: str, entry_point: str = "") -> str | None:
 def _dependency_problem(env: str, spec: EnvSpec) -> str | None:
     """Returns why the entry point of a registered environment cannot be imported."""
     from gymnasium.envs.registration import load_env_creator
-    from gymnasium.error import Error
 
     entry_point = spec.entry_point
     if not isinstance(entry_point, str):
@@ -184,9 +192,44 @@ def _dependency_problem(env: str, spec: EnvSpec) -> str | None:
         return missing
     try:
         load_env_creator(entry_point)
-    except (Error, ImportError, AttributeError) as error:
+    except Exception as error:  # A module may raise anything when it is imported.
         return f"environment {env!r} is registered but cannot be loaded: {_one_line(error)}"
     return None
+
+
+class _FromSpec:
+    """Makes a gymnasium environment from its spec: the process need not know its id."""
+
+    def __init__(self, spec: EnvSpec) -> None:
+        self.spec = spec
+
+    def __call__(self, context: EnvContext) -> gym.Env[Any, Any]:
+        import gymnasium as gym
+
+        return gym.make(self.spec, **context)
+
+
+def share_gym_env(env: Any) -> None:
+    """Makes a gymnasium id that the user has registered known to all processes of a run.
+
+    gymnasium's registry is that of one process: with an id that only the driver has registered,
+    RLlib's (2.60) env runners and Tune's trials fail. Tune's registry is that of the whole Ray.
+
+    Args:
+        env: What an `AlgorithmConfig` holds as `env`. gymnasium's own ids, and those that Tune's
+            registry has by the user, are left alone.
+    """
+    import gymnasium as gym
+    from ray.tune.registry import ENV_CREATOR, register_env
+
+    spec = gym.registry.get(env) if isinstance(env, str) else None
+    if spec is None or str(spec.entry_point).startswith("gymnasium."):
+        return
+    if _in_tune_registry(env):
+        known = tune_registry().get(ENV_CREATOR, env)
+        if not isinstance(known, _FromSpec) or known.spec is spec:
+            return
+    register_env(env, _FromSpec(spec))
 
 
 def _one_line(error: BaseException) -> str:

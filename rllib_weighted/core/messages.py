@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import ray
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from torch import Tensor
 
@@ -25,6 +25,8 @@ class UpdateRequest:
         num_workers: N, including the workers that sent nothing.
         strategy: Maps signals to weights.
         min_weight: Minimum weight m in this round; None is 1 / (number of merged workers).
+        value_strategy: Weighs the value function's part of the loss; None: `strategy` does.
+        value_min_weight: Its minimum weight.
         reward_signals: Worker -> last known mean return; absent means missing.
         episode_signals: Name of a signal -> worker -> value, of those that follow from episodes
             that ended and that the strategy reads.
@@ -39,6 +41,8 @@ class UpdateRequest:
     num_workers: int
     strategy: Weighting
     min_weight: float | None = None
+    value_strategy: Weighting | None = None
+    value_min_weight: float | None = None
     reward_signals: dict[int, float] = field(default_factory=dict)
     episode_signals: dict[str, dict[int, float]] = field(default_factory=dict)
     ages: dict[int, int] = field(default_factory=dict)
@@ -87,11 +91,11 @@ class SampleRequest:
     Args:
         round: Number of the round, from 1.
         root_seed: The run's root seed.
-        state: RLlib env-runner state: module weights, connector states, lifetime counters.
+        state: RLlib env-runner state: module weights, connector states, lifetime counters; or
+            where in the object store it lies.
         num_resets: Slot -> resets of that sub-environment that the run has already used.
         restore_id: Changes when a checkpoint is restored: an env runner that was alive before
             then starts over from these counters.
-        expires: `time.time()` after which nobody waits for the round any more.
         per_worker_parameters: Name, as in `named_parameters()`, -> [N, ...]: each worker acts with
             the parameters in its row, in this round only. The env runner keeps the weights in
             `state` for everything else, evaluation above all. Send numpy arrays: each env runner
@@ -101,10 +105,9 @@ class SampleRequest:
 
     round: int
     root_seed: int
-    state: dict[str, Any]
+    state: dict[str, Any] | ray.ObjectRef[Any]
     num_resets: dict[int, int]
     restore_id: str = ""
-    expires: float = math.inf
     per_worker_parameters: Mapping[str, np.ndarray | Tensor] | None = None
     takes_columns: bool = False
 

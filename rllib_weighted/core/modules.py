@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import torch
 from ray.rllib.algorithms.ppo.ppo_catalog import PPOCatalog
-from ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module import DefaultPPOTorchRLModule
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.distribution.torch.torch_distribution import TorchCategorical, TorchDiagGaussian
 from ray.rllib.core.models.torch.encoder import TorchActorCriticEncoder, TorchMLPEncoder
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 
 from rllib_weighted._private import has_forward_hooks, module_parameters
 from rllib_weighted.core.eligibility import Requirement, first_reason, required
+from rllib_weighted.core.observations import DEFAULT_MODULES, CastingPPOModule
 
 # RLlib annotates an RLModule's parts (`encoder`, `pi`, `vf`, `catalog`) as optional or not at all:
 # `module: Any` below is one.
@@ -61,6 +61,7 @@ class Networks:
         log_std: Name of the parameter that holds a Gaussian's log standard deviations, if they do
             not depend on the observation.
         log_std_bound: They are clamped to [-bound, bound]; None: not at all.
+        floats: Makes the layers' inputs of observations; None: they are what the layers take.
     """
 
     trunk: tuple[Layer, ...]
@@ -69,6 +70,7 @@ class Networks:
     distribution: Distribution
     log_std: str | None = None
     log_std_bound: float | None = None
+    floats: Forward | None = None
 
 
 class UnknownNetworkError(Exception):
@@ -104,6 +106,7 @@ def read_networks(module: Any) -> Networks:
         distribution=distribution,
         log_std=names[id(module.pi.log_std)] if is_free else None,
         log_std_bound=bound if distribution == "gaussian" else None,
+        floats=module.floats if isinstance(module, CastingPPOModule) else None,
     )
 
 
@@ -124,9 +127,7 @@ def _why_not_dense(module: Any) -> str | None:
 NETWORKS: tuple[Requirement[Any], ...] = (
     required(
         "RLlib's default PPO module, not compiled",
-        lambda module: (
-            type(module) is DefaultPPOTorchRLModule and "_forward_train" not in vars(module)
-        ),
+        lambda module: type(module) in DEFAULT_MODULES and "_forward_train" not in vars(module),
         "the module is a custom or a compiled one",
     ),
     required(
@@ -157,7 +158,8 @@ def dense_layers(module: Any) -> list[Forward] | None:
     head = [module.pi]
     if type(module.pi) is TorchMLPHead and not module.pi.clip_log_std:
         head = _dense(module.pi, "a head")
-    return [_cheap(layer) for layer in [*encoder, *head]]
+    first = [module.floats] if isinstance(module, CastingPPOModule) else []
+    return [*first, *(_cheap(layer) for layer in [*encoder, *head])]
 
 
 def _cheap(layer: nn.Module) -> Forward:
@@ -259,9 +261,7 @@ PER_WORKER: tuple[Requirement[Any], ...] = (
 STACKED: tuple[Requirement[Any], ...] = (
     required(
         "RLlib's default PPO module and catalog",
-        lambda module: (
-            type(module) is DefaultPPOTorchRLModule and type(module.catalog) is PPOCatalog
-        ),
+        lambda module: type(module) in DEFAULT_MODULES and type(module.catalog) is PPOCatalog,
         "the module is a custom one",
     ),
     required(
@@ -273,6 +273,11 @@ STACKED: tuple[Requirement[Any], ...] = (
         "a module that is not compiled",
         lambda module: not {"_forward_train", "_forward_exploration"} & vars(module).keys(),
         "the module is compiled",
+    ),
+    required(
+        "no convolutions",
+        lambda module: not any(isinstance(part, nn.Conv2d) for part in module.modules()),
+        "the module has convolutions, which take longer all at once than one after the other",
     ),
     *PER_WORKER,
 )

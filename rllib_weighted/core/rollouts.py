@@ -18,6 +18,7 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
+from rllib_weighted._private import set_duration
 from rllib_weighted.core.episode_signals import success_of
 from rllib_weighted.core.workers import ENV_INDEX_KEY, WORKER_KEY
 
@@ -32,11 +33,12 @@ CHUNK = np.dtype(
         ("truncated", np.bool_),
         ("success", np.int8),
         (WEIGHTS_SEQ_NO, np.int64),
+        ("seconds", np.float64),
     ]
 )
 """One row per chunk: its episode's id, sub-environment and worker, the steps in it and before it,
-how it ended (neither: the episode goes on), whether it succeeded (1, 0; -1: unknown), and the
-version of the weights that acted."""
+how it ended (neither: the episode goes on), whether it succeeded (1, 0; -1: unknown), the version
+of the weights that acted, and the time that it took."""
 
 
 @dataclass(eq=False)
@@ -88,6 +90,23 @@ class RolloutColumns:
         sums = [np.add.accumulate(rewards[a:b])[-1] for a, b in zip(starts, ends, strict=True)]
         return np.array(sums, np.float64)
 
+    def take_nonfinite_rewards(self) -> dict[str, float]:
+        """Puts 0 in the place of NaN and infinite rewards: a learner is given none.
+
+        Returns:
+            Episode's id -> the sum of those that were replaced in its chunk.
+        """
+        rewards = self.steps[Columns.REWARDS]
+        bad = np.flatnonzero(~np.isfinite(rewards))
+        if not len(bad):
+            return {}
+        ids, found = self.ids, dict[str, float]()
+        chunks = np.searchsorted(self.starts, bad, side="right") - 1
+        for chunk, reward in zip(chunks.tolist(), rewards[bad].tolist(), strict=True):
+            found[ids[chunk]] = found.get(ids[chunk], 0.0) + reward
+        rewards[bad] = 0.0
+        return found
+
     def take(self, chunks: np.ndarray) -> RolloutColumns:
         """Returns some chunks, in the order of their indices in `chunks`."""
         chunks = np.asarray(chunks, np.int64)
@@ -124,7 +143,9 @@ class RolloutColumns:
         starts, lengths = self.starts[pieces], self.chunks["length"][pieces]
         chunks = self.chunks[pieces[is_last]]
         chunks["t_started"] = self.chunks["t_started"][pieces[is_first]]
-        chunks["length"] = np.diff(np.concatenate([[0], np.cumsum(lengths)[is_last]]))
+        firsts = np.flatnonzero(is_first)
+        for name in ("length", "seconds"):
+            chunks[name] = np.add.reduceat(self.chunks[name][pieces], firsts) if len(firsts) else 0
         # A piece's last observation is the next one's first.
         return self._select(
             ranges(starts + pieces, lengths + is_last), ranges(starts, lengths), chunks
@@ -175,6 +196,7 @@ class RolloutColumns:
             )
             episode.custom_data[ENV_INDEX_KEY] = int(chunk["env_index"])
             episode.custom_data[WORKER_KEY] = int(chunk["worker"])
+            set_duration(episode, float(chunk["seconds"]))
             episodes.append(episode.to_numpy())
         return episodes
 
@@ -212,6 +234,7 @@ class EpisodeStats:
         undiscounted_return: Sum of the chunk's rewards.
         is_done: Whether the chunk ends its episode.
         success: Whether it succeeded; None if it goes on, or its last info says nothing.
+        seconds: The time that it took.
     """
 
     id_: str
@@ -221,6 +244,7 @@ class EpisodeStats:
     undiscounted_return: float
     is_done: bool
     success: bool | None = None
+    seconds: float = 0.0
 
     def __len__(self) -> int:
         return self.length
@@ -229,7 +253,7 @@ class EpisodeStats:
         return self.undiscounted_return
 
     def get_duration_s(self) -> float:  # noqa: D102
-        return 0.0  # As of an episode that is made from arrays.
+        return self.seconds
 
 
 def episode_stats(rollout: RolloutColumns | Iterable[SingleAgentEpisode]) -> list[EpisodeStats]:
@@ -238,7 +262,8 @@ def episode_stats(rollout: RolloutColumns | Iterable[SingleAgentEpisode]) -> lis
         named = (rollout.chunks[name].tolist() for name in ("env_index", "worker", "length"))
         returns, is_done = rollout.returns().tolist(), rollout.is_done.tolist()
         success = [{1: True, 0: False}.get(code) for code in rollout.chunks["success"].tolist()]
-        rows = zip(rollout.ids, *named, returns, is_done, success, strict=True)
+        seconds = rollout.chunks["seconds"].tolist()
+        rows = zip(rollout.ids, *named, returns, is_done, success, seconds, strict=True)
         return [EpisodeStats(*row) for row in rows]
     return [
         EpisodeStats(
@@ -249,8 +274,27 @@ def episode_stats(rollout: RolloutColumns | Iterable[SingleAgentEpisode]) -> lis
             float(episode.get_return()),
             episode.is_done,
             success_of(episode.get_infos(-1)) if episode.is_done else None,
+            episode.get_duration_s(),
         )
         for episode in rollout
+    ]
+
+
+def with_episodes(
+    chunks: Sequence[EpisodeStats], episodes: Iterable[SingleAgentEpisode]
+) -> list[EpisodeStats | SingleAgentEpisode]:
+    """Puts episodes in the place of the chunks that they are made of: of each one's last chunk.
+
+    Args:
+        chunks: The stats of chunks, in the order of time.
+        episodes: Some of their episodes, or all.
+    """
+    made = {episode.id_: episode for episode in episodes}
+    last = {chunk.id_: index for index, chunk in enumerate(chunks)}
+    return [
+        made.get(chunk.id_, chunk)
+        for index, chunk in enumerate(chunks)
+        if chunk.id_ not in made or last[chunk.id_] == index
     ]
 
 

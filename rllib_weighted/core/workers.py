@@ -46,6 +46,21 @@ class WorkerLayout:
         """Number of workers, N."""
         return self.num_slots if self.unit == "env" else self.num_runners
 
+    def __str__(self) -> str:
+        return (
+            f"{self.num_workers} worker{'s' * (self.num_workers > 1)} (`num_env_runners`="
+            f"{self.num_env_runners}, `num_envs_per_env_runner`={self.num_envs_per_env_runner}, "
+            f'`merge_unit`="{self.unit}")'
+        )
+
+    def has_workers_of(self, other: WorkerLayout) -> bool:
+        """Whether a worker's number means the same slots in both layouts."""
+        return (self.unit, self.num_workers, self.num_slots) == (
+            other.unit,
+            other.num_workers,
+            other.num_slots,
+        )
+
     def slot(self, env_runner: int, env_index: int) -> int:
         """Returns the slot of a sub-environment.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import itertools
+import operator
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +46,7 @@ from rllib_weighted.learning.connectors import EpisodeAdvantages, ScaleRewards
 from rllib_weighted.learning.interfaces import RoundLearner
 
 WORKER_COLUMN = "rllib_weighted_worker"
+_CHUNK_COLUMN = "rllib_weighted_chunk"
 # What comes from the environment first, what follows from it last. Not the policy's outputs: a
 # model that masks actions has logits of minus infinity.
 _CHECKED = (
@@ -54,7 +57,7 @@ _CHECKED = (
     Postprocessing.ADVANTAGES,
     Postprocessing.VALUE_TARGETS,
 )
-_NOT_FOR_TRAINING = (WORKER_COLUMN, Columns.INFOS, Columns.EPS_ID, "weights_seq_no")
+_NOT_FOR_TRAINING = (WORKER_COLUMN, _CHUNK_COLUMN, Columns.EPS_ID, "weights_seq_no")
 
 
 @dataclass
@@ -63,14 +66,17 @@ class RoundBatch:
 
     Args:
         columns: Name -> tensor, or nest of tensors, of [rows, …]. A row is one environment step,
-            or one padded sequence of them if the module is recurrent.
+            or one padded sequence of them if the module is recurrent. Infos, if the user's learner
+            connectors add them, are a list of one per row, as in RLlib (of a sequence: a list).
         rows: Worker -> its row indices, int64; dropped workers have none.
         is_sequences: Whether a row is a sequence.
+        chunks: [rows], which episode, or piece of one, a row is of; None: it is unknown.
     """
 
     columns: dict[str, Any]
     rows: dict[int, np.ndarray]
     is_sequences: bool
+    chunks: np.ndarray | None = None
 
     @property
     def mask(self) -> Tensor | None:
@@ -99,8 +105,7 @@ class RoundBatch:
 
     def take(self, indices: np.ndarray) -> dict[str, Any]:
         """Returns the columns of the given rows."""
-        index = torch.from_numpy(indices)
-        return {key: take_rows(value, index) for key, value in self.columns.items()}
+        return take_columns(self.columns, torch.from_numpy(indices))
 
     @property
     def owner(self) -> Tensor:
@@ -162,7 +167,9 @@ class RoundBatch:
             for path, column in tree.flatten_with_path(self.columns.get(key, ()))
         ]
         for name, column in checked:
-            if not isinstance(column, Tensor) or torch.isfinite(column).all():
+            if not isinstance(column, Tensor) or not column.is_floating_point():
+                continue
+            if torch.isfinite(column).all():
                 continue
             for worker, rows in self.rows.items():
                 if not torch.isfinite(column[torch.from_numpy(rows).to(column.device)]).all():
@@ -172,14 +179,13 @@ class RoundBatch:
 
 
 def tag_rows(workers: dict[int, list[SingleAgentEpisode]]) -> None:
-    """Writes each episode's worker into a per-step column that survives every connector."""
-    for worker, episodes in workers.items():
-        for episode in episodes:
-            lookback = episode.rewards.lookback
-            tags = np.full(len(episode) + lookback, worker, np.int32)
-            episode.extra_model_outputs[WORKER_COLUMN] = InfiniteLookbackBuffer(
-                tags, lookback=lookback
-            )
+    """Writes each episode's worker and number into columns that survive every connector."""
+    numbered = enumerate((worker, e) for worker, episodes in workers.items() for e in episodes)
+    for number, (worker, episode) in numbered:
+        lookback = episode.rewards.lookback
+        for column, tag in ((WORKER_COLUMN, worker), (_CHUNK_COLUMN, number)):
+            tags = np.full(len(episode) + lookback, tag, np.int32)
+            episode.extra_model_outputs[column] = InfiniteLookbackBuffer(tags, lookback=lookback)
 
 
 def make_round_batch(
@@ -203,21 +209,93 @@ def make_round_batch(
             f"{sorted(columns)}: leave `add_default_connectors_to_learner_pipeline` at True, or "
             "put RLlib's `AddColumnsFromEpisodesToTrainBatch` into your pipeline."
         )
-    owner = columns[WORKER_COLUMN]
-    owner = (owner[:, 0] if is_sequences else owner).cpu().numpy()
+    tags = {
+        name: (columns[name][:, 0] if is_sequences else columns[name]).cpu().numpy()
+        for name in (WORKER_COLUMN, _CHUNK_COLUMN)
+        if name in columns
+    }
     mask = columns.get(Columns.LOSS_MASK)
     leave_out = {*_NOT_FOR_TRAINING, *unused}
     kept = {key: value for key, value in columns.items() if key not in leave_out}
+    if is_sequences and Columns.INFOS in kept:
+        kept[Columns.INFOS] = _by_sequence(kept[Columns.INFOS], columns[Columns.SEQ_LENS])
     if mask is None and is_sequences:
         first = next(c for c in tree.flatten(kept) if isinstance(c, Tensor))
         kept[Columns.LOSS_MASK] = torch.ones(first.shape[:2], dtype=torch.bool, device=first.device)
     elif mask is not None and not is_sequences:
         real = torch.nonzero(mask).squeeze(-1)
-        owner = owner[real.cpu().numpy()]
+        tags = {name: tag[real.cpu().numpy()] for name, tag in tags.items()}
         del kept[Columns.LOSS_MASK]
-        kept = {key: take_rows(value, real) for key, value in kept.items()}
+        kept = take_columns(kept, real)
+    owner = tags[WORKER_COLUMN]
     rows = {int(w): np.flatnonzero(owner == w) for w in np.unique(owner)}
-    return RoundBatch(kept, rows, is_sequences)
+    return RoundBatch(kept, rows, is_sequences, tags.get(_CHUNK_COLUMN))
+
+
+def _by_sequence(infos: list[dict[str, Any]], lengths: Tensor) -> list[list[dict[str, Any]]]:
+    """Returns the infos of each sequence: RLlib pads all columns but this one."""
+    left = iter(infos)
+    return [list(itertools.islice(left, length)) for length in lengths.tolist()]
+
+
+def take_columns(columns: dict[str, Any], index: Tensor) -> dict[str, Any]:
+    """Returns the rows of all columns."""
+    taken = {name: take_rows(c, index) for name, c in columns.items() if name != Columns.INFOS}
+    if Columns.INFOS in columns:
+        taken[Columns.INFOS] = [columns[Columns.INFOS][row] for row in index.tolist()]
+    return taken
+
+
+def compute_by_owner(
+    compute: Callable[[int, dict[str, Any]], Tensor], columns: dict[str, Any], owner: Tensor
+) -> Tensor:
+    """Computes one owner's rows after the other, as if all at once.
+
+    A module may write into the columns that it is given, for its next forward pass (RLlib's action
+    masking does): what it writes there is put together in `columns`.
+
+    Args:
+        compute: (owner, its columns) -> [its rows, …].
+        columns: Columns of [rows, …].
+        owner: [rows] int64.
+
+    Returns:
+        [rows, …].
+    """
+    outputs, parts, places = [], [], []
+    written: set[str] = set()
+    for worker in torch.unique(owner).tolist():
+        rows = torch.nonzero(owner == worker).squeeze(1)
+        given = take_columns(columns, rows)
+        part = {name: _copied(column) for name, column in given.items()}
+        outputs.append(compute(worker, part))
+        written |= {name for name in {*given, *part} if not _is_same(name, given, part)}
+        parts.append(part)
+        places.append(rows)
+    order = torch.argsort(torch.cat(places))
+
+    def joined(*pieces: Any) -> Any:
+        return torch.cat(pieces)[order] if isinstance(pieces[0], Tensor) else pieces[0]
+
+    for name in written:
+        found = [part[name] for part in parts if name in part]
+        columns.pop(name, None)
+        if found:
+            columns[name] = tree.map_structure(joined, *found)
+    return torch.cat(outputs)[order]
+
+
+def _copied(column: Any) -> Any:
+    """Returns a column whose nest, if it is one, can be changed without that of the original."""
+    return tree.map_structure(lambda leaf: leaf, column) if isinstance(column, dict) else column
+
+
+def _is_same(name: str, given: dict[str, Any], now: dict[str, Any]) -> bool:
+    before, after = given.get(name), now.get(name)
+    if not isinstance(before, dict) or not isinstance(after, dict):
+        return before is after
+    leaves = tree.flatten(before), tree.flatten(after)
+    return len(leaves[0]) == len(leaves[1]) and all(map(operator.is_, *leaves))
 
 
 def take_rows(columns: Any, index: Tensor) -> Any:
@@ -337,7 +415,9 @@ def column_batch(learner: RoundLearner, columns: RolloutColumns) -> tuple[str, R
     owner = np.repeat(columns.chunks["worker"], lengths)
     workers, starts = np.unique(owner, return_index=True)
     own_rows = np.split(np.arange(len(owner)), starts[1:])
-    return module_id, RoundBatch(batch, dict(zip(workers.tolist(), own_rows, strict=True)), False)
+    chunks = np.repeat(np.arange(len(lengths)), lengths)
+    rows_of = dict(zip(workers.tolist(), own_rows, strict=True))
+    return module_id, RoundBatch(batch, rows_of, False, chunks)
 
 
 def _rewards(learner: RoundLearner, columns: RolloutColumns) -> np.ndarray:

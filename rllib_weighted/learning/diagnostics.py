@@ -74,14 +74,26 @@ def measure_gradients(
 def half_batches(
     round: Round, request: UpdateRequest, worker: int
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Returns two random halves of a worker's rows, of one size; None if it has a single row."""
-    rows = round.batch.rows[worker]
+    """Returns two random halves of a worker's rows; None if it has too few.
+
+    Halves of one size, step by step; or, as the config has it, of whole episodes (and pieces of
+    them), which are independent of each other. Then the noise is no lower bound any more, but a
+    worker with a single episode in the round cannot be measured.
+    """
+    rows, chunks = round.batch.rows[worker], round.batch.chunks
+    stream = generator(request.root_seed, Stream.HALVES, worker, request.round)
+    if round.learner.config.merge_diagnostics_halves == "episodes" and chunks is not None:
+        own = chunks[rows]
+        drawn = stream.permutation(np.unique(own))
+        if len(drawn) < 2:
+            return None
+        is_first = np.isin(own, drawn[: len(drawn) // 2])
+        return rows[is_first], rows[~is_first]
     half = len(rows) // 2
     if not half:
         return None
-    stream = generator(request.root_seed, Stream.HALVES, worker, request.round)
-    drawn = stream.permutation(rows)
-    return drawn[:half], drawn[half : 2 * half]
+    shuffled = stream.permutation(rows)
+    return shuffled[:half], shuffled[half : 2 * half]
 
 
 def gradient_signals(workers: list[int], found: Diagnostics) -> dict[str, Values]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from rllib_weighted.learning.minibatches import Minibatch
     from rllib_weighted.learning.parameters import ClipBy, PerWorkerParameters
     from rllib_weighted.learning.signal_memory import SignalMemory
+
+
+Halves: TypeAlias = Literal["steps", "episodes"]
 
 
 class ModuleSettings(Protocol):
@@ -45,6 +48,7 @@ class LearnerSettings(Protocol):
     fast_sampling: bool
     gamma: float
     lambda_: float
+    merge_diagnostics_halves: Halves
 
 
 class RoundLearner(Protocol):

@@ -72,6 +72,13 @@ class WeightedPPOLearner(PPOTorchLearner):
             return
         self.signals = SignalMemory()
         super().build()
+        if self.config.merge_parts:
+            for module_id in self.module.keys():  # noqa: SIM118 (an RLModule, not a dict)
+                if reason := why_not_stock_loss(self, module_id):
+                    raise ValueError(
+                        "`merge_parts` needs PPO's own loss, whose parts are known, but "
+                        f"{reason}: leave `merge_parts` out"
+                    )
         if self.config.add_default_connectors_to_learner_pipeline:
             self._learner_connector.remove(GeneralAdvantageEstimation)
             self._learner_connector.append(
@@ -180,12 +187,15 @@ class WeightedPPOLearner(PPOTorchLearner):
         return result
 
     def _request_from(self, returns: dict[int, list[float]], env_steps: int) -> UpdateRequest:
+        value = self.config.value_merge
         return UpdateRequest(
             round=self._weights_seq_no,
             root_seed=self.config.seed or 0,
             num_workers=self.config.worker_layout.num_workers,
             strategy=self.config.resolve_merge_strategy(),
             min_weight=self.config.min_weight_at(env_steps),
+            value_strategy=value.resolve() if value else None,
+            value_min_weight=value.min_weight if value else None,
             reward_signals={w: float(np.mean(r)) for w, r in returns.items() if r},
             ages={w: 0 for w, r in returns.items() if r},
             measures_gradients=self.config.measures_gradients(self._weights_seq_no),

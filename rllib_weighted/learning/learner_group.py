@@ -241,11 +241,12 @@ class WeightedLearnerGroup(LearnerGroup):
                 if waiting:
                     ended, _ = ray.wait(waiting, num_returns=len(waiting), timeout=GRACE_S)
                 found = {calls.index(c): _error_of(c) for c in [call, *ended]}
-                self._end_all()
+                self.end_all()
                 raise _failure({i: e for i, e in found.items() if e}, len(calls), doing)
         return list(ray.get(calls))
 
-    def _end_all(self) -> None:
+    def end_all(self) -> None:
+        """Kills the remote learners."""
         for learner in self._workers:
             ray.kill(learner)
 
@@ -259,7 +260,7 @@ class WeightedLearnerGroup(LearnerGroup):
         try:
             state: dict[str, Any] = super().get_state(*args, **kwargs)
         except RayActorError as error:
-            self._end_all()
+            self.end_all()
             raise _failure({0: error}, len(self), "giving its state") from error
         return state
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -133,7 +134,7 @@ def ppo_worker_losses(
     """
     policy = module.get_train_action_dist_cls().from_logits(fwd_out[Columns.ACTION_DIST_INPUTS])
     advantages = batch[Postprocessing.ADVANTAGES]
-    ratio = torch.exp(policy.logp(batch[Columns.ACTIONS]) - batch[Columns.ACTION_LOGP])
+    ratio = torch.exp(policy.logp(batch[Columns.ACTIONS]) - logp_of_actions(batch))
     clipped = torch.clamp(ratio, 1 - settings.clip_param, 1 + settings.clip_param)
     surrogate = torch.min(advantages * ratio, advantages * clipped)
     entropy = policy.entropy()
@@ -165,6 +166,24 @@ def ppo_worker_losses(
         entropy=mean_entropy.detach(),
         kl=mean_kl.detach(),
     )
+
+
+def logp_of_actions(columns: dict[str, Any]) -> Tensor:
+    """Returns the log-probabilities of the actions, [rows], under the policy that took them.
+
+    Raises:
+        ValueError: If the policy has not said them.
+    """
+    if Columns.ACTION_LOGP not in columns:
+        raise ValueError(
+            f"the rollouts should hold `{Columns.ACTION_LOGP}`, the log-probability of each action "
+            "under the policy that took it, which PPO's loss divides by; found none: let "
+            "`forward_exploration` (or the connector that draws the actions) return it beside "
+            f"`{Columns.ACTIONS}`, or return `{Columns.ACTION_DIST_INPUTS}` alone, from which "
+            "RLlib draws both"
+        )
+    logp: Tensor = columns[Columns.ACTION_LOGP]
+    return logp
 
 
 def why_not_stock_loss(learner: RoundLearner, module_id: str) -> str | None:
@@ -223,10 +242,15 @@ def losses_one_by_one(
     for size in sizes:
         rows = slice(start, start + size)
         start += size
-        losses = learner.compute_losses(
-            fwd_out={module_id: _slice_rows(fwd_out, rows, num_rows)},
-            batch={module_id: _slice_rows(columns, rows, num_rows)},
-        )
+        own = _slice_rows(columns, rows, num_rows)
+        try:
+            losses = learner.compute_losses(
+                fwd_out={module_id: _slice_rows(fwd_out, rows, num_rows)}, batch={module_id: own}
+            )
+        except KeyError as error:
+            if error.args == (Columns.ACTION_LOGP,):
+                logp_of_actions(own)
+            raise
         totals.append(losses[module_id])
         for name, key in _PARTS.items():
             is_logged = (module_id, key) in learner.metrics
@@ -240,7 +264,13 @@ def _slice_rows(columns: dict[str, Any], rows: slice, num_rows: int) -> dict[str
         has_rows = isinstance(column, Tensor) and column.ndim and column.shape[0] == num_rows
         return column[rows] if has_rows else column
 
-    return {key: tree.map_structure(cut, value) for key, value in columns.items()}
+    infos = columns.get(Columns.INFOS)
+    cuts = {k: tree.map_structure(cut, v) for k, v in columns.items() if k != Columns.INFOS}
+    if infos is not None:
+        # Those of sequences are lists themselves; RLlib's loss gets them one after the other.
+        own = [info if isinstance(info, list) else [info] for info in infos[rows]]
+        cuts[Columns.INFOS] = list(itertools.chain.from_iterable(own))
+    return cuts
 
 
 def _stack(values: list[Any], like: Tensor) -> Tensor | None:

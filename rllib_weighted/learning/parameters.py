@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rllib_weighted.core.modules import ParameterPlaces, why_not_per_worker
-from rllib_weighted.learning.batch import WORKER_COLUMN, take_rows
+from rllib_weighted.learning.batch import WORKER_COLUMN, compute_by_owner
 from rllib_weighted.learning.collectives import Collectives
 
 Rows: TypeAlias = slice | Tensor  # int64 indices without repeats, or a bool mask.
@@ -100,13 +100,13 @@ class PerWorkerParameters:
         """
         owner = batch[WORKER_COLUMN]
         owner = owner[:, 0] if owner.ndim > 1 else owner  # Sequences are of one worker each.
-        values, places = [], []
-        for worker in owner.unique().tolist():
-            rows = torch.nonzero(owner == worker).squeeze(1)
+
+        def compute(worker: int, part: dict[str, Any]) -> Tensor:
             with self.as_worker(worker):
-                values.append(module.compute_values(take_rows(batch, rows)))
-            places.append(rows)
-        return torch.cat(values)[torch.argsort(torch.cat(places))]
+                values: Tensor = module.compute_values(part)
+                return values
+
+        return compute_by_owner(compute, batch, owner)
 
     def of_worker(self, worker: int) -> dict[str, Tensor]:
         """Returns the parameters of one worker, name -> […], those that are not trained too."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -22,15 +23,28 @@ class RoundWeights:
     Args:
         request: How the round's gradients are merged.
         memory: What the learner remembers of signals; None: nothing yet.
+        part: Names the part of the loss that is weighed, where there are several.
     """
 
-    def __init__(self, request: UpdateRequest, memory: SignalMemory | None = None) -> None:
+    def __init__(
+        self, request: UpdateRequest, memory: SignalMemory | None = None, part: str = ""
+    ) -> None:
         self._request = request
         self._memory = SignalMemory() if memory is None else memory
         self._smoothing = float(getattr(request.strategy, "smoothing", 0.0))
         # With a strategy that reads no signal, the workers' returns are what is reported.
         self._signals = [SIGNALS[name] for name in request.strategy.signals or ("return",)]
         self._quick = request.strategy if is_quick(request.strategy) else None
+        self._part = part
+        self._value: RoundWeights | None = None
+        if request.value_strategy is not None:
+            of_value = dataclasses.replace(
+                request,
+                strategy=request.value_strategy,
+                min_weight=request.value_min_weight,
+                value_strategy=None,
+            )
+            self._value = RoundWeights(of_value, self._memory, "value")
         self._of_round: dict[str, Values] = {}
         self.take({"return": request.reward_signals, **request.episode_signals})
         self.take(self._memory.gradients, fresh=())
@@ -43,7 +57,8 @@ class RoundWeights:
 
     def needs(self, names: Iterable[str]) -> bool:
         """Whether the strategy reads one of these signals."""
-        return any(signal.name in names for signal in self._signals)
+        of_value = self._value is not None and self._value.needs(names)
+        return of_value or any(signal.name in names for signal in self._signals)
 
     def take(self, signals: Mapping[str, Values], fresh: Iterable[int] | None = None) -> None:
         """Takes signals of the whole round, name -> worker -> value.
@@ -53,12 +68,14 @@ class RoundWeights:
             fresh: Workers whose values are new, for `smoothing`. None: those of episodes, where
                 one has ended in this round; all, of other signals.
         """
+        if self._value is not None:
+            self._value.take(signals, fresh)
         ended = {worker for worker, age in self._request.ages.items() if age == 0}
         for signal in self._signals:
             if signal.name in signals:
                 known = ended if signal.measured_on == "episodes" else None
                 self._of_round[signal.name] = self._memory.smoothed(
-                    signal.name,
+                    self._part + signal.name,
                     signals[signal.name],
                     self._smoothing,
                     known if fresh is None else fresh,
@@ -67,14 +84,19 @@ class RoundWeights:
     @property
     def needs_round_losses(self) -> bool:
         """Whether a signal is each worker's loss over its whole batch before the first step."""
-        return any(signal.loss and signal.when == "round" for signal in self._signals)
+        of_value = self._value is not None and self._value.needs_round_losses
+        return of_value or any(signal.loss and signal.when == "round" for signal in self._signals)
 
     def set_round_losses(self, workers: Sequence[int], losses: WorkerLosses) -> None:
         """Takes the losses that are signals of the whole round."""
+        if self._value is not None:
+            self._value.set_round_losses(workers, losses)
         for signal in self._signals:
             if signal.loss and signal.when == "round":
                 numbers = losses.part(signal.loss).detach().double().cpu()
-                self.take({signal.name: values_of(workers, numbers)})
+                self._of_round[signal.name] = self._memory.smoothed(
+                    self._part + signal.name, values_of(workers, numbers), self._smoothing
+                )
 
     def weigh(self, workers: Sequence[int], losses: WorkerLosses) -> tuple[Tensor, Merge]:
         """Returns signals and merge of the workers that take part in one step.
@@ -93,10 +115,20 @@ class RoundWeights:
         if key in self._fixed:
             return self._fixed[key]
         signals = {signal.name: self._values(signal, key, losses) for signal in self._signals}
-        found = signals[self._signals[0].name], self._merge(key, signals)
-        if all(signal.when == "round" for signal in self._signals):
+        merged, is_fixed = self._merge(key, signals), self.is_fixed
+        if self._value is not None:
+            _, of_value = self._value.weigh(workers, losses)
+            merged = dataclasses.replace(merged, value_weights=of_value.weights)
+            is_fixed = is_fixed and self._value.is_fixed
+        found = signals[self._signals[0].name], merged
+        if is_fixed:
             self._fixed[key] = found
         return found
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether the weights of some workers are the same at every step."""
+        return all(signal.when == "round" for signal in self._signals)
 
     def _values(self, signal: Signal, workers: tuple[int, ...], losses: WorkerLosses) -> Tensor:
         if signal.when == "minibatch":
@@ -105,7 +137,7 @@ class RoundWeights:
             if not self._smoothing:
                 return measured
             now = values_of(workers, measured)
-            known = self._memory.smoothed(signal.name, now, self._smoothing)
+            known = self._memory.smoothed(self._part + signal.name, now, self._smoothing)
         else:
             known = self._of_round.get(signal.name, {})
         values = [known.get(worker, math.nan) for worker in workers]

@@ -26,7 +26,7 @@ from rllib_weighted.learning.parameters import (
     weighted_rows,
 )
 from rllib_weighted.learning.round_weights import RoundWeights
-from rllib_weighted.merging import weighted_sum
+from rllib_weighted.merging import Merge, weighted_sum
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class SharedSteps(Steps):
             reason = "its loss is not finite"
             if not bad:
                 signals, merged = self._merger.weigh(workers, losses)
-                if self._step_if_finite(local, own, workers, merged.weights):
+                if self._step_if_finite(local, own, workers, merged):
                     self._merger.record(workers, signals, merged, losses)
                     return losses
                 bad = self._with_bad_gradient(minibatch, own, workers)
@@ -141,14 +141,19 @@ class SharedSteps(Steps):
         local: WorkerLosses | None,
         own: list[int],
         workers: list[int],
-        weights: Tensor,
+        merged: Merge,
     ) -> bool:
         learner = self._learner
         gradients: dict[Any, Tensor] = {}
         if local is not None:
             if len(own) < len(workers):  # The others' are with other learners.
-                weights = weights[positions(own, workers)]
-            loss = weighted_sum(local.total, weights)
+                merged = merged.take(positions(own, workers))
+            if merged.value_weights is None:
+                loss = weighted_sum(local.total, merged.weights)
+            else:
+                value = self._settings.vf_loss_coeff * local.part("value")
+                loss = weighted_sum(local.total - value, merged.weights)
+                loss = loss + weighted_sum(value, merged.value_weights)
             gradients = learner.loss_gradients(self._round.module_id, loss)
         gradients = self._collectives.gradients(gradients, learner.parameters_by_reference)
         # A gradient scaler looks for overflows itself, and lowers its scale.

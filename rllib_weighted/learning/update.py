@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rllib_weighted.core.messages import UpdateRequest, UpdateResult
 from rllib_weighted.learning.advantages import pooled
+from rllib_weighted.learning.aggregated_steps import AggregatedSteps
 from rllib_weighted.learning.batch import WORKER_COLUMN, RoundBatch, predict_values
 from rllib_weighted.learning.closed_form.steps import ClosedFormPerWorkerSteps, ClosedFormSteps
 from rllib_weighted.learning.diagnostics import measure_gradients
@@ -22,7 +23,7 @@ from rllib_weighted.learning.round_signals import BATCH_SIGNALS, RewardSums, bat
 from rllib_weighted.learning.round_weights import RoundWeights
 from rllib_weighted.learning.signal_memory import Values
 from rllib_weighted.learning.steps import PerWorkerSteps, Round, SharedSteps, Steps
-from rllib_weighted.merging import Diagnostics
+from rllib_weighted.merging import Diagnostics, TorchJD
 
 
 def update_round(
@@ -60,7 +61,7 @@ def update_round(
     round = Round(learner, module_id, batch, merger, workers)
     per_epoch = num_minibatches(num_rows, sum(num_steps), minibatch_size)
     diagnostics, gradient_signals = _measure(round, request, rewards)
-    steps = make_steps(round)
+    steps = make_steps(round, request)
     if merger.needs_round_losses and round.workers:
         merger.set_round_losses(round.workers, steps.losses_of_round())
     losses = None
@@ -115,8 +116,10 @@ def _measure(
     return diagnostics, round.learner.signals.gradients
 
 
-def make_steps(round: Round) -> Steps:
+def make_steps(round: Round, request: UpdateRequest) -> Steps:
     """Returns the closed-form steps of a round where they are possible, else autograd's."""
+    if isinstance(request.strategy, TorchJD):
+        return AggregatedSteps(round, request.strategy, request)
     learner, parameters = round.learner, round.learner.per_worker
     reference = SharedSteps(round) if parameters is None else PerWorkerSteps(round, parameters)
     networks = learner.closed_form_networks

@@ -3,6 +3,7 @@
 Pure tensors, no RLlib. The idea is that of arXiv 2304.12778; the formulas are ours, after it.
 """
 
+from rllib_weighted.merging.aggregators import TorchJD
 from rllib_weighted.merging.diagnostics import Diagnostics, GradientSums, diagnose
 from rllib_weighted.merging.merge import (
     Merge,
@@ -13,6 +14,7 @@ from rllib_weighted.merging.merge import (
     weighted_sum,
 )
 from rllib_weighted.merging.registry import (
+    MergeChoice,
     register_strategy,
     resolve_strategy,
     strategy_names,
@@ -45,9 +47,11 @@ __all__ = [
     "Learnability",
     "LossWeighted",
     "Merge",
+    "MergeChoice",
     "RewardWeighted",
     "Signal",
     "Sum",
+    "TorchJD",
     "Weighting",
     "diagnose",
     "is_quick",

@@ -30,10 +30,19 @@ class Merge:
     Attributes:
         shares: [N] float64, sum 1.
         weights: [N] float64, what each worker's gradient is multiplied by.
+        value_weights: [N] float64, the same for the value function's part of the loss; None: it
+            has the same weights as the rest.
     """
 
     shares: Tensor
     weights: Tensor
+    value_weights: Tensor | None = None
+
+    def take(self, workers: Sequence[int]) -> Merge:
+        """Returns what it decided for some of the workers, by their positions."""
+        places = list(workers)
+        of_value = None if self.value_weights is None else self.value_weights[places]
+        return Merge(self.shares[places], self.weights[places], of_value)
 
 
 def merge(

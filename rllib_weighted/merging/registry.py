@@ -16,13 +16,15 @@ from typing import Any, TypeVar, get_type_hints
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from pydantic_core import SchemaError
 
+from rllib_weighted.merging.aggregators import TorchJD
 from rllib_weighted.merging.signals import SIGNALS
 from rllib_weighted.merging.strategies import BUILT_IN, Weighting
 from rllib_weighted.suggest import nearest
 
 _Strategy = TypeVar("_Strategy", bound=type[Weighting])
 
-_strategies = dict(BUILT_IN)
+_built_in: dict[str, type[Weighting]] = {**BUILT_IN, "torchjd": TorchJD}
+_strategies = dict(_built_in)
 
 
 def register_strategy(name: str) -> Callable[[_Strategy], _Strategy]:
@@ -104,7 +106,7 @@ def unregister_strategy(name: str) -> None:
     """
     if name not in _strategies:
         raise ValueError(_unknown_strategy(name))
-    if name in BUILT_IN:
+    if name in _built_in:
         raise ValueError(
             f"strategy {name!r} is built in and should stay: unregister only strategies of your own"
         )
@@ -288,3 +290,27 @@ def resolve_strategy(
     if isinstance(strategy, Weighting):
         return strategy
     return _strategies[strategy](**(options or {}))
+
+
+@dataclasses.dataclass(frozen=True)
+class MergeChoice:
+    """A strategy as a setting names it, for one part of the loss.
+
+    Args:
+        merge_strategy: A registered name, or a strategy object.
+        merge_options: Its options by name.
+        min_weight: Its minimum weight; None is the strategy's default.
+    """
+
+    merge_strategy: str | Weighting
+    merge_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    min_weight: float | None = None
+
+    @classmethod
+    def of(cls, setting: object) -> MergeChoice:
+        """Reads a name, an object, or a dict of the fields; `problems` says what is wrong."""
+        return cls(**setting) if isinstance(setting, dict) else cls(setting)  # type: ignore[arg-type]
+
+    def resolve(self) -> Weighting:
+        """Returns the strategy object."""
+        return resolve_strategy(self.merge_strategy, self.merge_options)

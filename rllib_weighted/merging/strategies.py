@@ -44,6 +44,8 @@ class Weighting(abc.ABC):
         uses_min_weight: Whether `min_weight` changes its weights.
         has_own_floor: Whether no minimum weight is added unless one is set, because the rule gives
             every worker something by itself.
+        aggregates_gradients: Whether it merges the gradient matrix itself, by `aggregate`, and has
+            no weights of its own; see `TorchJD`.
         optional_signals: Those of its signals that no worker may have; `shares` then gets NaN.
         smoothing: Where an object has it (as an option, say), the learner gives it moving averages
             of its signals, s <- b s_before + (1 - b) s, with b = `smoothing` in [0, 1).
@@ -55,6 +57,7 @@ class Weighting(abc.ABC):
 
     uses_min_weight: ClassVar[bool] = True
     has_own_floor: ClassVar[bool] = False
+    aggregates_gradients: ClassVar[bool] = False
     per_worker_parameters: ClassVar[bool] = False
     optional_signals: ClassVar[tuple[str, ...]] = ()
     signal: ClassVar[str]

@@ -133,6 +133,7 @@ class MergeHistory:
             if not self._folder_made:
                 self._filesystem.create_dir(self._folder, recursive=True)
                 self._folder_made = True
+            table = table.replace_schema_metadata(self._metadata)
             self._write(file_name(min(rounds), max(rounds)), table, is_new=True)
         except OSError as error:
             self._folder_made = False
@@ -194,19 +195,22 @@ class MergeHistory:
             return
         try:
             table = read_file(self._filesystem, path)
+            with self._filesystem.open_input_file(path) as source:
+                before = pq.read_schema(source).metadata or {}
         except UNREADABLE as error:
             logger.warning("Left %s as it is: not a readable merge history (%s).", path, error)
             return
+        # Whoever only shortens a history may know no settings.
+        metadata = {k.decode(): v.decode() for k, v in before.items()} | self._metadata
         kept = table.filter(pc.less_equal(table["round"], last_round))
         if kept.num_rows == 0:
             self._filesystem.delete_file(path)
         elif kept.num_rows < table.num_rows:
-            self._write(name, kept, is_new=False)
+            self._write(name, kept.replace_schema_metadata(metadata), is_new=False)
 
     def _write(self, name: str, table: pa.Table, *, is_new: bool) -> None:
         """Write a file of the folder so that it appears, or is replaced, whole."""
         sink = pa.BufferOutputStream()
-        table = table.replace_schema_metadata(self._metadata)
         pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
         final = posixpath.join(self._folder, name)
         temporary = posixpath.join(self._folder, TEMPORARY_PREFIX + name)

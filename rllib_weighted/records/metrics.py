@@ -26,12 +26,15 @@ EFFECTIVE_WORKERS = "effective_workers"
 NUM_WORKERS = "num_workers"
 NUM_DROPPED = "num_dropped"
 NUM_SKIPPED_STEPS = "num_skipped_steps"
+NUM_REPLACED = "num_replaced"
 EPISODE_RETURN_MEAN = "episode_return_mean"
 DRIFT_MEAN = "drift_mean"
 SIGNAL_AGE_MEAN = "signal_age_mean"
 FAST_SAMPLING = "fast_sampling"
 COLUMNS = "columns"
 
+DROP_CAUSE = "drop_cause"
+"""Key under `MERGE` of a text, only in rounds with dropped workers: who was dropped, and why."""
 DIAGNOSTICS = "diagnostics"
 """Key under `MERGE` of what the workers' gradients say of the merge; see `diagnostic_metrics`."""
 
@@ -146,6 +149,19 @@ METRICS: tuple[MetricInfo, ...] = (
         "number of steps without a worker",
         "optimizer steps",
         "Steps of the round that were skipped because every worker was dropped.",
+    ),
+    _merge(
+        DROP_CAUSE,
+        "worker: why, of the first",
+        "text",
+        "Who was dropped, and why; only in rounds in which a worker was.",
+    ),
+    _merge(
+        NUM_REPLACED,
+        "number of env runners replaced so far",
+        "env runners",
+        "Env runners that were killed and started anew because they had missed "
+        "`max_missed_rounds` rounds in a row.",
     ),
     _merge(
         EPISODE_RETURN_MEAN,
@@ -270,6 +286,7 @@ def summarize(
     records: Sequence[WorkerRecord],
     *,
     num_skipped_steps: int = 0,
+    num_replaced: int = 0,
     recent_returns: Sequence[float] = (),
     fast_sampling: float = math.nan,
     columns: float = math.nan,
@@ -282,6 +299,7 @@ def summarize(
     Args:
         records: One record per configured worker, dropped ones included.
         num_skipped_steps: Optimizer steps skipped because every worker was dropped.
+        num_replaced: Env runners replaced so far.
         recent_returns: Returns of the episodes that the mean is taken over.
         fast_sampling: Fraction of the env runners that sampled on the fast path.
         columns: Fraction of them that sent columns.
@@ -303,6 +321,7 @@ def summarize(
         NUM_WORKERS: float(len(records)),
         NUM_DROPPED: float(len(records) - len(kept)),
         NUM_SKIPPED_STEPS: float(num_skipped_steps),
+        NUM_REPLACED: float(num_replaced),
         EPISODE_RETURN_MEAN: float(np.mean(recent_returns)) if recent_returns else math.nan,
         FAST_SAMPLING: fast_sampling,
         COLUMNS: columns,

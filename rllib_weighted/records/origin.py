@@ -26,7 +26,7 @@ _DISTRIBUTIONS = ("rllib-weighted", "ray", "torch", "gymnasium", "numpy")
 _IRRELEVANT = re.compile(
     r"""_(?!model_config$|train_batch_size_per_learner$|torch_lr_scheduler_classes$) .*
     | (evaluation_(?!interval$)|offline|input|output|callbacks|log|custom_resources|checkpoint
-       |extra_python|local|tf|validate|ignore|max_num|num_cpus|keep|policy_map|prelearner
+       |extra_python|local|tf|validate|ignore|max_num|max_missed|max_rounds|num_cpus|keep|policy_map|prelearner
        |materialize|map_batches|iter_batches|dataset|restart|create|fake|sync_filters|export)_? .*
     | .*_timeout_s | .*_per_iteration | .*_on_.* | model | policies | framework | render_env
     | stats_cls_lookup | placement_strategy | is_atari | in_evaluation | disable_env_checking

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import posixpath
 import warnings
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -141,10 +142,7 @@ def read_file(
                 SCHEMA.field(name), pa.nulls(len(table), SCHEMA.field(name).type)
             )
     schema = _schema_of(names)
-    table = table.select(names)
-    if table.schema.equals(schema):
-        return table.replace_schema_metadata(schema.metadata)
-    return table.cast(schema)
+    return table.select(names).cast(schema)
 
 
 def _check_schema(schema: pa.Schema) -> None:
@@ -198,26 +196,34 @@ def _find(locations: Locations, filesystem: fs.FileSystem | None) -> Iterator[Hi
             text = f"left out {path!r}: it should be a folder, and is a file"
             warnings.warn(text, UserWarning, stacklevel=4)
             continue
-        for folder in _list(where, path):
+        selector = fs.FileSelector(path, allow_not_found=True, recursive=True)
+        for folder in group(where, where.get_file_info(selector), renamed=path):
             known = found.setdefault(folder.path, [])
             if where not in known:
                 known.append(where)
                 yield folder
 
 
-def _list(filesystem: fs.FileSystem, path: str) -> list[HistoryFolder]:
-    selector = fs.FileSelector(path, allow_not_found=True, recursive=True)
-    folders: dict[str, list[str]] = {}
-    for info in filesystem.get_file_info(selector):
-        if not info.is_file or is_hidden(info.base_name):
-            continue
+def group(
+    filesystem: fs.FileSystem, infos: Iterable[fs.FileInfo], renamed: str = ""
+) -> list[HistoryFolder]:
+    """Return the merge histories among listed files, by path.
+
+    Args:
+        filesystem: Where the files lie.
+        infos: The files, and whatever else was listed.
+        renamed: A folder that counts as a history, whatever it is called, if a file in it has a
+            name as `file_name` gives it.
+    """
+    folders: dict[str, list[str]] = defaultdict(list)
+    for info in infos:
         folder = posixpath.dirname(info.path)
-        renamed = folder.strip("/") == path.strip("/") and parse_file_name(info.base_name)
-        if posixpath.basename(folder) == HISTORY_DIR or renamed:
-            folders.setdefault(folder, []).append(info.path)
-    return [
-        HistoryFolder.of(filesystem, folder, files) for folder, files in sorted(folders.items())
-    ]
+        is_ours = folder.strip("/") == renamed.strip("/") and parse_file_name(info.base_name)
+        if posixpath.basename(folder) != HISTORY_DIR and not is_ours:
+            continue
+        if info.is_file and not is_hidden(info.base_name):
+            folders[folder].append(info.path)
+    return [HistoryFolder.of(filesystem, *item) for item in sorted(folders.items())]
 
 
 def _writing_order(path: str) -> tuple[str, str]:
@@ -231,17 +237,11 @@ _Read = tuple[list[pa.Table], list[str]]
 def _read_ahead(
     folders: Iterator[HistoryFolder], columns: list[str]
 ) -> Iterator[tuple[HistoryFolder, _Read]]:
-    """Read folders in a few threads, a bounded number of them ahead of the consumer."""
-    pending: deque[tuple[HistoryFolder, Future[_Read]]] = deque()
+    """Read folders in a few threads, a bounded number of them at a time."""
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        for folder in folders:
-            pending.append((folder, pool.submit(read_folder, folder, columns)))
-            if len(pending) > _NUM_AHEAD:
-                first, future = pending.popleft()
-                yield first, future.result()
-        while pending:
-            first, future = pending.popleft()
-            yield first, future.result()
+        while batch := list(itertools.islice(folders, _NUM_AHEAD)):
+            found = pool.map(read_folder, batch, itertools.repeat(columns))
+            yield from zip(batch, found, strict=True)
 
 
 def read_folder(folder: HistoryFolder, columns: list[str]) -> _Read:

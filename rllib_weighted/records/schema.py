@@ -11,6 +11,8 @@ import time
 import pyarrow as pa
 from pyarrow import fs
 
+from rllib_weighted.core.durable import TEMPORARY_PREFIX as TEMPORARY_PREFIX
+
 HISTORY_DIR = "merge_history"
 """Name of the folder, inside a trial's folder, that holds the trial's merge history."""
 
@@ -50,10 +52,6 @@ ADDED_LATER = ("drift", "signal_age", "gradient_noise", "gradient_agreement")
 
 KEY_COLUMNS = ("trial_id", "round", "worker")
 """What names a row: no two rows of a history agree in all three."""
-
-TEMPORARY_PREFIX = "_tmp-"
-"""Begins the name of a file that is still being written. `pyarrow.dataset`, Spark and others skip
-names that begin with an underscore or a dot, and so does `read_history`."""
 
 _FILE_NAME = re.compile(r"rounds-(\d{8,})-(\d{8,})-([0-9a-f]+)\.parquet")
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 import pandas as pd
 
 from rllib_weighted.report import statistics
-from rllib_weighted.report.measures import HOLD, Threshold, convergence_runs, encoded, is_final
+from rllib_weighted.report.measures import Question, Threshold, convergence_runs, encoded, is_final
 from rllib_weighted.report.results import Results, baseline_of, choose_baseline, format_number
 from rllib_weighted.report.statistics import CONFIDENCE
 
@@ -32,10 +32,12 @@ class Measure(NamedTuple):
     unit: str = ""
 
 
+SPEED = Measure("env steps to threshold", "env_steps", "env steps", "env steps")
+FINAL = Measure("final return", "final", "the final return")
 MEASURES = (
-    Measure("env steps to threshold", "env_steps", "env steps", "env steps"),
+    SPEED,
     Measure("wall time to threshold", "time_s", "wall time", "s of wall time"),
-    Measure("final return", "final", "the final return"),
+    FINAL,
     Measure("held-out return", "held_out", "the return on held-out seeds"),
     Measure("training minus held-out", "gap", "the gap between training and held-out seeds"),
 )
@@ -48,12 +50,7 @@ COLUMNS = [
 
 
 def comparisons(
-    results: Results,
-    *,
-    baseline: str | None = None,
-    threshold: float | Mapping[str, float] | None = None,
-    hold: int = HOLD,
-    confidence: float = CONFIDENCE,
+    results: Results, *, confidence: float = CONFIDENCE, **question: Unpack[Question]
 ) -> pd.DataFrame:
     """Compares each arm with the baseline in the same environment.
 
@@ -62,10 +59,8 @@ def comparisons(
 
     Args:
         results: From `load_results`.
-        baseline: A strategy or the label of an arm; None takes "average", if it is there.
-        threshold: As in `thresholds`.
-        hold: As in `first_sustained`.
         confidence: Coverage of the intervals.
+        question: See `measures.Question`.
 
     Returns:
         A row per (arm, measure), with the columns
@@ -89,10 +84,10 @@ def comparisons(
     Raises:
         ReportError: A bad baseline, threshold or `hold`.
     """
-    name = choose_baseline(results.arms, baseline)
+    name = choose_baseline(results.arms, question.get("baseline"))
     if name is None:
         return pd.DataFrame(columns=COLUMNS)
-    times = convergence_runs(results, threshold=threshold, hold=hold, baseline=baseline)
+    times = convergence_runs(results, **question)
     rows = [
         row
         for env in results.envs
@@ -175,7 +170,7 @@ def _compare_values(
         return np.mean(first, axis=axis) - np.mean(second, axis=axis)
 
     def higher(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        return np.where(first == second, 0.5, (first > second).astype(float))
+        return np.heaviside(first - second, 0.5)
 
     first, second = (part[column].to_numpy(dtype=np.float64) for part in (arm, baseline))
     return _test(difference, first, second, higher, paired, confidence)
@@ -214,7 +209,7 @@ def _earlier(arm: np.ndarray, baseline: np.ndarray) -> np.ndarray:
     """
     first = (arm > 0) & ((arm < np.abs(baseline)) | ((baseline < 0) & (arm <= -baseline)))
     second = (baseline > 0) & ((baseline < np.abs(arm)) | ((arm < 0) & (baseline <= -arm)))
-    return np.where(first, 1.0, np.where(second, 0.0, 0.5))
+    return np.select([first, second], [1.0, 0.0], 0.5)
 
 
 def fewest_pairs(confidence: float = CONFIDENCE) -> int:
@@ -289,28 +284,28 @@ def sentences(
 
 def _claim(row: pd.Series, measure: Measure, limit: str, confidence: float) -> str:
     arm, baseline = row["arm"], row["baseline"]
-    evidence = f"on {_basis(row)}: {_evidence(row, measure, confidence)}."
+    facts = f"on {basis(row)}: {evidence(row, measure, confidence)}."
     if measure.unit:
         pace = f"{abs(row['effect']):.1f} % {'sooner' if row['effect'] > 0 else 'later'}"
-        return f"{arm} held {limit} {pace} than {baseline}, in {measure.noun}, {evidence}"
+        return f"{arm} held {limit} {pace} than {baseline}, in {measure.noun}, {facts}"
     side = "above" if row["effect"] > 0 else "below"
     difference = f"{format_number(abs(row['effect']))} {side} that of {baseline}"
-    return f"{measure.noun.capitalize()} of {arm} is {difference}, {evidence}"
+    return f"{measure.noun.capitalize()} of {arm} is {difference}, {facts}"
 
 
 def _no_claim(row: pd.Series, measure: Measure, limit: str, confidence: float) -> str:
     what = f"{measure.noun} to {limit}" if measure.unit else measure.noun
     names = f"{row['arm']} and {row['baseline']}"
     effect = _pace(row["effect"]) if measure.unit else f"difference {format_number(row['effect'])}"
-    numbers = ", ".join(filter(None, [effect, _evidence(row, measure, confidence)]))
-    text = f"No difference in {what} between {names} can be claimed from {_basis(row)}: {numbers}."
+    numbers = ", ".join(filter(None, [effect, evidence(row, measure, confidence)]))
+    text = f"No difference in {what} between {names} can be claimed from {basis(row)}: {numbers}."
     if can_claim(row["num_runs"], row["num_baseline"], row["num_pairs"], confidence):
         return text
     few = f"fewer than {fewest_pairs(confidence)} pairs" if row["num_pairs"] else "so few runs"
     return f"{text} From {few} none could be, however large it is."
 
 
-def _evidence(row: pd.Series, measure: Measure, confidence: float) -> str:
+def evidence(row: pd.Series, measure: Measure, confidence: float) -> str:
     """Returns interval, probability and p value, as far as they are known."""
     parts = []
     if math.isfinite(row["low"]):
@@ -334,7 +329,8 @@ def format_p(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
 
 
-def _basis(row: pd.Series) -> str:
+def basis(row: pd.Series) -> str:
+    """Returns how many runs a comparison is from."""
     if row["num_pairs"]:
         return f"{row['num_pairs']} paired seeds"
     if row["num_runs"] == row["num_baseline"] == 1:

@@ -9,7 +9,9 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from itertools import chain, cycle, repeat
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -19,8 +21,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from rllib_weighted.report.measures import encoded
-from rllib_weighted.report.results import METRIC, STOCK_METRIC, format_number, shorten
+from rllib_weighted.report.measures import encoded, is_final
+from rllib_weighted.report.results import METRIC, STOCK_METRIC, format_number, is_baseline, shorten
 from rllib_weighted.report.statistics import reached_curve
 from rllib_weighted.report.tables import Tables, of_env
 
@@ -35,26 +37,17 @@ HEIGHT = 3.3
 ROW = 0.34  # inches per row of a figure with a row per arm
 DPI = 160
 
+LEAST_PART = 0.5
+"""Part of an arm's runs that must have come so far: a curve of the last survivors jumps."""
 MOST_LINES = 7
 MOST_HEAT_MAPS = 6
+ALL_ENVS = ""
+"""Stands for all environments together where a drawing names one."""
+DOTS: dict[str, Any] = {"markersize": 3, "alpha": 0.45, "markeredgewidth": 0}
 MOST_ROWS = 24
 MOST_ARMS_DRAWN = 36
 
-_RC: dict[str, Any] = {
-    "font.size": 9,
-    "font.family": "DejaVu Sans",
-    "axes.grid": True,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "grid.color": "#dddddd",
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "legend.handlelength": 3.2,
-    "svg.hashsalt": "rllib_weighted",  # The same ids in every run.
-    "text.parse_math": False,  # A "$" in a name is a "$".
-}
+_STYLE = Path(__file__).with_name("report.mplstyle")
 
 
 @dataclass(frozen=True)
@@ -76,14 +69,9 @@ def arm_styles(arms: Sequence[str], baseline: Sequence[str]) -> dict[str, ArmSty
 
     The cycles have lengths without a common divisor, so that combinations repeat late.
     """
-    found = {}
-    for number, arm in enumerate(arm for arm in arms if arm in baseline):
-        line = "-" if number == 0 else LINES[(number - 1) % len(LINES)]
-        found[arm] = ArmStyle(BASELINE_COLOR, "o", line)
-    for number, arm in enumerate(arm for arm in arms if arm not in baseline):
-        color, marker = COLORS[number % len(COLORS)], MARKERS[number % len(MARKERS)]
-        found[arm] = ArmStyle(color, marker, LINES[number % len(LINES)])
-    return {arm: found[arm] for arm in arms}
+    own = map(ArmStyle, repeat(BASELINE_COLOR), repeat("o"), chain("-", cycle(LINES)))
+    others = map(ArmStyle, cycle(COLORS), cycle(MARKERS), cycle(LINES))
+    return {arm: next(own if arm in baseline else others) for arm in arms}
 
 
 @dataclass(frozen=True)
@@ -155,7 +143,7 @@ class EnvFigures:
     ) -> Drawing:
         """Returns a finished figure with the file name that belongs to it."""
         png, svg = pictures(figure)
-        stem = file_stem(section, str(self.number), self.env, *([part] if part else []))
+        stem = file_stem(section, str(self.number), *filter(None, (self.env, part)))
         return Drawing(stem, self.env, section, title, note, png, svg)
 
 
@@ -167,19 +155,17 @@ def draw_environments(tables: Tables) -> Iterator[Drawing]:
         drawn = [*baseline, *(arm for arm in arms if arm not in baseline)][:MOST_ARMS_DRAWN]
         styles = arm_styles([arm for arm in arms if arm in drawn], baseline)
         figures = EnvFigures(number, env, tables, styles, baseline)
-        yield from draw_curves(figures)
-        yield from draw_reached(figures)
-        yield from draw_faster(figures)
-        yield from draw_finals(figures)
-        yield from draw_sensitivity(figures)
-        yield from draw_effective(figures)
-        yield from draw_shares(figures)
+        for draw in (draw_curves, draw_reached, draw_faster, draw_finals, draw_sensitivity):
+            yield from draw(figures)
+        for draw in (draw_profile, draw_effective, draw_shares):
+            yield from draw(figures)
+    yield from draw_pooled(tables)
 
 
 @contextmanager
 def canvas(height: float = HEIGHT) -> Iterator[tuple[Figure, Axes]]:
     """Gives an empty figure with one panel, in our style."""
-    with mpl.rc_context(cast(Any, _RC)), warnings.catch_warnings():
+    with mpl.rc_context(fname=_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         yield figure, figure.add_subplot()
@@ -226,7 +212,7 @@ def _legend_below(figure: Figure, styles: Mapping[str, ArmStyle], arms: Sequence
 
 def _step_axis(axes: Axes, label: str) -> None:
     """Makes the horizontal axis one of environment steps, and labels the other one."""
-    axes.set_xlabel("environment steps (steps)")
+    axes.set_xlabel("environment steps")
     axes.set_ylabel(label)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_xlim(left=0)
@@ -277,7 +263,8 @@ def draw_curves(figures: EnvFigures) -> Iterator[Drawing]:
     limit = figures.tables.thresholds[figures.env]
 
     def draw(axes: Axes, curve: pd.DataFrame, style: ArmStyle) -> None:
-        axes.plot(curve["env_steps"], curve["iqm"], linewidth=0.7, alpha=0.6, **style.stroke)
+        most = curve[curve["num_runs"] >= LEAST_PART * curve["total_runs"]]
+        axes.plot(most["env_steps"], most["iqm"], linewidth=0.7, alpha=0.6, **style.stroke)
         whole = curve[curve["num_runs"] == curve["total_runs"]]
         _band(axes, whole, style, "env_steps", ("iqm", "low", "high"))
 
@@ -292,7 +279,7 @@ def draw_curves(figures: EnvFigures) -> Iterator[Drawing]:
 
     note = (
         f"{figures.tables.metric}: interquartile mean over runs and its bootstrap band; thin where "
-        "some runs of the arm have not come so far."
+        "some runs of the arm have not come so far, and up to where half of them have."
     )
     table = figures.rows(figures.tables.learning_curves)
     yield from _draw_groups(figures, table, draw, finish, ("curves", "Learning curves", note))
@@ -335,8 +322,8 @@ def draw_effective(figures: EnvFigures) -> Iterator[Drawing]:
         _band(axes, curve, style, "round", columns)
 
     def finish(axes: Axes) -> None:
-        axes.set_xlabel("round (rounds)")
-        axes.set_ylabel("effective workers (workers)")
+        axes.set_xlabel("round")
+        axes.set_ylabel("effective workers")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
     note = "(sum w)^2 / sum w^2: mean over runs, and from the lowest to the highest run."
@@ -362,8 +349,8 @@ def draw_shares(figures: EnvFigures) -> Iterator[Drawing]:
                 extent=(0, float(cells.columns[-1]), len(cells) - 0.5, -0.5),
             )
             axes.grid(visible=False)
-            axes.set_xlabel("round (rounds)")
-            axes.set_ylabel("worker (number)")
+            axes.set_xlabel("round")
+            axes.set_ylabel("worker")
             axes.yaxis.set_major_locator(MaxNLocator(integer=True))
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             figure.colorbar(image, ax=axes, label="share (fraction)")
@@ -384,20 +371,23 @@ class Points(NamedTuple):
         name: Its name in the legend.
         filled: Whether it is filled.
         values: By arm, the value and the ends of its interval, three columns.
+        seeds: By arm, the values of its seeds, one a row.
     """
 
     name: str
     filled: bool
     values: pd.DataFrame
+    seeds: pd.Series
 
 
 def draw_faster(figures: EnvFigures) -> Iterator[Drawing]:
     """Draws how many percent faster each arm is than the baseline, with intervals."""
     table = figures.rows(figures.tables.comparisons)
     points = []
-    for name, filled in (("env steps", True), ("wall time", False)):
+    for name, filled, clock in (("env steps", True, "env_steps"), ("wall time", False, "time_s")):
         times = table[(table["measure"] == f"{name} to threshold") & table["effect"].notna()]
-        points.append(Points(name, filled, times.set_index("arm")[["effect", "low", "high"]]))
+        values = times.set_index("arm")[["effect", "low", "high"]]
+        points.append(Points(name, filled, values, _pairs(figures, times, clock)))
 
     def finish(axes: Axes) -> None:
         axes.set_xlabel("faster than baseline (%)")
@@ -407,25 +397,82 @@ def draw_faster(figures: EnvFigures) -> Iterator[Drawing]:
 
     note = (
         f"Percent faster than {', '.join(figures.baseline)}, and {figures.tables.level} "
-        "interval; right of 0 is faster. Intervals are cut off at -150 %."
+        "interval; right of 0 is faster; small dots: seeds on which both came there. Cut off at "
+        "-150 %."
     )
     texts = ("faster", "Time to the threshold against the baseline", note)
     yield from _draw_rows(figures, points, finish, texts)
 
 
+def _pairs(figures: EnvFigures, compared: pd.DataFrame, clock: str) -> pd.Series:
+    """Returns how many percent faster than the baseline each seed was on which both came there."""
+    runs = figures.rows(figures.tables.convergence_runs)
+    times = (
+        runs[runs["reached"] & runs["seed"].notna()].set_index(["arm", "seed"])[clock].sort_index()
+    )
+    found = {}
+    for arm, baseline in zip(compared["arm"], compared["baseline"], strict=True):
+        if {arm, baseline} <= set(times.index.get_level_values("arm")):
+            found[arm] = (100 * (1 - times[arm] / times[baseline])).dropna()
+    return pd.concat(found).droplevel(1) if found else pd.Series(dtype=float)
+
+
+def draw_profile(figures: EnvFigures) -> Iterator[Drawing]:
+    """Draws which part of an arm's runs ends with a return of at least x."""
+    runs = figures.rows(figures.tables.runs)
+    runs = runs[runs["counts"] & np.isfinite(runs["final"])]
+
+    def draw(axes: Axes, part: pd.DataFrame, style: ArmStyle) -> None:
+        final = part.loc[is_final(part), "final"]
+        axes.ecdf(final, complementary=True, linewidth=1.5, **style.stroke)
+
+    def finish(axes: Axes) -> None:
+        axes.set_xlabel("final return x (reward)")
+        axes.set_ylabel("runs at x or above (fraction)")
+
+    note = "Performance profile: the arm whose line lies further right and above is the better one."
+    yield from _draw_groups(
+        figures, runs, draw, finish, ("profile", "Final returns of all runs", note)
+    )
+
+
+def draw_pooled(tables: Tables) -> Iterator[Drawing]:
+    """Draws the performance profile over all environments, where arms are in several of them."""
+    arms = list(tables.pooled_scores.sort_values("score", ascending=False)["arm"])[:MOST_LINES]
+    if len(arms) < 2:
+        return
+    own = list(tables.arms.loc[is_baseline(tables.arms, tables.baseline), "arm"])
+    figures = EnvFigures(0, ALL_ENVS, tables, arm_styles(arms, own), own)
+
+    def draw(axes: Axes, part: pd.DataFrame, style: ArmStyle) -> None:
+        weights = (1 / part.groupby("env")["score"].transform("size")).to_numpy()
+        axes.ecdf(part["score"], weights, complementary=True, linewidth=1.5, **style.stroke)
+
+    def finish(axes: Axes) -> None:
+        axes.set_xlabel("score x (1 = the baseline's final return)")
+        axes.set_ylabel("runs at x or above (fraction)")
+
+    note = "Every environment counts the same."
+    texts = ("pooled", "Performance profile over all environments", note)
+    yield from _draw_groups(figures, tables.scores, draw, finish, texts)
+
+
 def draw_finals(figures: EnvFigures) -> Iterator[Drawing]:
     """Draws the final returns, on training and on held-out seeds."""
     table = figures.rows(figures.tables.final_returns).set_index("arm")
+    runs = figures.rows(figures.tables.runs)
+    runs = runs[runs["counts"]].set_index("arm")
     points = []
     for name, column in (("training seeds", "final"), ("held-out seeds", "held_out")):
         known = table[table[column].notna() & table["final"].notna()]
         values = known[[column, f"{column}_low", f"{column}_high"]]
-        points.append(Points(name, column == "final", values))
+        points.append(Points(name, column == "final", values, runs[column].dropna()))
 
     def finish(axes: Axes) -> None:
         axes.set_xlabel("final return (reward)")
 
-    texts = ("finals", "Final return", "Interquartile mean over runs, and bootstrap interval.")
+    note = "Interquartile mean over runs, and bootstrap interval; small dots: the runs."
+    texts = ("finals", "Final return", note)
     yield from _draw_rows(figures, points, finish, texts)
 
 
@@ -456,7 +503,10 @@ def _draw_rows(
         for number, kind in enumerate(points):
             offset = 0.32 * (number - (len(points) - 1) / 2)
             for row, values in enumerate(kind.values.reindex(arms).itertuples(index=False)):
-                _point(axes, figures.styles[arms[row]], values, kind.filled, row + offset)
+                style, y = figures.styles[arms[row]], row + offset
+                seeds = kind.seeds[kind.seeds.index == arms[row]]
+                axes.plot(seeds, [y + 0.13] * len(seeds), "o", color=style.color, **DOTS)
+                _point(axes, style, values, kind.filled, y)
         axes.set_yticks(np.arange(len(arms)), [plain(arm, 34) for arm in arms])
         axes.set_ylim(len(arms) - 0.4, -0.6)
         if len(points) > 1:
@@ -484,7 +534,7 @@ def draw_sensitivity(figures: EnvFigures) -> Iterator[Drawing]:
     final = ("final", "final_low", "final_high")
     kinds = [(final, metric_label(figures.tables.metric), "Final return")]
     if limit.exists:
-        label = f"mean steps to {limit.value:g} (steps)"
+        label = f"mean environment steps to {limit.value:g}"
         steps = ("mean_env_steps", "low_env_steps", "high_env_steps")
         kinds.append((steps, label, "Environment steps to the threshold"))
     note = (
@@ -512,7 +562,7 @@ def draw_sensitivity(figures: EnvFigures) -> Iterator[Drawing]:
 
 def _weight_axis(axes: Axes, weights: pd.Series) -> None:
     """Spreads minimum weights that are far apart: a logarithmic axis, linear around 0."""
-    axes.set_xlabel("minimum weight m (1)")
+    axes.set_xlabel("minimum weight m")
     positive = weights[weights > 0]
     if positive.empty or weights.max() <= 4 * positive.min():
         return

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ from rllib_weighted.report import statistics
 from rllib_weighted.report.results import Results, choose_baseline, format_number, is_baseline
 from rllib_weighted.report.statistics import CONFIDENCE, SEED
 from rllib_weighted.report.trials import ReportError, unknown
+from rllib_weighted.text import printable
 
 NUM_POINTS = 100
 HOLD = 5
@@ -24,6 +25,34 @@ LEAST_LENGTH = 0.9
 
 Limits = float | Mapping[str, float] | None
 """Thresholds as they are asked for: see `thresholds`."""
+
+
+class Question(TypedDict, total=False):
+    """What convergence is asked for; keywords of all measures that need a threshold.
+
+    Attributes:
+        threshold: As in `thresholds`.
+        hold: Rounds that it has to be sustained, see `first_sustained`; `HOLD` if not given.
+        baseline: Strategy or arm that others are compared with, and that the threshold is derived
+            from where none is given; without it, or None, "average", if it is there.
+    """
+
+    threshold: Limits
+    hold: int
+    baseline: str | None
+
+
+class Options(Question, total=False):
+    """All keywords that shape a report.
+
+    Attributes:
+        confidence: Coverage of the intervals; `CONFIDENCE` if not given.
+        seed: Seeds the bootstraps, so that the same results give the same report.
+    """
+
+    confidence: float
+    seed: int
+
 
 _CLOCKS = ("env_steps", "time_s")
 _TIME_NUMBERS = ("mean", "low", "high", "median", "horizon")
@@ -185,7 +214,11 @@ def thresholds(
         ReportError: A threshold is not finite, or is for an environment that is not there.
     """
     envs = results.envs
-    given = threshold if isinstance(threshold, Mapping) else dict.fromkeys(envs, threshold)
+    given: dict[str, float | None]
+    if isinstance(threshold, Mapping):
+        given = {printable(env): value for env, value in threshold.items()}
+    else:
+        given = dict.fromkeys(envs, threshold)
     for env, value in given.items():
         if env not in envs:
             raise unknown("environment", env, envs)
@@ -200,7 +233,13 @@ def thresholds(
     }
 
 
-def _derived(results: Results, env: str, baseline: str | None) -> Threshold:
+def improvement(results: Results, env: str, baseline: str | None) -> tuple[float, float, str]:
+    """Returns from where to where the baseline's runs came in an environment.
+
+    Returns:
+        The median first value of the metric and the interquartile mean of the final returns, NaN
+        if there are none; and whose runs they are of: without a baseline there, all.
+    """
     runs, whose = results.counting(env), "all runs"
     if is_baseline(runs, baseline).any():
         runs, whose = runs[is_baseline(runs, baseline)], f"the runs of {baseline}"
@@ -209,8 +248,70 @@ def _derived(results: Results, env: str, baseline: str | None) -> Threshold:
     firsts = [part[0] for start, end in rows if (part := _finite(values[start:end])).size]
     finals = _finite(runs["final"].to_numpy())
     if not firsts or not finals.size:
+        return math.nan, math.nan, whose
+    return float(np.median(firsts)), float(statistics.iqm(finals)), whose
+
+
+def scores(results: Results, *, baseline: str | None = None) -> pd.DataFrame:
+    """Returns each run's final return on a scale that environments share.
+
+    Args:
+        results: From `load_results`.
+        baseline: As in `convergence`.
+
+    Returns:
+        A row per run with a final return (see `is_final`): env, arm, run, seed, score: 0 at the
+        median first value of the baseline's runs, 1 at the interquartile mean of their final
+        returns. Without environments in which these did not improve.
+    """
+    name = choose_baseline(results.arms, baseline)
+    parts = [pd.DataFrame(columns=["env", "arm", "run", "seed", "score"])]
+    for env in results.envs:
+        start, final, _ = improvement(results, env, name)
+        if final > start:
+            arms = [runs[is_final(runs)] for _, runs in results.by_arm(env)]
+            runs = pd.concat(arms).dropna(subset="final")
+            runs = runs.assign(score=(runs["final"] - start) / (final - start))
+            parts.append(runs[parts[0].columns])
+    return pd.concat(parts[1:] or parts, ignore_index=True)
+
+
+def pooled_scores(
+    results: Results,
+    *,
+    baseline: str | None = None,
+    confidence: float = CONFIDENCE,
+    seed: int = SEED,
+) -> pd.DataFrame:
+    """Returns each arm's score over all environments.
+
+    Args:
+        results: From `load_results`.
+        baseline: As in `convergence`.
+        confidence: Coverage of the intervals.
+        seed: Seeds the bootstrap, which resamples the runs of each environment for itself.
+
+    Returns:
+        A row per arm that has runs in every environment with scores: arm, num_envs, num_runs,
+        score (mean over the environments of the interquartile mean over the runs), low, high.
+        Empty with less than two such environments.
+    """
+    table = scores(results, baseline=baseline)
+    num_envs = table["env"].nunique()
+    rows = []
+    for arm, part in table.groupby("arm", sort=False):
+        samples = [runs["score"].to_numpy() for _, runs in part.groupby("env", sort=False)]
+        if len(samples) == num_envs > 1:
+            interval = statistics.stratified_interval(samples, confidence, seed)
+            score = float(np.mean([statistics.iqm(sample) for sample in samples]))
+            rows.append((arm, num_envs, len(part), score, *interval))
+    return pd.DataFrame(rows, columns=["arm", "num_envs", "num_runs", "score", "low", "high"])
+
+
+def _derived(results: Results, env: str, baseline: str | None) -> Threshold:
+    start, final, whose = improvement(results, env, baseline)
+    if math.isnan(final):
         return Threshold(math.nan, f"none: {whose} never finished an episode")
-    start, final = float(np.median(firsts)), float(statistics.iqm(finals))
     if not final > start:
         return Threshold(
             math.nan,
@@ -311,11 +412,9 @@ def encoded(runs: pd.DataFrame, clock: str) -> np.ndarray:
 def convergence(
     results: Results,
     *,
-    threshold: Limits = None,
-    hold: int = HOLD,
-    baseline: str | None = None,
     confidence: float = CONFIDENCE,
     seed: int = SEED,
+    **question: Unpack[Question],
 ) -> pd.DataFrame:
     """Returns how long each arm takes to its environment's threshold.
 
@@ -326,12 +425,9 @@ def convergence(
 
     Args:
         results: From `load_results`.
-        threshold: As in `thresholds`.
-        hold: Rounds; see `first_sustained`.
-        baseline: Strategy or arm that the threshold is derived from where none is given; None
-            takes "average", if it is there.
         confidence: Coverage of the intervals.
         seed: Seeds the bootstrap.
+        question: See `Question`.
 
     Returns:
         A row per arm: env, arm, threshold, num_runs, num_reached; and both in environment steps
@@ -341,8 +437,7 @@ def convergence(
     Raises:
         ReportError: A bad threshold, baseline or `hold`.
     """
-    choose_baseline(results.arms, baseline)
-    runs = convergence_runs(results, threshold=threshold, hold=hold, baseline=baseline)
+    runs = convergence_runs(results, **question)
     names = [f"{name}_{clock}" for clock in _CLOCKS for name in _TIME_NUMBERS]
     rows = []
     for env in runs["env"].unique():
@@ -423,7 +518,8 @@ def final_returns(
                 middle = float(statistics.iqm(values)) if values.size else math.nan
                 row |= {name: middle, f"{name}_low": low, f"{name}_high": high}
             gaps = (runs["final"] - runs["held_out"]).dropna()
-            low, high = statistics.mean_interval(gaps.to_numpy(), confidence)
+            mean = partial(np.mean, axis=-1)
+            low, high = statistics.jackknife_interval(mean, [[gaps.to_numpy()]], confidence)
             row |= {"num_held_out": gaps.size, "gap": gaps.mean(), "gap_low": low, "gap_high": high}
             rows.append(row)
     return pd.DataFrame(rows)
@@ -432,21 +528,17 @@ def final_returns(
 def sensitivity(
     results: Results,
     *,
-    threshold: Limits = None,
-    hold: int = HOLD,
-    baseline: str | None = None,
     confidence: float = CONFIDENCE,
     seed: int = SEED,
+    **question: Unpack[Question],
 ) -> pd.DataFrame:
     """Returns final return and convergence as they depend on the minimum weight.
 
     Args:
         results: From `load_results`.
-        threshold: As in `thresholds`.
-        hold: As in `first_sustained`.
-        baseline: As in `convergence`.
         confidence: Coverage of the intervals.
         seed: Seeds the bootstraps.
+        question: See `Question`.
 
     Returns:
         A row per arm whose minimum weight is a number, or that has none: env, line (the strategy
@@ -454,19 +546,15 @@ def sensitivity(
         of `final_returns` and `convergence`. Only of environments in which a line has at least
         two minimum weights.
     """
-    question: dict[str, Any] = {"threshold": threshold, "hold": hold, "baseline": baseline}
-    sure: dict[str, Any] = {"confidence": confidence, "seed": seed}
-    finals = final_returns(results, **sure)
-    return join_sensitivity(results.arms, finals, convergence(results, **question, **sure))
+    finals = final_returns(results, confidence=confidence, seed=seed)
+    times = convergence(results, confidence=confidence, seed=seed, **question)
+    return join_sensitivity(results.arms, finals, times)
 
 
 def join_sensitivity(arms: pd.DataFrame, finals: pd.DataFrame, times: pd.DataFrame) -> pd.DataFrame:
     """Returns the table of `sensitivity` from those of `final_returns` and `convergence`."""
     is_schedule = arms["varied"].map(lambda varied: "min_weight schedule" in varied)
-    table = arms.loc[~is_schedule, ["env", "arm", "min_weight"]]
-    labels = table["arm"].str.split(", ")
-    lines = [", ".join(p for p in parts if not p.startswith("m=")) for parts in labels]
-    table.insert(1, "line", lines)
+    table = arms.loc[~is_schedule, ["env", "line", "arm", "min_weight"]]
     weights = table.groupby(["env", "line"])["min_weight"].nunique()
     swept = {env for (env, _), count in weights.items() if count > 1}
     table = table[table["env"].isin(swept)].merge(finals, on=["env", "arm"], how="left")

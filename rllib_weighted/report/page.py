@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -18,12 +18,17 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rllib_weighted.report import measures, statistics
 from rllib_weighted.report import tables as views
 from rllib_weighted.report.comparisons import fewest_pairs
-from rllib_weighted.report.figures import MOST_ARMS_DRAWN, Drawing, draw_environments
-from rllib_weighted.report.measures import HOLD, Limits
+from rllib_weighted.report.figures import (
+    MOST_ARMS_DRAWN,
+    MOST_HEAT_MAPS,
+    Drawing,
+    draw_environments,
+)
+from rllib_weighted.report.measures import Options
 from rllib_weighted.report.results import FINAL_FRACTION, Results, format_number
-from rllib_weighted.report.statistics import CONFIDENCE, SEED
 from rllib_weighted.report.tables import Tables, compute, of_env
 from rllib_weighted.report.trials import ReportError, counted
+from rllib_weighted.report.verdicts import WORTH_SEEING
 
 GENERATOR = "rllib report"
 MOST_SENTENCES = 100
@@ -32,7 +37,8 @@ MOST_ROWS = 300
 _PAGE = "report.html"
 _FIGURES = "figures"
 _TABLES = "tables"
-_SECTIONS = ("curves", "reached", "faster", "finals", "sensitivity", "effective", "shares")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_ROUND_BY_ROUND = ("progress", "weights")  # What tables are computed from, and as large as it.
 
 
 @dataclass(frozen=True)
@@ -51,12 +57,7 @@ class Report:
 def write_report(
     results: Results,
     out: str | os.PathLike[str],
-    *,
-    baseline: str | None = None,
-    threshold: Limits = None,
-    hold: int = HOLD,
-    confidence: float = CONFIDENCE,
-    seed: int = SEED,
+    **options: Unpack[Options],
 ) -> Report:
     """Writes `report.html`, `figures/` (PNG and SVG) and `tables/` (CSV and Parquet) to a folder.
 
@@ -66,11 +67,7 @@ def write_report(
     Args:
         results: From `load_results`.
         out: A local folder; created if it is not there.
-        baseline: A strategy or the label of an arm; None takes "average", if it is there.
-        threshold: One for all environments, or one by environment's name; see `thresholds`.
-        hold: Rounds that the threshold has to be sustained; see `first_sustained`.
-        confidence: Coverage of the intervals.
-        seed: Seeds the bootstraps: the same results give the same report.
+        options: See `measures.Options`.
 
     Raises:
         ReportError: A bad baseline, threshold or `hold`; or `out` is a file, or a folder with
@@ -79,23 +76,16 @@ def write_report(
     """
     folder = Path(out).expanduser()
     check_folder(folder)
-    tables = compute(
-        results,
-        baseline=baseline,
-        threshold=threshold,
-        hold=hold,
-        confidence=confidence,
-        seed=seed,
-    )
+    tables = compute(results, **options)
     drawings = _with_distinct_names(draw_environments(tables))
     _clear(folder)
     for drawing in drawings:
         (folder / _FIGURES / f"{drawing.name}.png").write_bytes(drawing.png)
         (folder / _FIGURES / f"{drawing.name}.svg").write_bytes(drawing.svg)
     for name, table in vars(tables).items():
-        if isinstance(table, pd.DataFrame):
+        if isinstance(table, pd.DataFrame) and name not in _ROUND_BY_ROUND:
             flat = _flat(table)
-            flat.to_csv(folder / _TABLES / f"{name}.csv", index=False)
+            _without_formulas(flat).to_csv(folder / _TABLES / f"{name}.csv", index=False)
             flat.to_parquet(folder / _TABLES / f"{name}.parquet", index=False)
     page = folder / _PAGE
     page.write_text(render(tables, drawings), encoding="utf-8")
@@ -136,6 +126,16 @@ def _flat(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**texts)
 
 
+def _without_formulas(table: pd.DataFrame) -> pd.DataFrame:
+    """Returns a table in which no text is a formula to a spreadsheet: such texts begin with "'"."""
+
+    def quoted(value: Any) -> Any:
+        return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+    texts = table.columns.difference(table.select_dtypes(["number", "bool"]).columns)
+    return table.assign(**{name: table[name].map(quoted) for name in texts}).rename(columns=quoted)
+
+
 def _with_distinct_names(drawings: Iterable[Drawing]) -> list[Drawing]:
     """Returns figures whose files do not overwrite each other: long or odd labels are cut alike."""
     taken: Counter[str] = Counter()
@@ -161,22 +161,19 @@ def render(tables: Tables, drawings: Sequence[Drawing]) -> str:
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
     )
     environment.filters["base64"] = lambda data: base64.b64encode(data).decode("ascii")
-    envs = list(tables.thresholds)
-    counting = int(tables.runs["counts"].sum())
+    environment.globals.update(counted=counted, of_env=of_env, threshold_text=threshold_text)
     return environment.get_template("report.html.jinja").render(
         vars(tables),
+        tables=tables,
+        views=views,
+        drawings=drawings,
         generator=GENERATOR,
-        title=f"Report on {envs[0] if len(envs) == 1 else f'{len(envs)} environments'}",
         created=time.strftime("%Y-%m-%d %H:%M %Z"),
-        num_runs=f"{counted(counting, 'run')} in {counted(len(tables.arms), 'arm')}",
-        environments=[
-            {"number": number, **_environment(env, tables, [d for d in drawings if d.env == env])}
-            for number, env in enumerate(envs, start=1)
-        ],
-        versions=views.versions_view(),
-        all_runs=views.runs_view(tables),
+        most_arms_drawn=MOST_ARMS_DRAWN,
+        most_heat_maps=MOST_HEAT_MAPS,
         most_rows=MOST_ROWS,
-        level=tables.level,
+        most_sentences=MOST_SENTENCES,
+        worth_seeing=WORTH_SEEING,
         measures=measures,
         statistics=statistics,
         final_fraction=FINAL_FRACTION,
@@ -184,39 +181,11 @@ def render(tables: Tables, drawings: Sequence[Drawing]) -> str:
     )
 
 
-def _environment(env: str, tables: Tables, drawings: Sequence[Drawing]) -> dict[str, Any]:
-    """Returns what the template shows of an environment."""
-    said = [sentence for sentence in tables.sentences if sentence.env == env]
-    said.sort(key=lambda sentence: not sentence.claim)
-
-    def about(*names: str) -> list[Any]:
-        return [sentence for sentence in said if sentence.measure in names][:MOST_SENTENCES]
-
-    limit = tables.thresholds[env]
-    value = f"{format_number(limit.value)}, " if limit.exists else ""
-    return {
-        "env": env,
-        "threshold": f"{value}{limit.origin}{_nobody_reached(tables, env)}",
-        "headline": views.headline(tables, env),
-        "not_drawn": max(0, len(of_env(tables.arms, env)) - MOST_ARMS_DRAWN),
-        "speed": about("env steps to threshold"),
-        "wall_time": about("wall time to threshold"),
-        "returns": about("final return", "held-out return", "training minus held-out"),
-        "convergence": views.convergence_view(tables, env),
-        "finals": views.finals_view(tables, env),
-        "drops": views.drops_view(tables, env),
-        "provenance": views.provenance(tables, env),
-        "drawings": {
-            name: [drawing for drawing in drawings if drawing.section == name] for name in _SECTIONS
-        },
-        "num_shares": of_env(tables.shares, env)["arm"].nunique(),
-    }
-
-
-def _nobody_reached(tables: Tables, env: str) -> str:
-    """Returns that nobody reached the threshold, if so."""
-    runs = of_env(tables.convergence_runs, env)
+def threshold_text(tables: Tables, env: str) -> str:
+    """Returns an environment's threshold, where it comes from, and whether nobody reached it."""
+    limit, runs = tables.thresholds[env], of_env(tables.convergence_runs, env)
+    text = f"{format_number(limit.value)}, {limit.origin}" if limit.exists else limit.origin
     if runs.empty or runs["reached"].any():
-        return ""
+        return text
     best = format_number(of_env(tables.final_returns, env)["final"].max())
-    return f". No run ever held it (the best arm's final return is {best})"
+    return f"{text}. No run ever held it (the best arm's final return is {best})"

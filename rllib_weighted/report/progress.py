@@ -21,12 +21,14 @@ from rllib_weighted.report.trials import PROGRESS, RESULT, Trial
 ROUND = "training_iteration"
 ENV_STEPS = "num_env_steps_sampled_lifetime"
 TIME = "time_total_s"
+CLOCKS = (ROUND, ENV_STEPS, TIME)
 HELD_OUT = "evaluation/env_runners/episode_return_mean"
 NUM_BINS = 100
 """Ranges of rounds that a merge history is reduced to, at most."""
 NUM_EPISODES = 100
 """Episodes that the mean return is taken over, as RLlib's default is."""
 
+_LARGEST = 2**53  # Up to here floating-point numbers count one by one.
 _TEXTS = ("done", "hostname", "trial_id", "date")
 _BLOCK = 1 << 18  # bytes read at once from the end of a file
 _HISTORY_COLUMNS = [
@@ -37,27 +39,27 @@ _HISTORY_COLUMNS = [
 
 @dataclass
 class Progress:
-    """What was logged of a trial, a value per round; without any round, nothing was.
+    """What was logged of a trial.
 
     Attributes:
-        rounds: Numbers of the rounds, rising.
-        env_steps: Environment steps up to the end of each round.
-        time_s: Seconds of training up to then; NaN if it was not logged.
-        values: The metrics asked for, as far as they were logged.
+        rows: A row per round, in their order; without any, nothing was logged. Columns: `ROUND`;
+            `ENV_STEPS` and `TIME` (s of training) up to its end, the latter NaN if it was not
+            logged; and the metrics asked for, as far as they were.
         columns: Names of all metrics that were logged.
         finished: Whether the trial came to its own end.
         facts: "hostname", "trial_id" and "date" (of the last round).
         source: File that this is from.
     """
 
-    rounds: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
-    env_steps: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
-    time_s: np.ndarray = field(default_factory=lambda: np.empty(0))
-    values: dict[str, np.ndarray] = field(default_factory=dict)
+    rows: pd.DataFrame = field(default_factory=pd.DataFrame)
     columns: Sequence[str] = ()
     finished: bool = False
     facts: dict[str, str] = field(default_factory=dict)
     source: str = ""
+
+    def has(self, metrics: Sequence[str]) -> bool:
+        """Whether any of the metrics was logged."""
+        return not self.rows.columns.intersection(metrics).empty
 
 
 def read_progress(trial: Trial, metrics: Sequence[str]) -> tuple[Progress, list[str]]:
@@ -76,7 +78,7 @@ def read_progress(trial: Trial, metrics: Sequence[str]) -> tuple[Progress, list[
     problems: list[str] = []
     progress = Progress()
     for name, read in ((PROGRESS, _read_csv), (RESULT, _read_json)):
-        if name not in trial.files or progress.values:
+        if name not in trial.files or progress.has(metrics):
             continue
         try:
             with trial.filesystem.open_input_stream(trial.file(name)) as stream:
@@ -85,7 +87,7 @@ def read_progress(trial: Trial, metrics: Sequence[str]) -> tuple[Progress, list[
             problems.append(f"left out {trial.file(name)}: {error}")
             continue
         problems += [f"left out {what} of {trial.file(name)}" for what in left_out]
-        if found.values or not progress.rounds.size:
+        if found.has(metrics) or progress.rows.empty:
             progress = found
     return progress, problems
 
@@ -97,7 +99,7 @@ def _read_csv(content: bytes, metrics: Sequence[str]) -> tuple[Progress, list[st
     columns = next(csv.reader(io.StringIO(head)), [])
     if ROUND not in columns or ENV_STEPS not in columns:
         raise ValueError(f"it has no column {ROUND} or {ENV_STEPS}, so it is not RLlib's")
-    wanted = dict.fromkeys((ROUND, ENV_STEPS, TIME, *metrics), pa.float64())
+    wanted = dict.fromkeys((*CLOCKS, *metrics), pa.float64())
     every = wanted | dict.fromkeys(_TEXTS, pa.string())
     types = {name: kind for name, kind in every.items() if name in columns}
     invalid: list[Any] = []
@@ -117,7 +119,7 @@ def _read_csv(content: bytes, metrics: Sequence[str]) -> tuple[Progress, list[st
     data = table.select([name for name in wanted if name in types]).to_pandas()
     last = table.slice(max(0, table.num_rows - 1)).to_pylist()
     facts = {name: str(row[name]) for row in last for name in _TEXTS if name in types}
-    return _progress(data, metrics, facts, columns, PROGRESS), left_out
+    return _progress(data, columns, facts, PROGRESS), left_out
 
 
 def _read_json(content: bytes, metrics: Sequence[str]) -> tuple[Progress, list[str]]:
@@ -128,40 +130,33 @@ def _read_json(content: bytes, metrics: Sequence[str]) -> tuple[Progress, list[s
     results = [result for result in results if ROUND in result and ENV_STEPS in result]
     if not results:
         return Progress(), left_out
-    names = dict.fromkeys((ROUND, ENV_STEPS, TIME, *metrics))
+    names = dict.fromkeys((*CLOCKS, *metrics))
     data = pd.DataFrame({name: [lookup(result, name) for result in results] for name in names})
     last = pd.json_normalize({**results[-1], "config": None}, sep="/")
     columns = list(last.select_dtypes("number"))
     missing = [name for name in metrics if name not in columns and data[name].isna().all()]
     data = data.drop(columns=missing)
     facts = {name: str(results[-1].get(name, "")) for name in _TEXTS}
-    return _progress(data, metrics, facts, columns, RESULT), left_out
+    return _progress(data, columns, facts, RESULT), left_out
 
 
 def _progress(
-    data: pd.DataFrame,
-    metrics: Sequence[str],
-    facts: dict[str, str],
-    columns: Sequence[str],
-    source: str,
+    data: pd.DataFrame, columns: Sequence[str], facts: dict[str, str], source: str
 ) -> Progress:
     """Returns the progress; of a round that was logged twice (around a restore), the last row."""
     data = data.dropna(subset=[ROUND, ENV_STEPS])
     if data.empty:
         return Progress()
+    for name in (ROUND, ENV_STEPS):
+        if not data[name].between(0, _LARGEST).all():
+            found = data.loc[~data[name].between(0, _LARGEST), name].iat[0]
+            raise ValueError(f"{name} should be a count, found {found:g}")
     if not (data[ROUND].diff()[1:] > 0).all():
         data = data.drop_duplicates(ROUND, keep="last").sort_values(ROUND)
-    values = {name: data[name].to_numpy() for name in data}
-    return Progress(
-        rounds=values[ROUND].astype(np.int64),
-        env_steps=values[ENV_STEPS].astype(np.int64),
-        time_s=values.get(TIME, np.full(len(data), math.nan)),
-        values={name: values[name] for name in metrics if name in values},
-        columns=columns,
-        finished=facts.pop("done", "").lower() == "true",
-        facts=facts,
-        source=source,
-    )
+    rows = data.reindex(columns=list(dict.fromkeys([*CLOCKS, *data.columns])))
+    rows = rows.astype({ROUND: np.int64, ENV_STEPS: np.int64}).reset_index(drop=True)
+    finished = facts.pop("done", "").lower() == "true"
+    return Progress(rows, columns, finished, facts, source)
 
 
 def read_held_out(trial: Trial, first_round: int, interval: int) -> list[float]:
@@ -264,8 +259,17 @@ def read_worker_rounds(trial: Trial) -> tuple[WorkerRounds | None, str, list[str
         problems = [*problems, f"{trial.history.path} holds {len(tables)} trials: took the longest"]
     table = max(tables, key=lambda table: table.num_rows)
     columns = {name: table[name].to_numpy() for name in _HISTORY_COLUMNS[1:]}
-    rounds = columns.pop("round")
+    rounds, workers = columns.pop("round"), columns["worker"]
     starts = np.flatnonzero(np.diff(rounds, prepend=rounds[0] - 1))
+    num_workers = np.diff(np.append(starts, rounds.size)).max()
+    for what, numbers, first, last in (
+        ("worker", workers, 0, num_workers - 1),
+        ("round", rounds, 0, _LARGEST),
+    ):
+        if numbers.min() < first or numbers.max() > last:
+            found = f"numbers from {numbers.min():,} to {numbers.max():,}"
+            should = f"a {what}'s number should be from {first} to {last:,}"
+            return None, "", [*problems, f"left out {trial.history.path}: {should}, found {found}"]
     env_steps = columns.pop("env_steps")[starts]
     history = WorkerRounds(rounds[starts], env_steps, starts, columns)
     return history, table["trial_id"][0].as_py(), problems
@@ -286,13 +290,9 @@ def progress_from_history(history: WorkerRounds, metric: str) -> Progress:
     total = np.concatenate([[0.0], np.cumsum(history.sum(returns * episodes))])
     count = np.concatenate([[0.0], np.cumsum(history.sum(episodes))])
     since = np.maximum(np.searchsorted(count, count[1:] - NUM_EPISODES, side="right") - 1, 0)
-    return Progress(
-        rounds=history.rounds.astype(np.int64),
-        env_steps=history.env_steps,
-        time_s=np.full(history.rounds.size, np.nan),
-        values={metric: _divide(total[1:] - total[since], count[1:] - count[since])},
-        source="merge history",
-    )
+    values = _divide(total[1:] - total[since], count[1:] - count[since])
+    clocks = {ROUND: history.rounds, ENV_STEPS: history.env_steps, TIME: math.nan}
+    return Progress(pd.DataFrame({**clocks, metric: values}), source="merge history")
 
 
 def summarize_weights(history: WorkerRounds, last_round: int) -> dict[str, np.ndarray]:

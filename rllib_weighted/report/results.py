@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-import posixpath
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,11 @@ from pyarrow import fs
 from rllib_weighted.records import metrics as names
 from rllib_weighted.records.origin import read_origin
 from rllib_weighted.records.reading import Locations
-from rllib_weighted.records.schema import parse_file_name
 from rllib_weighted.report.progress import (
+    ENV_STEPS,
     HELD_OUT,
+    ROUND,
+    TIME,
     Progress,
     progress_from_history,
     read_held_out,
@@ -38,6 +40,7 @@ from rllib_weighted.report.trials import (
     read_settings,
     unknown,
 )
+from rllib_weighted.text import printable
 
 METRIC = f"{names.MERGE}/{names.EPISODE_RETURN_MEAN}"
 STOCK_METRIC = "env_runners/episode_return_mean"
@@ -120,6 +123,7 @@ def load_results(
     locations: Locations,
     *,
     metric: str | None = None,
+    names: Mapping[str, str] | None = None,
     filesystem: fs.FileSystem | None = None,
 ) -> Results:
     """Reads all trials under some folders.
@@ -133,34 +137,34 @@ def load_results(
         metric: The metric to compare, with its levels joined by "/". None takes
             ``merge/episode_return_mean`` or, if any run lacks it (stock PPO does),
             ``env_runners/episode_return_mean`` for all.
+        names: Arms by the names that they shall have; see `name_arms`.
         filesystem: Where the locations lie; None to tell from each location.
 
     Raises:
-        ReportError: There is no trial, none has results yet, or none has the metric.
+        ReportError: There is no trial, none has results yet, none has the metric, or no run is
+            what `names` wants to name.
     """
     trials, problems = find_trials(locations, filesystem)
     wanted = [METRIC, STOCK_METRIC] if metric is None else [metric]
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        runs = list(pool.map(lambda trial: read_run(trial, [*wanted, HELD_OUT]), trials))
+        runs = list(pool.map(lambda trial: _read_alone(trial, [*wanted, HELD_OUT]), trials))
         problems += [problem for run in runs for problem in run.problems]
-        runs = _without_copies([run for run in runs if run.progress.rounds.size], problems)
+        runs = _without_copies([run for run in runs if len(run.progress.rows)], problems)
         chosen = _choose_metric(runs, metric, problems)
-        runs = [run for run in runs if chosen in run.progress.values]
-        labels, arms = assign_arms([run.settings for run in runs])
+        runs = [run for run in runs if chosen in run.progress.rows]
+        labels, arms = assign_arms(name_arms([run.settings for run in runs], names or {}))
         table = _runs_table(runs, labels, chosen)
         problems += _cautions(table)
         arms = arms[arms["arm"].isin(table["arm"])].reset_index(drop=True)
-        weights, shares, origins = _read_histories(pool, runs, table, problems)
-    table["has_weights"] = table["run"].isin(weights["run"].unique())
+        histories = _read_histories(pool, runs, table, problems)
+    table["has_weights"] = table["run"].isin(histories["weights"]["run"])
     return Results(
         runs=table,
         arms=arms,
         progress=_progress_table(runs, chosen),
-        weights=weights,
-        shares=shares,
-        origins=origins,
-        metric=chosen,
-        problems=list(dict.fromkeys(problems)),
+        **histories,
+        metric=printable(chosen),
+        problems=list(dict.fromkeys(map(printable, problems))),
     )
 
 
@@ -175,14 +179,6 @@ class Run:
     trial_id: str = ""
     held_out: float = math.nan
 
-    @property
-    def last_round(self) -> int:
-        """The last round that either file knows of, told without reading the merge history."""
-        history = self.trial.history
-        files = history.files if history is not None else []
-        bounds = [parse_file_name(posixpath.basename(path)) for path in files]
-        return max([bound[1] for bound in bounds if bound] + [int(self.progress.rounds[-1])])
-
 
 def read_run(trial: Trial, metrics: Sequence[str]) -> Run:
     """Reads a trial: its settings, its progress, and its returns on held-out seeds.
@@ -195,58 +191,69 @@ def read_run(trial: Trial, metrics: Sequence[str]) -> Run:
     settings, problem = read_settings(trial)
     progress, problems = read_progress(trial, metrics)
     run = Run(trial, settings, progress, ([problem] if problem else []) + problems)
-    if not progress.values.keys() & set(metrics[:-1]):
+    if not progress.has(metrics[:-1]):
         history, trial_id, more = read_worker_rounds(trial)
         run.problems += more
         if history is not None and METRIC in metrics:
             run.progress, run.trial_id = progress_from_history(history, METRIC), trial_id
             run.problems.append(f"{trial.path}: returns are taken from its merge history")
-        elif not progress.rounds.size:
+        elif progress.rows.empty:
             run.problems.append(f"{trial.path} has no results yet")
-    if run.progress.rounds.size:
+    if len(run.progress.rows):
         logged = run.progress.facts.get("trial_id", "")
         run.trial_id = run.trial_id or ("" if logged == _NO_ID else logged)
         run.held_out = _held_out(run)
     return run
 
 
+def _read_alone(trial: Trial, metrics: Sequence[str]) -> Run:
+    """Reads a trial; of one that cannot be read, whatever is wrong with it, only that is kept."""
+    try:
+        return read_run(trial, metrics)
+    except Exception as error:
+        return Run(trial, Settings(), Progress(), [_left_out(trial.path, error)])
+
+
+def _left_out(what: str, error: Exception) -> str:
+    return f"left out {what}: {type(error).__name__}: {error}"
+
+
 def _held_out(run: Run) -> float:
     """Returns the mean return on held-out seeds at the end of a run; NaN without one."""
-    progress = run.progress
-    late, interval = is_late(progress), run.settings.evaluation_interval
-    found: Sequence[float] | np.ndarray = []
-    logged = progress.values.pop(HELD_OUT, None)
-    if logged is not None:
-        known = (progress.rounds % max(1, interval) == 0) & np.isfinite(logged)
+    rows, interval = run.progress.rows, run.settings.evaluation_interval
+    late = is_late(rows)
+    found: Sequence[float] | pd.Series = []
+    if HELD_OUT in rows:
+        logged = rows[HELD_OUT]
+        known = (rows[ROUND] % max(1, interval) == 0) & np.isfinite(logged)
         found = logged[known & late] if (known & late).any() else logged[known][-1:]
     elif interval > 0 and RESULT in run.trial.files:
         try:
-            found = read_held_out(run.trial, int(progress.rounds[late][0]), interval)
+            found = read_held_out(run.trial, int(rows.loc[late, ROUND].iat[0]), interval)
         except OSError as error:
             run.problems.append(f"left out the evaluations of {run.trial.path}: {error}")
     return float(np.mean(found)) if len(found) else math.nan
 
 
-def is_late(progress: Progress) -> np.ndarray:
+def is_late(rows: pd.DataFrame) -> pd.Series:
     """Whether a round is in the part of a run that its final return is taken from."""
-    return progress.env_steps > (1 - FINAL_FRACTION) * progress.env_steps[-1]
+    return rows[ENV_STEPS] > (1 - FINAL_FRACTION) * rows[ENV_STEPS].iat[-1]
 
 
-def carried(values: np.ndarray) -> np.ndarray:
+def carried(values: pd.Series) -> pd.Series:
     """Returns values with those that are not finite replaced by the last finite one before."""
-    return pd.Series(np.where(np.isfinite(values), values, np.nan)).ffill().to_numpy()
+    return values.where(np.isfinite(values)).ffill()
 
 
 def _without_copies(runs: Iterable[Run], problems: list[str]) -> list[Run]:
-    seen: dict[str, str] = {}
+    paths: dict[str, str] = {}
     kept = []
     for run in runs:
-        first = seen.setdefault(run.trial_id, run.trial.path) if run.trial_id else run.trial.path
-        if first == run.trial.path:
-            kept.append(run)
+        path, trial_id = run.trial.path, run.trial_id
+        if trial_id and (first := paths.setdefault(trial_id, path)) != path:
+            problems.append(f"left out {path}: {first} is the same trial ({trial_id})")
         else:
-            same = f"{first} is the same trial ({run.trial_id})"
-            problems.append(f"left out {run.trial.path}: {same}")
+            kept.append(run)
     return kept
 
 
@@ -259,7 +266,7 @@ def _choose_metric(runs: Sequence[Run], metric: str | None, problems: list[str])
     if not runs:
         details = "".join(f"\n- {problem}" for problem in problems[:5])
         raise ReportError(f"none of the trials has results yet{details}")
-    having = Counter(name for run in runs for name in run.progress.values)
+    having = Counter(name for run in runs for name in run.progress.rows)
     chosen = metric or (METRIC if having[METRIC] >= having[STOCK_METRIC] else STOCK_METRIC)
     if not having[chosen]:
         known = {name for run in runs for name in run.progress.columns}
@@ -287,27 +294,25 @@ def _runs_table(runs: Sequence[Run], labels: Sequence[str], metric: str) -> pd.D
 
 
 def _run_row(run: Run, label: str, metric: str) -> dict[str, Any]:
-    progress = run.progress
-    progress.values[metric] = carried(progress.values[metric])
-    late = progress.values[metric][is_late(progress)]
-    late = late[np.isfinite(late)]
+    progress, rows = run.progress, run.progress.rows
+    rows[metric] = carried(rows[metric])
     return {
         "env": run.settings.env,
         "arm": label,
         "strategy": run.settings.strategy,
         "min_weight": run.settings.min_weight,
         "seed": run.settings.seed,
-        "num_rounds": progress.rounds.size,
-        "env_steps": int(progress.env_steps[-1]),
-        "time_s": float(progress.time_s[-1]),
-        "final": float(late.mean()) if late.size else math.nan,
+        "num_rounds": len(rows),
+        "env_steps": rows[ENV_STEPS].iat[-1],
+        "time_s": rows[TIME].iat[-1],
+        "final": rows.loc[is_late(rows), metric].mean(),
         "held_out": run.held_out,
         "finished": progress.finished,
         "source": progress.source,
-        "host": progress.facts.get("hostname", ""),
-        "date": progress.facts.get("date", ""),
-        "trial_id": run.trial_id,
-        "path": run.trial.path,
+        "host": printable(progress.facts.get("hostname", "")),
+        "date": printable(progress.facts.get("date", "")),
+        "trial_id": printable(run.trial_id),
+        "path": printable(run.trial.path),
     }
 
 
@@ -326,55 +331,58 @@ def _cautions(table: pd.DataFrame) -> list[str]:
 
 
 def _progress_table(runs: Sequence[Run], metric: str) -> pd.DataFrame:
-    parts = [run.progress for run in runs]
-    sizes = [part.rounds.size for part in parts]
-    columns = {
-        "run": np.repeat(np.arange(len(parts), dtype=np.int32), sizes),
-        "round": np.concatenate([part.rounds.astype(np.int32) for part in parts]),
-        "env_steps": np.concatenate([part.env_steps for part in parts]),
-        "time_s": np.concatenate([part.time_s for part in parts]),
-        "value": np.concatenate([part.values[metric] for part in parts]),
-    }
-    return pd.DataFrame(columns, copy=False)
+    parts = [run.progress.rows for run in runs]
+    table = pd.concat(parts, ignore_index=True)
+    names = {"round": ROUND, "env_steps": ENV_STEPS, "time_s": TIME, "value": metric}
+    columns = {name: table[logged] for name, logged in names.items()}
+    numbers = np.arange(len(parts), dtype=np.int32)
+    return pd.DataFrame({"run": np.repeat(numbers, [len(part) for part in parts]), **columns})
 
 
 def _read_histories(
     pool: ThreadPoolExecutor, runs: Sequence[Run], table: pd.DataFrame, problems: list[str]
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+) -> dict[str, pd.DataFrame]:
     """Returns weights, shares and origins, from the merge histories of the runs that count."""
-    last_rounds = pd.Series([run.last_round for run in runs])
+    last_rounds = pd.Series([run.progress.rows[ROUND].iat[-1] for run in runs])
     longest = last_rounds.groupby(table["env"].to_numpy()).transform("max").tolist()
     has_history = np.array([run.trial.history is not None for run in runs], dtype=bool)
     counting = table[table["counts"] & has_history]
     by_seed = counting.sort_values("seed", kind="stable")
     examples = set(by_seed.drop_duplicates(["env", "arm"])["run"])
 
-    def read(index: int) -> tuple[Any, Any, dict[str, Any], list[str]]:
+    def read(index: int) -> tuple[dict[str, pd.DataFrame], list[str]]:
+        found: dict[str, pd.DataFrame] = {}
         trial = runs[index].trial
         history, _, left_out = read_worker_rounds(trial)
-        weights = shares = None
-        if history is not None:
-            summary = summarize_weights(history, longest[index])
-            weights = pd.DataFrame({"run": np.int32(index), **summary})
-        if index not in examples or trial.history is None:
-            return weights, None, {}, left_out
         facts = table.loc[index, ["env", "arm", "run", "seed"]].to_dict()
         if history is not None:
-            shares = pd.DataFrame({**facts, **worker_shares(history, longest[index])})
-        facts.pop("seed")
-        origin = read_origin(trial.history)
-        return weights, shares, {**facts, **origin} if origin else {}, left_out
+            weights = summarize_weights(history, longest[index])
+            found["weights"] = pd.DataFrame({"run": np.int32(index), **weights})
+        if history is not None and index in examples:
+            shares = worker_shares(history, longest[index])
+            found["shares"] = pd.DataFrame({**facts, **shares})
+        if index in examples and trial.history and (origin := read_origin(trial.history)):
+            origin = {printable(name): printable(value) for name, value in origin.items()}
+            found["origins"] = pd.DataFrame([{**facts, **origin}]).drop(columns="seed")
+        return found, left_out
 
-    found = list(pool.map(read, counting["run"].tolist()))
-    problems += [problem for *_, left_out in found for problem in left_out]
-    weights = [part for part, _, _, _ in found if part is not None]
-    shares = [part for _, part, _, _ in found if part is not None]
-    origins = [row for _, _, row, _ in found if row]
-    return (
-        pd.concat(weights, ignore_index=True) if weights else pd.DataFrame({"run": []}),
-        pd.concat(shares, ignore_index=True) if shares else pd.DataFrame({"arm": []}),
-        pd.DataFrame(origins) if origins else pd.DataFrame({"env": [], "arm": [], "run": []}),
-    )
+    def read_alone(index: int) -> tuple[dict[str, pd.DataFrame], list[str]]:
+        try:
+            return read(index)
+        except Exception as error:
+            return {}, [_left_out(f"the merge history of {runs[index].trial.path}", error)]
+
+    found = list(pool.map(read_alone, counting["run"].tolist()))
+    problems += [problem for _, left_out in found for problem in left_out]
+    empty = {"weights": ["run"], "shares": ["arm"], "origins": ["env", "arm", "run"]}
+    return {
+        name: pd.concat(
+            [parts[name] for parts, _ in found if name in parts]
+            or [pd.DataFrame(columns=columns, dtype=float)],
+            ignore_index=True,
+        )
+        for name, columns in empty.items()
+    }
 
 
 def assign_arms(settings: Sequence[Settings]) -> tuple[list[str], pd.DataFrame]:
@@ -386,7 +394,7 @@ def assign_arms(settings: Sequence[Settings]) -> tuple[list[str], pd.DataFrame]:
     Returns:
         The label of each run's arm, unique within its environment, and a row per arm:
 
-        - env, arm, strategy
+        - env, arm, strategy; line: the arm without its name and minimum weight
         - min_weight: the minimum weight (1/N if it was not set); NaN if there is none, or a
           schedule
         - num_workers: workers that are merged; 0 if unknown
@@ -398,26 +406,75 @@ def assign_arms(settings: Sequence[Settings]) -> tuple[list[str], pd.DataFrame]:
     for env in dict.fromkeys(item.env for item in settings):
         here = {index: item for index, item in enumerate(settings) if item.env == env}
         varied = _varied(list(here.values()))
-        arms: dict[tuple[Any, ...], Settings] = {}
-        for item in here.values():
-            arms.setdefault(_key(item, varied), item)
-        label_of = dict(zip(arms, _labels(list(arms.values()), varied), strict=True))
-        labels |= {index: label_of[_key(item, varied)] for index, item in here.items()}
-        for key, item in arms.items():
-            rows.append({"env": env, "arm": label_of[key], **_arm_row(item, varied)})
+        arms: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+        for index, item in here.items():
+            arms[_key(item, varied)].append(index)
+        members = [_named([here[index] for index in runs]) for runs in arms.values()]
+        for item, label, runs in zip(members, _labels(members, varied), arms.values(), strict=True):
+            labels |= dict.fromkeys(runs, label)
+            line = ", ".join([item.strategy, *_parts(item, members, varied, "strategy")])
+            rows.append({"env": env, "arm": label, "line": line, **_arm_row(item, varied)})
     table = pd.DataFrame(rows).sort_values(
         ["env", "strategy", "min_weight", "arm"], na_position="first", ignore_index=True
     )
     return [labels[index] for index in range(len(settings))], table
 
 
+def name_arms(settings: Sequence[Settings], names: Mapping[str, str]) -> list[Settings]:
+    """Returns the settings of runs with the names that their arms shall have.
+
+    A name stands in an arm's label in the place of its strategy. Where arms of the same name differ
+    in more, their labels say so: naming never pools runs.
+
+    Args:
+        settings: The settings of each run.
+        names: For each name the runs that get it: an arm's label without names, a strategy, or
+            settings with their values, ``merge_strategy=average,lr=0.01``.
+
+    Raises:
+        ReportError: No run is what a name is for.
+    """
+    named = list(settings)
+    if not names:
+        return named
+    labels, arms = assign_arms([replace(item, name="") for item in settings])
+    for name, which in names.items():
+        chosen = [
+            index
+            for index, (item, label) in enumerate(zip(settings, labels, strict=True))
+            if printable(which) in (label, item.name, item.strategy) or _fits(item, which)
+        ]
+        if not chosen:
+            raise unknown("arm", which, [*arms["arm"], *arms["strategy"]])
+        for index in chosen:
+            named[index] = replace(named[index], name=printable(name))
+    return named
+
+
+def _fits(item: Settings, which: str) -> bool:
+    """Whether a run has all of the settings in ``name=value,...``."""
+    own: dict[str, Any] = {"env": item.env, "merge_strategy": item.strategy, **item.other}
+    own |= {"min_weight": item.schedule or item.min_weight, "merge_options": item.options}
+    own |= {"num_workers": item.num_workers}
+    for part in which.split(","):
+        name, _, value = part.strip().partition("=")
+        with contextlib.suppress(ValueError, KeyError):
+            if own[name] == printable(value) or float(own[name]) == float(value):
+                continue
+        return False
+    return True
+
+
+def _named(runs: Sequence[Settings]) -> Settings:
+    """Returns the settings of an arm, with the one name that all of its runs have."""
+    found = {item.name for item in runs}
+    return replace(runs[0], name=found.pop() if len(found) == 1 else "")
+
+
 def _varied(settings: Sequence[Settings]) -> list[str]:
     """Returns the settings that have more than one value among the runs that have them at all."""
-    values: dict[str, set[str]] = defaultdict(set)
-    for item in settings:
-        for name, value in item.other.items():
-            values[name].add(value)
-    return sorted(name for name, found in values.items() if len(found) > 1)
+    num_values = pd.DataFrame([item.other for item in settings]).nunique()
+    return sorted(num_values.index[num_values > 1])
 
 
 def _key(item: Settings, varied: Sequence[str]) -> tuple[Any, ...]:
@@ -440,23 +497,33 @@ def _arm_row(item: Settings, varied: Sequence[str]) -> dict[str, Any]:
 
 
 def _labels(members: Sequence[Settings], varied: Sequence[str]) -> list[str]:
-    """Returns a label per arm that names what tells it from those of the same strategy."""
+    """Returns a label per arm: its name or strategy, and what tells it from those of the same."""
     taken: Counter[str] = Counter()
     found = []
     for item in members:
-        same = [other for other in members if other.strategy == item.strategy]
-        parts = [item.strategy]
+        kind = "name" if item.name else "strategy"
+        same = [other for other in members if getattr(other, kind) == getattr(item, kind)]
+        parts = [getattr(item, kind)]
         if len({(str(other.min_weight), other.schedule) for other in same}) > 1:
             parts.append(f"m={shorten(item.schedule, 40) or format_number(item.min_weight)}")
-        if len({other.options for other in same}) > 1:
-            parts.append(shorten(item.options, 40) or "default options")
-        for name in varied:
-            if len({other.other.get(name) for other in same}) > 1:
-                parts.append(f"{name}={shorten(item.other.get(name, ABSENT), 40)}")
-        label = ", ".join(parts)
+        label = ", ".join([*parts, *_parts(item, members, varied, kind)])
         taken[label] += 1  # Long values are cut, and may be cut alike.
         found.append(label if taken[label] == 1 else f"{label} ({taken[label]})")
     return found
+
+
+def _parts(
+    item: Settings, members: Sequence[Settings], varied: Sequence[str], kind: str
+) -> list[str]:
+    """Returns the options and settings in which an arm differs from others of its kind."""
+    same = [other for other in members if getattr(other, kind) == getattr(item, kind)]
+    parts = []
+    if len({other.options for other in same}) > 1:
+        parts.append(shorten(item.options, 40) or "default options")
+    for name in varied:
+        if len({other.other.get(name) for other in same}) > 1:
+            parts.append(f"{name}={shorten(item.other.get(name, ABSENT), 40)}")
+    return parts
 
 
 def choose_baseline(arms: pd.DataFrame, baseline: str | None) -> str | None:
@@ -475,9 +542,9 @@ def choose_baseline(arms: pd.DataFrame, baseline: str | None) -> str | None:
     names = [*arms["strategy"].unique(), *arms["arm"].unique()]
     if baseline is None:
         return DEFAULT_BASELINE if DEFAULT_BASELINE in names else None
-    if baseline not in names:
+    if printable(baseline) not in names:
         raise unknown("baseline", baseline, names)
-    return baseline
+    return printable(baseline)
 
 
 def is_baseline(table: pd.DataFrame, baseline: str | None) -> pd.Series:

@@ -12,6 +12,8 @@ from scipy import stats
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 2000
 FEWEST_RESAMPLES = 400
+POWER = 0.8
+MOST_SEEDS = 10_000
 SEED = 0
 NOT_KNOWN = (math.nan, math.nan)
 
@@ -89,6 +91,65 @@ def bootstrap_interval(
     return result.confidence_interval.low, result.confidence_interval.high
 
 
+def stratified_interval(
+    samples: Sequence[np.ndarray], confidence: float = CONFIDENCE, seed: int = SEED
+) -> Interval:
+    """Returns the bootstrap interval of the mean of several samples' interquartile means.
+
+    Each sample is resampled for itself; see `bootstrap_interval`.
+
+    Args:
+        samples: The samples, `[n]` each.
+        confidence: Coverage.
+        seed: Seeds the resampling.
+
+    Returns:
+        Lower and upper end; NaN if a sample has less than two values.
+    """
+    fewest = min(sample.size for sample in samples)
+    if fewest < 2:
+        return NOT_KNOWN
+
+    def mean(*resampled: np.ndarray, axis: int = -1) -> Any:
+        return np.mean([iqm(part, axis=axis) for part in resampled], axis=0)
+
+    interval = stats.bootstrap(
+        tuple(samples),
+        mean,
+        vectorized=True,
+        axis=-1,
+        n_resamples=NUM_RESAMPLES,
+        confidence_level=widened(fewest, confidence),
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return float(interval.low), float(interval.high)
+
+
+def seeds_needed(
+    spread: float, num_seeds: int, effect: float, confidence: float = CONFIDENCE
+) -> int | None:
+    """Returns how many seeds it takes to see an effect in `POWER` of all experiments.
+
+    Args:
+        spread: Half the length of a t interval of the effect at that `confidence`.
+        num_seeds: Seeds (or pairs) that this interval is from.
+        effect: The effect to be seen, in the same unit.
+        confidence: At which it is to be told from 0.
+
+    Returns:
+        The number; None if the spread or the effect says nothing, or if it is above `MOST_SEEDS`.
+    """
+    if num_seeds < 2 or not (math.isfinite(spread) and effect > 0):
+        return None
+    level = (1 + confidence) / 2
+    deviation = spread / stats.t.ppf(level, num_seeds - 1) * math.sqrt(num_seeds)
+    numbers = np.arange(2, MOST_SEEDS + 1)
+    quantiles = stats.t.ppf(level, numbers - 1) + stats.t.ppf(POWER, numbers - 1)
+    enough = numbers[quantiles * deviation / np.sqrt(numbers) <= effect]
+    return int(enough[0]) if enough.size else None
+
+
 def jackknife_interval(
     statistic: Statistic, samples: Sequence[Sequence[np.ndarray]], confidence: float = CONFIDENCE
 ) -> Interval:
@@ -105,7 +166,6 @@ def jackknife_interval(
     Returns:
         Lower and upper end; NaN if a sample has less than two values.
     """
-    estimate = float(statistic(*(array for sample in samples for array in sample)))
     variances, freedoms = [], []
     for number, sample in enumerate(samples):
         num_values = sample[0].size
@@ -117,22 +177,13 @@ def jackknife_interval(
         values = statistic(*(array for sample in resampled for array in sample))
         variances.append(float((num_values - 1) ** 2 / num_values * np.var(values, ddof=1)))
         freedoms.append(num_values - 1)
+    estimate = float(statistic(*(array for sample in samples for array in sample)))
     variance = sum(variances)
     if not variance > 0:
         return (estimate, estimate) if variance == 0 else NOT_KNOWN
     parts = sum(part**2 / freedom for part, freedom in zip(variances, freedoms, strict=True))
     reach = float(stats.t.ppf((1 + confidence) / 2, variance**2 / parts)) * math.sqrt(variance)
     return estimate - reach, estimate + reach
-
-
-def mean_interval(values: np.ndarray, confidence: float = CONFIDENCE) -> Interval:
-    """Returns the t interval of a mean; NaN with less than two values."""
-    if values.size < 2:
-        return NOT_KNOWN
-    if np.ptp(values) == 0:
-        return float(values[0]), float(values[0])
-    interval = stats.ttest_1samp(values, 0.0).confidence_interval(confidence)
-    return float(interval.low), float(interval.high)
 
 
 def permutation_p(

@@ -6,14 +6,14 @@ import math
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Unpack
 
 import pandas as pd
 
 from rllib_weighted.records.origin import versions
 from rllib_weighted.report import measures
 from rllib_weighted.report.comparisons import Sentence, comparisons, sentences
-from rllib_weighted.report.measures import HOLD, Limits, Threshold
+from rllib_weighted.report.measures import HOLD, Question, Threshold
 from rllib_weighted.report.results import (
     ABSENT,
     Results,
@@ -25,34 +25,31 @@ from rllib_weighted.report.results import (
 )
 from rllib_weighted.report.statistics import CONFIDENCE, SEED
 from rllib_weighted.report.trials import listed
+from rllib_weighted.report.verdicts import verdicts
 
 _MOST_SEEDS = 12
 _DISTRIBUTIONS = ("rllib-weighted", "ray", "torch", "gymnasium", "numpy", "scipy", "matplotlib")
 
 
-@dataclass(frozen=True)
-class Tables:
-    """The statistics of a report; each table is documented at the function of its name.
+@dataclass(frozen=True, kw_only=True)
+class Tables(Results):
+    """Results and their statistics; each table is documented at the function of its name.
 
     Attributes:
-        metric: What was compared.
         baseline: The baseline's name; None if there is none.
         hold: Rounds that a threshold has to be sustained.
         confidence: Coverage of the intervals.
         thresholds: The threshold of each environment.
-        problems: What was left out.
         sentences: What the comparisons say.
+        verdicts: By environment, sentences on who leads and which arms came out the same.
     """
 
-    metric: str
     baseline: str | None
     hold: int
     confidence: float
     thresholds: dict[str, Threshold]
-    problems: list[str]
     sentences: list[Sentence]
-    runs: pd.DataFrame
-    arms: pd.DataFrame
+    verdicts: dict[str, list[str]]
     learning_curves: pd.DataFrame
     convergence_runs: pd.DataFrame
     convergence: pd.DataFrame
@@ -60,9 +57,9 @@ class Tables:
     comparisons: pd.DataFrame
     sensitivity: pd.DataFrame
     weight_curves: pd.DataFrame
-    shares: pd.DataFrame
     drops: pd.DataFrame
-    origins: pd.DataFrame
+    scores: pd.DataFrame
+    pooled_scores: pd.DataFrame
 
     def baseline_arms(self, env: str) -> list[str]:
         """Returns the arms of an environment that are the baseline's."""
@@ -78,52 +75,48 @@ class Tables:
 def compute(
     results: Results,
     *,
-    baseline: str | None = None,
-    threshold: Limits = None,
-    hold: int = HOLD,
     confidence: float = CONFIDENCE,
     seed: int = SEED,
+    **question: Unpack[Question],
 ) -> Tables:
     """Computes all statistics of a report.
 
     Args:
         results: From `load_results`.
-        baseline: A strategy or the label of an arm; None takes "average", if it is there.
-        threshold: As in `thresholds`.
-        hold: Rounds; see `first_sustained`.
         confidence: Coverage of the intervals.
         seed: Seeds the bootstraps.
+        question: See `measures.Question`.
 
     Raises:
         ReportError: A bad baseline, threshold or `hold`.
     """
-    name = choose_baseline(results.arms, baseline)
-    question: dict[str, Any] = {"baseline": baseline, "threshold": threshold, "hold": hold}
-    sure: dict[str, Any] = {"confidence": confidence, "seed": seed}
-    limits = measures.thresholds(results, threshold, baseline=baseline)
-    compared = comparisons(results, **question, confidence=confidence)
-    finals = measures.final_returns(results, **sure)
-    times = measures.convergence(results, **question, **sure)
+    asked = question.get("baseline")
+    baseline = choose_baseline(results.arms, asked)
+    limits = measures.thresholds(results, question.get("threshold"), baseline=asked)
+    compared = comparisons(results, confidence=confidence, **question)
+    finals = measures.final_returns(results, confidence=confidence, seed=seed)
+    times = measures.convergence(results, confidence=confidence, seed=seed, **question)
+    problems = results.problems + _unmatched(results, baseline)
     return Tables(
-        metric=results.metric,
-        baseline=name,
-        hold=hold,
+        **(vars(results) | {"problems": problems}),
+        baseline=baseline,
+        hold=question.get("hold", HOLD),
         confidence=confidence,
         thresholds=limits,
-        problems=results.problems + _unmatched(results, name),
         sentences=sentences(compared, limits, confidence),
-        runs=results.runs,
-        arms=results.arms,
-        learning_curves=measures.learning_curves(results, **sure),
+        verdicts=verdicts(results, compared, finals, limits, confidence),
+        learning_curves=measures.learning_curves(results, confidence=confidence, seed=seed),
         convergence_runs=measures.convergence_runs(results, **question),
         convergence=times,
         final_returns=finals,
         comparisons=compared,
         sensitivity=measures.join_sensitivity(results.arms, finals, times),
         weight_curves=measures.weight_curves(results),
-        shares=results.shares,
         drops=measures.drops(results),
-        origins=results.origins,
+        scores=measures.scores(results, baseline=asked),
+        pooled_scores=measures.pooled_scores(
+            results, baseline=asked, confidence=confidence, seed=seed
+        ),
     )
 
 
@@ -235,11 +228,11 @@ def headline(tables: Tables, env: str) -> View:
         "At a glance",
         {
             "arm": list(finals["arm"]),
-            "seeds": [str(sizes[env, arm]) for arm in finals["arm"]],
+            "faster than baseline": _cells(steps, _percent, "effect", "low", "high"),
+            f"mean {reach}": _mean_times(times, "env_steps"),
             "final return (reward)": _intervals(finals, "final"),
             "reached it (runs)": _cells(times, _reached, "num_reached", "num_runs"),
-            f"{reach} (steps)": _mean_times(times, "env_steps"),
-            "faster than baseline (%)": _cells(steps, _percent, "effect", "low", "high"),
+            "seeds": [str(sizes[env, arm]) for arm in finals["arm"]],
             "P(first to it)": _cells(steps, _probability, *wins),
             "P(higher final return)": _cells(better, _probability, *wins),
         },
@@ -261,8 +254,8 @@ def convergence_view(tables: Tables, env: str) -> View | None:
         {
             "arm": list(table["arm"]),
             "reached it (runs)": _cells(table, _reached, "num_reached", "num_runs"),
-            "mean (steps)": _mean_times(table, "env_steps"),
-            "median (steps)": _cells(table, format_number, "median_env_steps"),
+            "mean env steps": _mean_times(table, "env_steps"),
+            "median env steps": _cells(table, format_number, "median_env_steps"),
             "mean wall time (s)": _mean_times(table, "time_s"),
             "median wall time (s)": _cells(table, format_number, "median_time_s"),
         },
@@ -293,6 +286,24 @@ def finals_view(tables: Tables, env: str) -> View:
             "training minus held-out (reward)": _intervals(table, "gap"),
         },
         "" if table["num_held_out"].all() else note,
+    )
+
+
+def pooled_view(tables: Tables) -> View | None:
+    """Returns the scores over all environments."""
+    table = tables.pooled_scores.sort_values("score", ascending=False, kind="stable")
+    if len(table) < 2:
+        return None
+    return View(
+        "Over all environments",
+        {
+            "arm": list(table["arm"]),
+            "score": _cells(table, with_interval, "score", "low", "high"),
+            "runs": _cells(table, str, "num_runs"),
+            "environments": _cells(table, str, "num_envs"),
+        },
+        "Score of a run: 0 at the baseline's first value, 1 at its final return. Each environment "
+        "counts the same. Arms that are not in all of them have none.",
     )
 
 
@@ -336,7 +347,7 @@ def arms_view(tables: Tables, env: str) -> View:
         {
             "arm": list(arms["arm"]),
             "strategy": list(arms["strategy"]),
-            "minimum weight (1)": _cells(arms, format_number, "min_weight"),
+            "minimum weight": _cells(arms, format_number, "min_weight"),
             "settings that vary": [
                 ", ".join(f"{name}={value}" for name, value in varied.items()) or ABSENT
                 for varied in arms["varied"]

@@ -10,6 +10,7 @@ import os
 import posixpath
 import re
 import sys
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,8 +18,9 @@ from typing import Any
 from pyarrow import fs
 
 from rllib_weighted.records import origin
-from rllib_weighted.records.reading import HistoryFolder, Locations
-from rllib_weighted.records.schema import HISTORY_DIR, is_hidden, resolve
+from rllib_weighted.records.reading import HistoryFolder, Locations, group
+from rllib_weighted.records.schema import HISTORY_DIR, resolve
+from rllib_weighted.text import printable
 
 PARAMS = "params.json"
 PROGRESS = "progress.csv"
@@ -31,13 +33,20 @@ WITHOUT_MIN_WEIGHT = frozenset({"average", "sum", "actor_average", "actor_sum"})
 _TOLD_APART_ELSEWHERE = frozenset(
     ("env", "seed", "merge_strategy", "merge_options", "min_weight", "num_workers")
 ) | {"evaluation_interval", "merge_arm"}
-"""Settings that have a field of `Settings`, and the name that `merge_grid` gives a combination."""
+"""Settings that have a field of `Settings`."""
 
 _OBJECT = re.compile(r"(?:\w+\.)*(\w+)\((.*)\)", re.DOTALL)
 
 
 class ReportError(ValueError):
-    """Bad input: there is nothing to report on, or a name that the results do not know."""
+    """Bad input: there is nothing to report on, or a name that the results do not know.
+
+    Args:
+        message: What is wrong; names in it may hold anything.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("\n".join(map(printable, message.split("\n"))))
 
 
 def listed(names: Iterable[str], most: int = 20) -> str:
@@ -143,22 +152,14 @@ def _trials_under(filesystem: fs.FileSystem, path: str) -> tuple[list[Trial], li
         infos = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
     except OSError as error:
         raise ReportError(f"cannot list {path}: {error}") from error
-    files: dict[str, set[str]] = {}
-    histories: dict[str, list[str]] = {}
+    files: dict[str, set[str]] = defaultdict(set)
+    histories = {posixpath.dirname(found.path): found for found in group(filesystem, infos)}
     for info in infos:
-        if not info.is_file or is_hidden(info.base_name):
-            continue
-        folder = posixpath.dirname(info.path)
-        if posixpath.basename(folder) == HISTORY_DIR:
-            histories.setdefault(posixpath.dirname(folder), []).append(info.path)
-        elif info.base_name in (PARAMS, PROGRESS, RESULT):
-            files.setdefault(folder, set()).add(info.base_name)
+        if info.is_file and info.base_name in (PARAMS, PROGRESS, RESULT):
+            files[posixpath.dirname(info.path)].add(info.base_name)
     trials, problems = [], []
     for folder in sorted(files.keys() | histories.keys()):
-        names = frozenset(files.get(folder, ()))
-        history = None
-        if folder in histories:
-            history = HistoryFolder.of(filesystem, f"{folder}/{HISTORY_DIR}", histories[folder])
+        names, history = frozenset(files[folder]), histories.get(folder)
         if PARAMS in names or history is not None:
             trials.append(Trial(filesystem, folder, names, history))
         else:
@@ -181,6 +182,7 @@ class Settings:
         num_workers: Workers that are merged; 0 if unknown.
         seed: The trial's seed; None if it has none.
         evaluation_interval: Rounds from one evaluation to the next; 0 without evaluation.
+        name: What the user called its arm (`merge_arm`), or "".
         other: All other settings that can tell trials apart, as text.
     """
 
@@ -192,6 +194,7 @@ class Settings:
     num_workers: int = 0
     seed: int | None = None
     evaluation_interval: int = 0
+    name: str = ""
     other: dict[str, str] = field(default_factory=dict)
 
 
@@ -220,22 +223,23 @@ def recorded_settings(recorded: Mapping[str, Any]) -> Settings:
     """Returns settings that are resolved, as `records.resolved_settings` describes them."""
     min_weight: Any = recorded.get("min_weight")
     options = recorded.get("merge_options")
-    is_number = isinstance(min_weight, (int, float)) and not isinstance(min_weight, bool)
+    is_number = _is_number(min_weight) and abs(min_weight) <= sys.float_info.max
     num_workers, seed, evaluation_interval = (
-        value if isinstance(value := recorded.get(name), int) else None
-        for name in ("num_workers", "seed", "evaluation_interval")
+        value if _is_number(value) and isinstance(value, int) and abs(value) < 2**63 else None
+        for value in map(recorded.get, ("num_workers", "seed", "evaluation_interval"))
     )
     return Settings(
         env=sys.intern(_text(recorded.get("env", UNKNOWN))),
-        strategy=sys.intern(str(recorded.get("merge_strategy", UNKNOWN))),
+        strategy=sys.intern(printable(str(recorded.get("merge_strategy", UNKNOWN)))),
         options=_text(options) if options else "",
         min_weight=float(min_weight) if is_number else math.nan,
         schedule="" if is_number or min_weight is None else _text(min_weight),
         num_workers=num_workers or 0,
         seed=seed,
         evaluation_interval=evaluation_interval or 0,
+        name=sys.intern(_text(recorded.get("merge_arm") or "")),
         other={
-            sys.intern(name): sys.intern(_text(value))
+            sys.intern(printable(name)): sys.intern(_text(value))
             for name, value in recorded.items()
             if name not in _TOLD_APART_ELSEWHERE and origin.matters(name)
         },
@@ -281,12 +285,16 @@ def _num_workers(params: Mapping[str, Any]) -> int:
     try:
         runners = max(1, int(params.get("num_env_runners", 0)))
         envs = int(params.get("num_envs_per_env_runner", 1))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return 0
     return runners * (envs if params.get("merge_unit") == "env" else 1)
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def _text(value: Any) -> str:
-    """Returns a setting as text, the same for equal values in any process."""
+    """Returns a setting as text that can be shown, the same for equal values in any process."""
     text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
-    return origin.without_addresses(text)
+    return printable(origin.without_addresses(text))

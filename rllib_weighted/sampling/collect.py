@@ -1,5 +1,7 @@
 """Collecting a round: one call per env runner, and what comes back joined for the learners.
 
+An env runner has at most one open call: what it has not read yet would lie in the object store.
+
 Observation filters and other connectors sample with a state. Each env runner sends its own after a
 round, with the exact increments of `repair_deltas`; the driver merges them, and the next round's
 request carries the merged state out again.
@@ -7,7 +9,6 @@ request carries the merged state out again.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
 import time
@@ -20,6 +21,7 @@ import ray
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.filter import RunningStat
 
+from rllib_weighted import _private
 from rllib_weighted.core.messages import SampleRequest, SampleResult
 from rllib_weighted.core.rollouts import RolloutColumns
 from rllib_weighted.core.workers import WORKER_KEY
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
     from rllib_weighted.config import WeightedPPOConfig
+    from rllib_weighted.sampling.env_runner import WeightedEnvRunner
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +74,10 @@ class Rollouts:
 
 
 def collect_rollouts(
-    env_runner_group: EnvRunnerGroup, request: SampleRequest, config: WeightedPPOConfig
+    env_runner_group: EnvRunnerGroup,
+    request: SampleRequest,
+    config: WeightedPPOConfig,
+    calls: OpenCalls,
 ) -> Rollouts:
     """Samples one round; env runners that exceed `sample_timeout_s` are dropped.
 
@@ -79,36 +85,147 @@ def collect_rollouts(
 
     Args:
         env_runner_group: RLlib's group.
-        request: What every env runner gets. A local one gets no `state`: it has it already.
+        request: What every env runner gets; a local one should get no `state`.
         config: The algorithm's config.
+        calls: What is open at the remote env runners since earlier rounds.
 
     Raises:
         RuntimeError: If an env runner raises and failures are not to be ignored, or if all do.
+        RayError: If one is lost and failures are not to be ignored.
     """
     if env_runner_group.num_remote_workers() == 0:
-        local = dataclasses.replace(request, state={})
-        results = [env_runner_group.local_env_runner.sample_round(local)]
+        results = [env_runner_group.local_env_runner.sample_round(request)]
     else:
-        timeout = config.sample_timeout_s
-        expires = math.inf if timeout is None else time.time() + timeout
-        # One copy in the object store, however many env runners read it.
-        reference = ray.put(dataclasses.replace(request, expires=expires))
-        results = env_runner_group.foreach_env_runner(
-            lambda env_runner: env_runner.sample_round(reference),
-            local_env_runner=False,
-            timeout_seconds=timeout,
-        )
+        results = calls.sample(env_runner_group, request, config)
     rollouts = _joined(results, config)
     rollouts.absent |= _absent(env_runner_group, results, config)
     return rollouts
+
+
+def _sample_round(env_runner: WeightedEnvRunner, request: SampleRequest) -> SampleResult:
+    return env_runner.sample_round(request)
+
+
+def _set_state(env_runner: WeightedEnvRunner, state: dict[str, Any]) -> None:
+    env_runner.set_state(state)
+
+
+_GLANCE_S = 0.1  # How often those are looked at that have not answered an earlier round.
+
+
+class OpenCalls:
+    """The calls of `sample_round` that remote env runners have not answered yet.
+
+    One that is still busy with an earlier round is asked for this one as soon as it is free.
+
+    Attributes:
+        missed: Env runner -> how many rounds in a row nothing of its came in time.
+    """
+
+    def __init__(self) -> None:
+        self.missed: dict[int, int] = {}
+        self._open: dict[ray.ObjectRef[SampleResult], int] = {}
+
+    def sample(
+        self, env_runner_group: EnvRunnerGroup, request: SampleRequest, config: WeightedPPOConfig
+    ) -> list[SampleResult]:
+        """Returns the results of those that answer within `sample_timeout_s`.
+
+        Raises:
+            RayError: An env runner is lost, and failures are not to be ignored.
+        """
+        manager = _private.actor_manager(env_runner_group)
+        asked = manager.healthy_actor_ids()
+        answers = self._answers(manager.actors(), asked, request, config.sample_timeout_s)
+        self.missed = {
+            index: self.missed.get(index, 0) + 1 for index in asked if index not in answers
+        }
+        _private.count_dropped(env_runner_group, len(asked) - len(answers))
+        for index, answer in answers.items():
+            if not isinstance(answer, SampleResult):
+                logger.error("Env runner %d is lost: %s", index, answer)
+                manager.set_actor_state(index, healthy=False)
+                if not _is_tolerant(config):
+                    raise answer
+        return [answer for answer in answers.values() if isinstance(answer, SampleResult)]
+
+    def _answers(
+        self,
+        actors: Mapping[int, Any],
+        asked: list[int],
+        request: SampleRequest,
+        timeout_s: float | None,
+    ) -> dict[int, SampleResult | ray.exceptions.RayError]:
+        """Asks env runners, and returns what those answer that do so in time.
+
+        Args:
+            actors: Env runner -> its actor.
+            asked: Those to ask.
+            request: What to ask for.
+            timeout_s: How long to wait; None waits for all.
+        """
+        # One copy in the object store, however many env runners read it.
+        reference = ray.put(request)
+        current = set()
+
+        def ask(index: int) -> None:
+            call = actors[index].apply.remote(func=_sample_round, request=reference)
+            self._open[call] = index
+            current.add(call)
+
+        self._open = {call: index for call, index in self._open.items() if index in asked}
+        for index in sorted(set(asked).difference(self._open.values())):
+            ask(index)
+        answers: dict[int, SampleResult | ray.exceptions.RayError] = {}
+        deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        while self._open:
+            left = max(0.0, deadline - time.monotonic())
+            wait = min(left, math.inf if current.issuperset(self._open) else _GLANCE_S)
+            calls = list(self._open)
+            timeout = None if wait == math.inf else wait
+            ready, _ = ray.wait(calls, num_returns=len(calls), timeout=timeout)
+            for call in ready:
+                index, answer = self._open.pop(call), _answer(call)
+                if call in current:
+                    answers[index] = answer
+                else:
+                    ask(index)
+            if not left:
+                break
+        return answers
+
+    def send_state(self, env_runner_group: EnvRunnerGroup, state: ray.ObjectRef[Any]) -> None:
+        """Sends a state to all that are free, and waits for nobody.
+
+        The next request refers to it once more, for those that miss it.
+        """
+        manager = _private.actor_manager(env_runner_group)
+        actors = manager.actors()
+        for index in sorted(set(manager.healthy_actor_ids()).difference(self._open.values())):
+            actors[index].apply.remote(func=_set_state, state=state)
+
+    def forget(self, index: int) -> None:
+        """Forgets an env runner that is going to be replaced."""
+        self.missed.pop(index, None)
+        self._open = {call: other for call, other in self._open.items() if other != index}
+
+
+def _answer(call: ray.ObjectRef[SampleResult]) -> SampleResult | ray.exceptions.RayError:
+    try:
+        return ray.get(call)
+    except ray.exceptions.RayError as error:
+        return error
+
+
+def _is_tolerant(config: WeightedPPOConfig) -> bool:
+    return bool(config.restart_failed_env_runners or config.ignore_env_runner_failures)
 
 
 def _joined(results: list[SampleResult], config: WeightedPPOConfig) -> Rollouts:
     failed = [result for result in results if result.error is not None]
     for result in failed:
         logger.warning("Env runner %d failed:\n%s", result.env_runner, result.error)
-    tolerant = config.restart_failed_env_runners or config.ignore_env_runner_failures
-    if failed and (len(failed) == len(results) or not tolerant):
+    if failed and (len(failed) == len(results) or not _is_tolerant(config)):
         raise RuntimeError(
             f"{len(failed)} of {len(results)} env runners raised while sampling. Env runner "
             f"{failed[0].env_runner}:\n{failed[0].error}"
@@ -116,7 +233,8 @@ def _joined(results: list[SampleResult], config: WeightedPPOConfig) -> Rollouts:
     joined = Rollouts()
     for result in sorted(results, key=lambda result: result.env_runner):
         if result.error is not None:
-            joined.absent[result.env_runner] = f"env runner {result.env_runner} raised"
+            last = result.error.strip().splitlines()[-1]
+            joined.absent[result.env_runner] = f"env runner {result.env_runner} raised {last:.200}"
             continue
         joined.episodes += result.episodes
         if result.columns is not None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import logging
 import math
-import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +18,9 @@ import torch
 import tree
 from gymnasium.wrappers.vector import DictInfoToList
 from ray.rllib.callbacks.utils import make_callback
+from ray.rllib.connectors.common.frame_stacking import FrameStacking
+from ray.rllib.connectors.connector_pipeline_v2 import ConnectorPipelineV2
+from ray.rllib.connectors.env_to_module import PrevActionsPrevRewards
 from ray.rllib.core import COMPONENT_RL_MODULE
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module import RLModule
@@ -40,16 +43,18 @@ from rllib_weighted.core.modules import (
 from rllib_weighted.core.processes import prepare_process
 from rllib_weighted.core.rollouts import (
     CarriedReturns,
+    EpisodeStats,
     Quotas,
     RolloutColumns,
     concatenated,
     episode_stats,
     finished_successes,
+    with_episodes,
 )
 from rllib_weighted.core.seeding import Stream, draw_root_seed, seeded_globals, stream_seed
 from rllib_weighted.core.workers import ENV_INDEX_KEY, WORKER_KEY
 from rllib_weighted.sampling.collect import is_finite, repair_deltas
-from rllib_weighted.sampling.envs import EnvSeeds
+from rllib_weighted.sampling.envs import TRUE_REWARD, EnvSeeds
 from rllib_weighted.sampling.fast_sampler import (
     FastSampler,
     ForwardPass,
@@ -84,8 +89,8 @@ class _Round:
 class WeightedEnvRunner(SingleAgentEnvRunner):
     """Samples a round in one call and says of every episode which worker it came from.
 
-    It overrides `make_env`, `sample`, `set_state` (public hooks) and `_sample`, `_new_episode`,
-    `_try_env_reset` (private ones).
+    It overrides `make_env`, `sample`, `get_metrics`, `set_state` (public hooks) and `_sample`,
+    `_new_episode`, `_try_env_reset` (private ones).
     """
 
     config: WeightedPPOConfig
@@ -104,12 +109,32 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
         # The round that is being sampled. RLlib's `sample`, whose metrics and callbacks are
         # wanted, passes no arguments of ours on to `_sample`.
         self._round: _Round | None = None
-        self._was_late = False
         self._returns = CarriedReturns()
+        # Episode's id -> sum of its rewards that were NaN or infinite, which the learner never sees
+        # and its return has to show.
+        self._nonfinite: dict[str, float] = {}
+        self._needs_env = False
         self._weights_seq_no: int = 0
         self._config_seed = config.seed
         super().__init__(config=prepare_process(config, self._index), **kwargs)
         self.config.seed = self._config_seed
+        self._look_far_enough_back()
+
+    def _look_far_enough_back(self) -> None:
+        """Lets a chunk carry all that the env-to-module connectors read of the steps before it.
+
+        With RLlib's default of one step, frames that the module has seen are gone when the learner
+        stacks them.
+        """
+        needed = needed_lookback(_private.env_to_module(self))
+        if needed > self.config.episode_lookback_horizon:
+            logger.info(
+                "`episode_lookback_horizon` is raised from %s to %s: env-to-module connectors "
+                "look that far back.",
+                self.config.episode_lookback_horizon,
+                needed,
+            )
+            self.config.episode_lookback_horizon = needed
 
     @property
     def workers(self) -> list[int]:
@@ -118,7 +143,7 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
 
     # One training round
 
-    def sample_round(self, request: SampleRequest | ray.ObjectRef[SampleRequest]) -> SampleResult:
+    def sample_round(self, request: SampleRequest) -> SampleResult:
         """Samples one training round.
 
         An exception of the environment or the module does not end the env runner: it comes back
@@ -126,28 +151,21 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
         and the driver never sees the message.)
 
         Args:
-            request: What to sample with, or a reference to it.
+            request: What to sample with.
         """
-        request = ray.get(request) if isinstance(request, ray.ObjectRef) else request
-        if self._was_late and time.time() > request.expires:
-            # Many requests may have piled up behind a slow round: nobody waits for their results.
-            return SampleResult(env_runner=self._index, error="The order came too late.")
-        started = time.monotonic()
         try:
             return self._sample_round(request)
         except Exception:
             error = traceback.format_exc()
-            self._discard_env()
+            self._forget_rollout()
             return SampleResult(env_runner=self._index, error=error)
-        finally:
-            timeout = self.config.sample_timeout_s
-            self._was_late = timeout is not None and time.monotonic() - started > timeout
 
     def _sample_round(self, request: SampleRequest) -> SampleResult:
         if self.env is None:
             self.make_env()
         if request.state:
-            self.set_state(request.state)
+            state = request.state
+            self.set_state(ray.get(state) if isinstance(state, ray.ObjectRef) else state)
         self._take_counters(request)
         self._seeds.take_invalid()  # Of an evaluation in between.
         before = self._connector_states()
@@ -220,24 +238,67 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
         Evaluation has a random stream of its own per version of the weights. A training env
         runner evaluates too, by episodes, where RLlib has made no evaluation env runners.
 
+        Whatever is raised meanwhile (Ctrl-C in a notebook too): the half rollout is forgotten, and
+        the next one starts in new environments.
+
         Returns:
             Episodes; columns only in a round whose request takes them.
         """
+        if self._needs_env:
+            self.make_env()
         by_episodes = kwargs.get("num_episodes") is not None
-        if self._round is not None or not (self.config.in_evaluation or by_episodes):
-            rollout: Rollout = super().sample(**kwargs)
-            return rollout
+        evaluates = self._round is None and (self.config.in_evaluation or by_episodes)
+        try:
+            with self._evaluating() if evaluates else contextlib.nullcontext():
+                rollout: Rollout = super().sample(**kwargs)
+        except BaseException:
+            self._forget_rollout()
+            raise
+        return rollout
+
+    @contextlib.contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Inside, seeds and actions are evaluation's."""
         version = self._weights_seq_no
         number = self._seeds.start_evaluation(version)
         counters = (self._index, version, number)
         seed = stream_seed(self._seeds.root_seed, Stream.EVALUATION_ACTIONS, *counters)
         try:
             with seeded_globals(seed):
-                rollout = super().sample(**kwargs)
+                yield
         finally:
             if not self.config.in_evaluation:
                 self._seeds.end_evaluation()
-        return rollout
+
+    def _forget_rollout(self) -> None:
+        """Forgets what was sampled of a rollout that is not going to be whole."""
+        self._discard_env()
+        if (fast := vars(self).get("fast_sampler")) is not None:
+            fast.forget()
+        self._done_episodes_for_metrics.clear()
+        self._ongoing_episodes_for_metrics.clear()
+        self._nonfinite.clear()
+        self._returns = CarriedReturns()
+        self.metrics.reduce()
+
+    @override(SingleAgentEnvRunner)
+    def get_metrics(self) -> Any:
+        """Returns RLlib's metrics; returns are those of the environments, NaN and infinite too."""
+        done: list[Any] = self._done_episodes_for_metrics
+        for index, episode in enumerate(done):
+            if episode.id_ in self._nonfinite:
+                is_stats = isinstance(episode, EpisodeStats)
+                stats = episode if is_stats else episode_stats([episode])[0]
+                total = stats.undiscounted_return + self._nonfinite[episode.id_]
+                done[index] = dataclasses.replace(stats, undiscounted_return=total)
+        metrics = super().get_metrics()
+        ongoing = self._ongoing_episodes_for_metrics
+        self._nonfinite = {id_: sum_ for id_, sum_ in self._nonfinite.items() if id_ in ongoing}
+        return metrics
+
+    def _note_nonfinite(self, found: Mapping[str, float]) -> None:
+        for id_, rewards in found.items():
+            self._nonfinite[id_] = self._nonfinite.get(id_, 0.0) + rewards
 
     @override(SingleAgentEnvRunner)
     def _sample(self, **kwargs: Any) -> Rollout:
@@ -252,11 +313,15 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
                 self._needs_initial_reset = True
             with _shadowed(self.module, round_.forwards):
                 return self._sample_own_loop(round_, kwargs)
-        columns = self._sample_fast(fast, round_, kwargs)
-        if round_.as_columns:
-            return columns
-        spaces = _private.env_to_module(self).observation_space, self.env.single_action_space
-        return columns.to_episodes(*spaces)
+        columns, chunks = self._sample_fast(fast, round_, kwargs)
+        rollout: Rollout = columns
+        if not round_.as_columns:
+            spaces = _private.env_to_module(self).observation_space, self.env.single_action_space
+            rollout = columns.to_episodes(*spaces)
+            # A callback may change the rewards: metrics are taken of the episodes themselves.
+            chunks = with_episodes(chunks, rollout)
+        _private.log_episodes(self, chunks)
+        return rollout
 
     @functools.cached_property
     def fast_sampler(self) -> FastSampler | None:
@@ -265,7 +330,9 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
 
     def _sample_fast(
         self, fast: FastSampler, round_: _Round, kwargs: dict[str, Any]
-    ) -> RolloutColumns:
+    ) -> tuple[RolloutColumns, list[Any]]:  # `log_episodes` says of what.
+        """Returns the rollout, and the stats of all chunks, those that it leaves out too."""
+
         def sample(num_timesteps: int, *, force_reset: bool = False, **_: Any) -> RolloutColumns:
             if self._needs_initial_reset or force_reset or not fast.is_under_way:
                 fast.forget()
@@ -276,17 +343,20 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
                 forward=round_.forwards.get("forward_exploration"),
             )
             self._needs_initial_reset = False
-            _private.log_episodes(self, episode_stats(columns))
+            self._note_nonfinite(columns.take_nonfinite_rewards())
             return columns
 
         if round_.quota is None:
-            return sample(**kwargs)
+            columns = sample(**kwargs)
+            return columns, episode_stats(columns)
         parts, kept = self._until_complete(sample, round_.quota, kwargs)
-        return concatenated(parts).joined(kept)
+        columns = concatenated(parts)
+        return columns.joined(kept), episode_stats(columns)
 
     def _sample_own_loop(self, round_: _Round, kwargs: dict[str, Any]) -> list[SingleAgentEpisode]:
         if round_.quota is None:
             cut: list[SingleAgentEpisode] = super()._sample(**kwargs)
+            self._note_nonfinite(_nonfinite_rewards(cut))
             return cut
         parts, kept = self._until_complete(self._sample_uncut, round_.quota, kwargs)
         episodes = [episode for part in parts for episode in part if episode.id_ in kept]
@@ -332,7 +402,9 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
             if not episode.is_done:
                 self._ongoing_episodes[episode.custom_data[ENV_INDEX_KEY]] = episode
                 del self._ongoing_episodes_for_metrics[episode.id_]
-        return [episode for episode in episodes if episode.is_done]
+        done = [episode for episode in episodes if episode.is_done]
+        self._note_nonfinite(_nonfinite_rewards(done))
+        return done
 
     @override(SingleAgentEnvRunner)
     def _new_episode(
@@ -359,6 +431,7 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
         self.config.seed = self._config_seed  # Missing in RLlib's constructor; callbacks see it.
         mode = gym.VectorizeMode(self.config.gym_env_vectorize_mode)
         self._discard_env()
+        self._needs_env = False
         if mode == gym.VectorizeMode.VECTOR_ENTRY_POINT:
             super().make_env()
             return
@@ -392,11 +465,35 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
         except Exception:
             logger.warning("Closing a failed environment raised; going on.", exc_info=True)
         self.env = None
+        self._needs_env = True
 
     @override(SingleAgentEnvRunner)
     def _try_env_reset(self, *, seed: int | None = None, options: Any = None) -> Any:
         """Resets all sub-environments; RLlib's own `seed` (its overlapping streams) is ignored."""
         return super()._try_env_reset(seed=self._seeds.next_whole_reset(), options=options)
+
+
+def needed_lookback(pipeline: ConnectorPipelineV2) -> int:
+    """Returns how many steps before an observation RLlib's env-to-module connectors read."""
+    needed = [0]
+    for piece in pipeline.connectors:
+        if isinstance(piece, ConnectorPipelineV2):
+            needed.append(needed_lookback(piece))
+        elif isinstance(piece, FrameStacking):
+            needed.append(piece.num_frames - 1)
+        elif isinstance(piece, PrevActionsPrevRewards):
+            needed += [piece.n_prev_actions, piece.n_prev_rewards]
+    return max(needed)
+
+
+def _nonfinite_rewards(episodes: Sequence[SingleAgentEpisode]) -> dict[str, float]:
+    """Returns episode's id -> the sum of the rewards in whose place `SeededEnv` has put 0."""
+    found: dict[str, float] = {}
+    for episode in episodes:
+        for info in episode.get_infos():
+            if info and TRUE_REWARD in info:
+                found[episode.id_] = found.get(episode.id_, 0.0) + info[TRUE_REWARD]
+    return found
 
 
 # Acting with each worker's own parameters

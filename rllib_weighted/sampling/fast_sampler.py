@@ -11,32 +11,40 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.wrappers.vector import DictInfoToList
-from ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module import DefaultPPOTorchRLModule
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.connectors.env_to_module import MeanStdFilter
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.distribution.torch.torch_distribution import TorchCategorical, TorchDiagGaussian
 from ray.rllib.core.rl_module import RLModule
 from ray.rllib.utils import force_list
-from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
+from ray.rllib.utils.metrics import (
+    ENV_STEP_TIMER,
+    RLMODULE_INFERENCE_TIMER,
+    WEIGHTS_SEQ_NO,
+)
+from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 from ray.rllib.utils.spaces.space_utils import clip_action, unsquash_action
 from ray.rllib.utils.torch_utils import convert_to_torch_tensor
 from torch import Tensor, nn
 
 from rllib_weighted import _private
+from rllib_weighted.core.actions import counted_in
 from rllib_weighted.core.eligibility import Requirement, first_reason, required
 from rllib_weighted.core.episode_signals import success_of
 from rllib_weighted.core.modules import dense_layers, overriding_class
+from rllib_weighted.core.observations import DEFAULT_MODULES
 from rllib_weighted.core.rollouts import CHUNK, RolloutColumns, ranges
-from rllib_weighted.sampling.envs import EnvPoolVectorEnv, SeededEnv
+from rllib_weighted.sampling.envs import TRUE_REWARD, EnvPoolVectorEnv, SeededEnv
 
 if TYPE_CHECKING:
     from rllib_weighted.config import WeightedPPOConfig
@@ -60,6 +68,7 @@ class FastEnvRunner(Protocol):
         module: The policy; RLlib's classes are untyped.
         env: The vector environment; a new one after a failure.
         num_envs: Number of sub-environments.
+        metrics: Where the times of its steps go.
     """
 
     config: WeightedPPOConfig
@@ -67,6 +76,7 @@ class FastEnvRunner(Protocol):
     module: RLModule
     env: Any  # gymnasium's wrapper of a vector environment passes on any attribute.
     num_envs: int
+    metrics: MetricsLogger
 
     @property
     def workers(self) -> list[int]:
@@ -91,13 +101,6 @@ def _callback(*names: str) -> Callable[[FastEnvRunner], str | None]:
         return None
 
     return reason
-
-
-def _action_space(env_runner: FastEnvRunner) -> str | None:
-    space = env_runner.env.single_action_space
-    if not isinstance(space, (gym.spaces.Box, gym.spaces.Discrete)):
-        return "the action space is neither Box nor Discrete"
-    return "the action space does not start at 0" if getattr(space, "start", 0) else None
 
 
 def _has_default_module_to_env(env_runner: FastEnvRunner) -> bool:
@@ -135,9 +138,7 @@ FAST_SAMPLING: tuple[Requirement[FastEnvRunner], ...] = (
     ),
     required(
         "RLlib's default PPO module, without memory",
-        lambda runner: (
-            type(runner.module) is DefaultPPOTorchRLModule and not runner.module.is_stateful()
-        ),
+        lambda runner: type(runner.module) in DEFAULT_MODULES and not runner.module.is_stateful(),
         "the module is a custom or a recurrent one",
     ),
     required(
@@ -145,7 +146,13 @@ FAST_SAMPLING: tuple[Requirement[FastEnvRunner], ...] = (
         lambda runner: isinstance(runner.env.single_observation_space, gym.spaces.Box),
         "the observation space is not a Box",
     ),
-    Requirement("`Box` actions, or `Discrete` ones that start at 0", _action_space),
+    required(
+        "`Box` or `Discrete` actions",
+        lambda runner: isinstance(
+            runner.env.single_action_space, (gym.spaces.Box, gym.spaces.Discrete)
+        ),
+        "the action space is neither Box nor Discrete",
+    ),
     required(
         "RLlib's connectors between module and environment",
         _has_default_module_to_env,
@@ -261,7 +268,8 @@ class FastSampler:
             forward: What to explore with instead of the module's own forward pass.
 
         Returns:
-            Done episodes in the order in which they ended, then the ongoing chunks.
+            Done episodes in the order in which they ended, then the ongoing chunks. Non-finite
+            rewards are among their rewards: see `RolloutColumns.take_nonfinite_rewards`.
         """
         if self._obs is None:
             self._obs = self._reset()
@@ -273,11 +281,15 @@ class FastSampler:
             stepper = DirectStepper(env, self._raw)
         obs, resets, infos = [self._obs], [self._resets_next], [self._infos]
         steps: list[Step] = []
+        clock, acting = [time.perf_counter()], 0.0
         missing = num_timesteps
         with evaluating(module):
             policy = RolloutPolicy(module, self._device, forward)
             while missing > 0:
-                step = stepper.step(self._for_env(policy.act(obs[-1])), resets[-1])
+                actions = self._for_env(policy.act(obs[-1]))
+                acting += time.perf_counter() - clock[-1]
+                step = stepper.step(actions, resets[-1])
+                clock.append(time.perf_counter())
                 missing -= len(resets[-1]) - int(np.count_nonzero(resets[-1]))
                 self._raw, self._infos = step.obs, step.infos
                 self._obs = self._filtered(step.obs)
@@ -287,8 +299,19 @@ class FastSampler:
                 infos.append(step.infos)
                 steps.append(step)
             stepper.leave()
-        columns = policy.columns()
-        return self._columns(obs, resets[:-1], infos if with_infos else [], steps, columns)
+        self._log_times(clock, acting)
+        kept = infos if with_infos else []
+        return self._columns(obs, resets[:-1], kept, steps, policy.columns(), clock)
+
+    def _log_times(self, clock: list[float], acting: float) -> None:
+        """Logs the mean time of the call's steps, under RLlib's names."""
+        num_steps, seconds = len(clock) - 1, clock[-1] - clock[0]
+        if num_steps:
+            for timer, spent in (
+                (RLMODULE_INFERENCE_TIMER, acting),
+                (ENV_STEP_TIMER, seconds - acting),
+            ):
+                self._runner.metrics.log_value(timer, spent / num_steps, reduce="ema")
 
     def _reset(self) -> np.ndarray:
         num_envs = self._runner.num_envs
@@ -313,6 +336,7 @@ class FastSampler:
         infos: list[Infos | None],
         steps: list[Step],
         columns: dict[str, np.ndarray],
+        clock: list[float],
     ) -> RolloutColumns:
         """Cuts a rollout of T vector steps into chunks, one after the other.
 
@@ -322,6 +346,7 @@ class FastSampler:
             infos: T + 1 lists, None of a step without; empty if nobody wants them.
             steps: T vector steps.
             columns: Name -> [T, envs, …]: what the policy computed.
+            clock: T + 1 times in seconds: before the first step, and after each.
         """
         if isinstance(self._runner.env.single_action_space, gym.spaces.Discrete):
             columns[Columns.ACTIONS] = columns[Columns.ACTIONS].astype(np.int32)  # As RLlib's.
@@ -344,6 +369,8 @@ class FastSampler:
         successes = [steps[t].successes.get(index) for t, index in ends]
         chunks["success"] = [-1 if success is None else success for success in successes]
         chunks[WEIGHTS_SEQ_NO] = _private.weights_version(self._runner)
+        seconds = np.array(clock)
+        chunks["seconds"] = seconds[stop] - seconds[start]
         for chunk, index in zip(chunks, env.tolist(), strict=True):
             id_, t = self._ongoing[index]
             chunk["id"], chunk["t_started"] = id_, t
@@ -399,6 +426,7 @@ def _spans(resets: np.ndarray, ends: np.ndarray) -> list[tuple[int, int, int]]:
 class Step(NamedTuple):
     """Result of one vector step: `obs` [envs, …], the rest [envs]; infos where they are kept.
 
+    Rewards are the environments' own, non-finite ones too.
     `successes`: of each sub-environment whose episode ended, whether it succeeded, or None.
     """
 
@@ -430,6 +458,9 @@ class Stepper:
         Which those are, the vector environment has noted by itself.
         """
         obs, rewards, terminateds, truncateds, infos = self._env.step(actions)
+        for index, info in enumerate(infos):
+            if TRUE_REWARD in info:
+                rewards[index] = info[TRUE_REWARD]
         ended = np.flatnonzero(terminateds | truncateds).tolist()
         successes = {index: success_of(infos[index]) for index in ended}
         return Step(obs, rewards, terminateds, truncateds, infos, successes)
@@ -458,7 +489,7 @@ class DirectStepper(Stepper):
         """See `Stepper`."""
         num_envs = len(self._envs)
         observations: list[Any] = [None] * num_envs
-        rewards = np.zeros(num_envs)
+        rewards, given = np.zeros(num_envs), list[Any]([0.0] * num_envs)
         terminateds, truncateds = np.zeros(num_envs, np.bool_), np.zeros(num_envs, np.bool_)
         successes: dict[int, bool | None] = {}
         for i, (env, resets_now) in enumerate(zip(self._envs, resets.tolist(), strict=True)):
@@ -466,14 +497,15 @@ class DirectStepper(Stepper):
                 observations[i], _ = env.reset()
             else:
                 step = env.env.step(actions[i])
-                observations[i], rewards[i], terminateds[i], truncateds[i], info = step
+                observations[i], given[i], terminateds[i], truncateds[i], info = step
+                rewards[i] = given[i]  # NaN for None.
                 if terminateds[i] or truncateds[i]:
                     successes[i] = success_of(info)
         obs = np.stack(observations, out=np.empty_like(self._obs))
         is_finite = not self._may_be_infinite or np.isfinite(obs).all()
         if not (is_finite and np.isfinite(rewards).all()):
             for i, env in enumerate(self._envs):
-                rewards[i] = env.finite_reward(rewards[i])
+                env.finite_reward(given[i])
                 if not resets[i]:
                     obs[i] = env.replace_nonfinite(observations[i], self._obs[i])
         self._obs = obs
@@ -608,6 +640,9 @@ def actions_for_env(
         config: The algorithm's config.
         space: The space of a single action.
     """
+    if isinstance(space, gym.spaces.Discrete):
+        is_as_computed = not space.start and space.dtype == np.int64
+        return (lambda actions: actions) if is_as_computed else partial(counted_in, space)
     if not isinstance(space, gym.spaces.Box) or not (
         config.normalize_actions or config.clip_actions
     ):

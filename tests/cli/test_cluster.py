@@ -1,9 +1,18 @@
-"""Ray's messages stay off the screen."""
+"""Ray's messages stay off the screen; its start, and its end under a training."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+import time
+from typing import Any
+
+import pytest
+import ray
+
+from rllib_weighted.cli import InputError, cluster
+from rllib_weighted.cli.cluster import start_ray, watching_ray
+from rllib_weighted.cli.inputs import TrainOptions
 
 IMPORTED_LATER = """
 import logging
@@ -18,3 +27,39 @@ assert logging.getLogger("ray.rllib").isEnabledFor(logging.WARNING)
 
 def test_rllib_is_quiet_also_where_it_had_not_been_imported() -> None:
     subprocess.run([sys.executable, "-c", IMPORTED_LATER], check=True, timeout=300)
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("x", r"cannot join the Ray cluster at 'x', which should be its HOST:PORT.*bad address"),
+        (None, "cannot start Ray: bad address"),
+    ],
+)
+@pytest.mark.parametrize("kind", [ConnectionError, OSError, RuntimeError, ValueError])
+def test_a_ray_that_cannot_be_had(
+    monkeypatch: pytest.MonkeyPatch, address: str | None, message: str, kind: type[Exception]
+) -> None:
+    def init(**options: Any) -> None:
+        raise kind("bad address")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(InputError, match=message):
+        start_ray(TrainOptions(ray_address=address), None)
+
+
+@pytest.mark.parametrize(
+    ("ended", "is_told"),
+    [([], False), (["log_monitor"], False), (["gcs_server"], True), (["raylet", "x"], True)],
+)
+def test_the_end_of_ray_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, ended: list[str], is_told: bool
+) -> None:
+    monkeypatch.setattr(cluster, "_WATCH_S", 0.01)
+    monkeypatch.setattr(cluster, "ended_ray_processes", lambda: ended)
+    told: list[bool] = []
+    with watching_ray(lambda: told.append(True)):
+        time.sleep(0.2)
+    assert told == [True] * is_told

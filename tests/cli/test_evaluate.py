@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import re
+import shutil
 import statistics
 from pathlib import Path
 
@@ -10,10 +13,13 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.connectors.env_to_module import MeanStdFilter
 
+from rllib_weighted import WeightedPPOConfig
+from rllib_weighted._private import tune_registry
 from rllib_weighted.cli import InputError, storage
 from rllib_weighted.cli import evaluate as evaluate_module
 from rllib_weighted.cli.evaluate import evaluate_checkpoint, find_checkpoint
 from rllib_weighted.cli.storage import ExperimentRecord
+from tests.sampling.envs import INF, ScriptedEnv
 
 EPISODES = 6
 SEED = 7
@@ -67,6 +73,23 @@ def test_agrees_with_the_algorithm(trained: tuple[Path, float]) -> None:
     assert result.lengths == result.returns  # CartPole pays 1 a step.
 
 
+@pytest.mark.usefixtures("ray_session")
+def test_returns_that_are_not_finite_are_shown(tmp_path: Path) -> None:
+    config = (
+        WeightedPPOConfig()
+        .environment(ScriptedEnv, env_config={"length": 10, "rewards": {10: -INF}})
+        .env_runners(num_env_runners=0, num_envs_per_env_runner=2)
+        .training(merge_unit="env", train_batch_size=40, minibatch_size=20)
+    )
+    algorithm = config.build_algo()
+    algorithm.save_to_path(str(tmp_path / "checkpoint"))
+    algorithm.stop()
+    result = evaluate_checkpoint(tmp_path / "checkpoint", episodes=2, seed=1)
+    assert result.returns == [-INF, -INF]
+    assert result.return_mean == -INF
+    assert math.isnan(result.return_std)
+
+
 def test_seed_decides(trained: tuple[Path, float]) -> None:
     checkpoint, _ = trained
     once = evaluate_checkpoint(checkpoint, episodes=3, seed=1)
@@ -118,3 +141,70 @@ def test_environment_of_a_training_file_is_loaded_from_its_record(
     monkeypatch.setattr(storage, "read_record", lambda path: record)
     evaluate_checkpoint(checkpoint, episodes=1)
     assert loaded == [str(file)]
+
+
+@pytest.mark.parametrize("part", [0.0, 0.5])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "class_and_ctor_args.pkl",
+        "env_runner/state.pkl",
+        "learner_group/learner/rl_module/default_policy/module_state.pkl",
+        "learner_group/learner/rl_module/class_and_ctor_args.pkl",
+    ],
+)
+def test_a_torn_file_is_named(
+    trained: tuple[Path, float], tmp_path: Path, name: str, part: float
+) -> None:
+    folder = shutil.copytree(trained[0], tmp_path / "checkpoint")
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[: int(part * len(content))])
+    message = f"{folder} is damaged: its files should be whole and these are not: {name}"
+    with pytest.raises(InputError, match=re.escape(message)):
+        evaluate_checkpoint(folder, episodes=1)
+
+
+def test_a_missing_file_is_named(trained: tuple[Path, float], tmp_path: Path) -> None:
+    folder = shutil.copytree(trained[0], tmp_path / "checkpoint")
+    (folder / "class_and_ctor_args.pkl").unlink()
+    with pytest.raises(InputError, match=r"cannot evaluate .*class_and_ctor_args\.pkl"):
+        evaluate_checkpoint(folder, episodes=1)
+
+
+OTHER_ENV = """
+import gymnasium as gym
+from ray import tune
+from ray.rllib.algorithms.ppo import PPOConfig
+
+def make(context):
+    {make}
+
+tune.register_env("CartPole-v1", make)
+config = PPOConfig().environment("CartPole-v1")
+"""
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            'return gym.make("Acrobot-v1")',
+            r"is of another environment.* its observation_space Box\(.* \(4,\), float32\), found "
+            r"Box\(.* \(6,\), float32\) and its action_space Discrete\(2\), found Discrete\(3\)",
+        ),
+        (
+            'raise OSError("no licence for this simulator")',
+            r"cannot evaluate .*no licence for this simulator",
+        ),
+    ],
+)
+def test_another_environment(
+    trained: tuple[Path, float], tmp_path: Path, make: str, message: str
+) -> None:
+    file = tmp_path / "other_env.py"
+    file.write_text(OTHER_ENV.format(make=make))
+    try:
+        with pytest.raises(InputError, match=f"(?s){message}"):
+            evaluate_checkpoint(trained[0], episodes=1, file=file)
+    finally:
+        tune_registry().unregister("env_creator", "CartPole-v1")

@@ -6,6 +6,7 @@ import pytest
 from ray import tune
 from ray.rllib.algorithms.ppo import PPOConfig
 
+from rllib_weighted import WeightedPPOConfig
 from rllib_weighted.cli import InputError
 from rllib_weighted.cli.inputs import algorithm_config, apply_settings, use_single_process
 
@@ -18,6 +19,13 @@ def test_values_are_set() -> None:
     config = ppo()
     apply_settings(config, {"lr": 0.1, "lambda": 0.9, "num_env_runners": 0}, "--set")
     assert (config.lr, config.lambda_, config.num_env_runners) == (0.1, 0.9, 0)
+
+
+def test_every_setting_of_the_package_can_be_set() -> None:
+    config = WeightedPPOConfig()
+    values = {"env_backend": "envpool", "per_worker_parameters": True, "actor_export": "mean"}
+    apply_settings(config, values, "--set")
+    assert {name: getattr(config, name) for name in values} == values
 
 
 def test_old_names_are_those_of_today() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import shlex
 import signal
 import subprocess
@@ -80,13 +82,57 @@ def resume(command: list[str], until: int) -> None:
     assert f"training_iteration {until} >= {until}" in done.stdout
 
 
-@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def processes() -> dict[int, int]:
+    """Returns the processes of this machine that run, and their parents."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, parent, *_ = path.read_text().rpartition(")")[2].split()
+            if state != "Z":
+                found[int(path.parent.name)] = int(parent)
+    return found
+
+
+def descendants(pid: int) -> set[int]:
+    """Returns the processes that a process has started, and those that these have started."""
+    parents = processes()
+    found = [pid]
+    for one in found:
+        found += [child for child, parent in parents.items() if parent == one]
+    return {*found[1:]}
+
+
+def assert_ended(pids: set[int]) -> None:
+    """Ray's processes end within seconds of the command."""
+    deadline = time.monotonic() + 20
+    while pids & processes().keys() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not pids & processes().keys()
+
+
+@pytest.mark.parametrize(
+    ("signum", "status", "to_group"),
+    [
+        (signal.SIGINT, 130, True),
+        (signal.SIGTERM, 143, False),
+        (signal.SIGTERM, 143, True),
+        (signal.SIGHUP, 129, False),
+        (signal.SIGHUP, 129, True),
+    ],
+)
 def test_signal_saves_and_the_printed_command_resumes(
-    training: subprocess.Popen[str], tmp_path: Path, signum: signal.Signals, status: int
+    training: subprocess.Popen[str],
+    tmp_path: Path,
+    signum: signal.Signals,
+    status: int,
+    to_group: bool,
 ) -> None:
-    os.killpg(training.pid, signum) if signum == signal.SIGINT else training.send_signal(signum)
+    of_ray = descendants(training.pid)
+    assert len(of_ray) >= 4  # The control process, the node's, the trial, its env runner.
+    os.killpg(training.pid, signum) if to_group else training.send_signal(signum)
     output, _ = training.communicate(timeout=90)
     assert training.returncode == status, output
+    assert_ended(of_ray)
     assert "Traceback" not in output
     (line,) = [line for line in output.splitlines() if line.startswith("  resume ")]
     last = max(rounds(tmp_path))
@@ -117,3 +163,36 @@ def test_second_ctrl_c_stops_at_once(training: subprocess.Popen[str]) -> None:
     assert training.returncode == 130
     assert "Traceback" not in output
     assert "Interrupted" in output or "stopped at once" in output
+
+
+def test_a_terminal_that_closes_leaves_a_checkpoint(file: Path, tmp_path: Path) -> None:
+    options = ["--storage-path", str(tmp_path), "--name", "run", "--checkpoint-freq", "1000"]
+    pid, terminal = pty.fork()
+    if not pid:
+        os.execv(sys.executable, [*COMMAND, "train", "file", str(file), *options])
+    deadline = time.monotonic() + 120
+    while len(rounds(tmp_path)) < 3 and time.monotonic() < deadline:
+        os.read(terminal, 2**16)
+    of_ray = descendants(pid)
+    os.close(terminal)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 129
+    assert list(tmp_path.glob("run/*/checkpoint_*/rllib_checkpoint.json"))
+    assert_ended(of_ray)
+
+
+@pytest.mark.parametrize("name", ["gcs_server", "raylet"])
+def test_the_death_of_ray_ends_with_a_message_and_how_to_resume(
+    training: subprocess.Popen[str], tmp_path: Path, name: str
+) -> None:
+    of_ray = descendants(training.pid)
+    (process,) = [pid for pid in of_ray if Path(f"/proc/{pid}/comm").read_text().strip() == name]
+    os.kill(process, signal.SIGKILL)
+    output, _ = training.communicate(timeout=50)
+    assert training.returncode == 1, output
+    end = output[output.index("Error: ") :]
+    assert end.startswith("Error: Ray has ended")
+    assert name in end
+    assert "rllib train file" in end
+    assert "--resume --name run" in end
+    assert_ended(of_ray)

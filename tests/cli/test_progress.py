@@ -11,6 +11,7 @@ from rllib_weighted.cli.progress import (
     SMOOTHED_RETURN,
     TrialProgress,
     format_brief_duration,
+    format_drops,
     format_duration,
     format_number,
     format_time_left,
@@ -59,6 +60,26 @@ def test_speed_after_a_resume_that_starts_over() -> None:
     again = result(1, steps=100, seconds=4.0)
     trial = trained({}, result(40, steps=4000, seconds=400.0), again)
     assert trial.speed("num_env_steps_sampled_lifetime") == pytest.approx(25.0)
+
+
+def test_speed_after_a_resume_whose_clock_starts_over() -> None:
+    # From a state that was rescued: rounds and steps go on, the time is that of the new process.
+    stop = {"training_iteration": 100}
+    before = result(7, steps=700, seconds=60.0)
+    trial = trained(stop, before, result(8, steps=800, seconds=2.0))
+    assert trial.speed("num_env_steps_sampled_lifetime") is None
+    assert trial.seconds_left() is None
+    assert format_time_left(trial) == "-"
+    trial.update(result(9, steps=900, seconds=4.0))
+    # 100 steps in 2 s; 91 rounds at 1 in 2 s.
+    assert trial.speed("num_env_steps_sampled_lifetime") == pytest.approx(50.0)
+    assert trial.seconds_left() == pytest.approx(182.0)
+
+
+def test_a_repeated_round_starts_the_window_anew() -> None:
+    first = result(4, steps=400, seconds=40.0)
+    trial = trained({}, result(3, steps=300, seconds=30.0), first, first)
+    assert trial.speed("num_env_steps_sampled_lifetime") is None
 
 
 def test_time_left_is_that_of_the_first_criterion() -> None:
@@ -174,3 +195,33 @@ def test_format_number(value: float | None, text: str) -> None:
 )
 def test_format_duration(seconds: float | None, text: str) -> None:
     assert format_duration(seconds) == text
+
+
+# Drops
+
+
+def dropping(*dropped: int, cause: str = "worker 1: reward nan") -> TrialProgress:
+    """A trial of 4 workers: how many were dropped in each round."""
+    rounds = []
+    for number, count in enumerate(dropped, start=1):
+        merge: dict[str, Any] = {"num_dropped": count, "num_workers": 4}
+        if count:
+            merge["drop_cause"] = f"{cause} in round {number}"
+        rounds.append(result(number, steps=100 * number, seconds=number, merge=merge))
+    return trained({}, *rounds)
+
+
+def test_without_drops_nothing_is_said_of_them() -> None:
+    trial = dropping(0, 0)
+    assert format_drops(trial) == ""
+    assert "dropped" not in plain_line(trial)
+    assert (trial.num_dropping, trial.num_idle) == (0, 0)
+
+
+def test_drops_are_counted_and_the_first_cause_is_kept() -> None:
+    trial = dropping(0, 1, 4, 4, 0)
+    first = "round 2, worker 1: reward nan in round 2"
+    assert format_drops(trial) == f"0 of 4 workers, some in 3 rounds; first: {first}"
+    assert f"dropped 0 of 4 workers, some in 3 rounds; first: {first}" in plain_line(trial)
+    assert dropping(0, 1, 4, 4).num_idle == 2
+    assert trial.num_idle == 0

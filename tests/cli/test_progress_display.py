@@ -106,3 +106,59 @@ def test_unreported_stop_criterion_is_said_once() -> None:
     shown.round_ended(one)
     assert written(on).count("`stop` names 'bogus'") == 1
     assert "until Ctrl-C" in written(on)
+
+
+def drop(number: int, count: int) -> dict[str, Any]:
+    merge = {**RESULT["merge"], "num_dropped": count, "drop_cause": "worker 3: reward nan"}
+    return {**RESULT, "training_iteration": number, "merge": merge}
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_drops_are_shown_and_a_round_without_a_worker_warns_once(terminal: bool) -> None:
+    on = console(terminal=terminal, width=200)
+    shown = Display(on, title="WeightedPPO", live=False)
+    one = trial()
+    shown.refresh([one])
+    for number, count in enumerate((1, 8, 8, 0, 8), start=1):
+        one.update(drop(number, count))
+        shown.round_ended(one)
+    warnings = [line for line in written(on).splitlines() if line.startswith("Warning")]
+    cause = "First drop: round 1, worker 3: reward nan"
+    assert [line.partition(": in ")[2] for line in warnings] == [
+        f"round {number} all workers were dropped. {cause}" for number in (2, 5)
+    ]
+    on.print(shown.renderable())
+    assert "8 of 8 workers, some in 4 rounds; first: round 1, worker 3" in written(on)
+
+
+def test_the_table_of_a_sweep_names_a_trial_that_drops_workers() -> None:
+    on = console(terminal=False, width=160)
+    shown = Display(on, title="WeightedPPO", live=False)
+    trials = [trial(name) for name in ("00000", "00001")]
+    trials[0].update(RESULT)
+    trials[1].update(drop(1, 2))
+    shown.refresh(trials)
+    on.print(shown.renderable())
+    assert "1 of them dropped workers, as 00001: 2 of 8 workers, some in 1 round" in written(on)
+
+
+HOSTILE = "\x1b[2J\x9b2J\u202egnitset"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_names_of_others_do_not_control_the_terminal(terminal: bool) -> None:
+    on = console(terminal=terminal)
+    shown = Display(on, title=f"PPO on {HOSTILE}")
+    trials = [trial("00000"), trial("00001")]
+    for one, env in zip(trials, (HOSTILE, "other"), strict=True):
+        one.settings = {"env": env, HOSTILE: env}
+        one.update(RESULT)
+    shown.refresh(trials)
+    shown.note(HOSTILE)
+    shown.round_ended(trials[0])
+    on.print(shown.renderable())
+    text = written(on)
+    assert r"\x1b[2J\x9b2J\u202egnitset" in text
+    # Rich itself writes colours and line ends, but none of these.
+    assert not {"\x9b", "\u202e"} & set(text)
+    assert "\x1b[2J" not in text

@@ -97,3 +97,27 @@ def test_help_names_the_defaults() -> None:
     text = rllib("report", "--help").output
     assert f"[default: ({HOLD})]" in text
     assert f"[default: (./{DEFAULT_OUT})]" in text
+
+
+def test_arms_are_named_in_the_call(sweep: Path, tmp_path: Path) -> None:
+    names = ("--name", "light=reward_weighted, m=0.5", "--name", "heavy=min_weight=1")
+    result = rllib("report", sweep, *names, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    for name in ("light", "heavy", "average"):
+        assert name in result.stdout
+    assert "reward_weighted" not in result.stdout
+    assert "No arm is shown to be better than average." in " ".join(result.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["light"], "--name should be NAME=ARM or NAME=SETTING=VALUE, found 'light'"),
+        (["=average"], "--name should be NAME=ARM"),
+        (["a=average", "a=reward_weighted"], "--name gives 'a' twice"),
+        (["a=avrage"], "unknown arm 'avrage': these results have average"),
+    ],
+)
+def test_bad_names(names: list[str], message: str, sweep: Path, tmp_path: Path) -> None:
+    args = [part for name in names for part in ("--name", name)]
+    assert message in failed(rllib("report", sweep, *args, "--out", tmp_path / "out"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -113,3 +114,16 @@ def test_trials_of_this_process_keep_their_own(capsys: pytest.CaptureFixture[str
     one = trial()
     active.adopt([one])
     assert one.stopping_criterion == {"training_iteration": 9}
+
+
+def test_the_first_cause_is_kept_beside_the_storage(tmp_path: Path) -> None:
+    file = tmp_path / "error.txt"
+    file.write_text(
+        "Failure # 1 (occurred at 2026-01-01_00-00-00)\nof an earlier process\n"
+        "Failure # 2 (occurred at 2026-01-02_00-00-00)\nOSError: no space left\n"
+    )
+    active = TrainSession(display(), None)
+    with session(active):
+        for one in (trial(error_file=str(file)), trial(error_file=None, trial_id="another")):
+            SessionCallback().on_trial_error(0, [one], one)
+    assert active.errors == {"ab12c_00007": "OSError: no space left\n"}

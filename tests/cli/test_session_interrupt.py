@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from rllib_weighted.cli import session as session_module
+from rllib_weighted.cli.locks import stop_at_once
 from rllib_weighted.cli.session import Interrupt, handling_signals
 
 
@@ -84,9 +86,58 @@ def test_second_signal_stops_at_once() -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
 
+HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 def test_handlers_and_environment_come_back() -> None:
-    before = [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)]
+    before = [signal.getsignal(signum) for signum in HANDLED]
     with handling_signals(Interrupt(lambda message: None)):
         assert os.environ["TUNE_DISABLE_SIGINT_HANDLER"] == "1"
-    assert [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)] == before
+    assert [signal.getsignal(signum) for signum in HANDLED] == before
     assert "TUNE_DISABLE_SIGINT_HANDLER" not in os.environ
+
+
+@pytest.mark.parametrize(("signum", "code"), list(zip(HANDLED, (130, 143, 129), strict=True)))
+def test_each_signal_asks_to_stop_and_has_its_exit_code(signum: signal.Signals, code: int) -> None:
+    interrupt = Interrupt(lambda message: None)
+    with handling_signals(interrupt):
+        os.kill(os.getpid(), signum)
+        assert interrupt.requested
+    assert interrupt.exit_code == code
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
+def test_one_signal_that_comes_twice_is_one(signum: signal.Signals) -> None:
+    interrupt = Interrupt(lambda message: None)
+    with handling_signals(interrupt):
+        for _ in range(2):
+            os.kill(os.getpid(), signum)
+    assert interrupt.exit_code == 128 + signum
+
+
+def test_what_watches_the_training_stops_it_at_once() -> None:
+    with handling_signals(Interrupt(lambda message: None)), pytest.raises(KeyboardInterrupt):
+        stop_at_once()
+
+
+def test_a_later_second_one_stops_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(session_module.time, "monotonic", lambda: now[0])
+    interrupt = Interrupt(lambda message: None)
+    interrupt.handle(signal.SIGTERM, None)
+    now[0] = 102.0
+    interrupt.handle(signal.SIGHUP, None)  # The terminal closes meanwhile.
+    with pytest.raises(KeyboardInterrupt):
+        interrupt.handle(signal.SIGTERM, None)
+    assert interrupt.exit_code == 143
+
+
+def test_a_hangup_that_nohup_ignores_stays_ignored() -> None:
+    interrupt = Interrupt(lambda message: None)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with handling_signals(interrupt):
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not interrupt.requested
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -53,3 +53,13 @@ def test_points_are_those_of_the_tuner() -> None:
         assert name == f"num_epochs={point.num_epochs}, lr={point.lr}"
         assert point.minibatch_size == 10 * point.num_epochs
     assert not isinstance(config.lr, float)
+
+
+def test_an_empty_space_is_a_problem() -> None:
+    (problem,) = config_problems(ppo().training(lr=tune.grid_search([])))
+    assert "each grid should list one or more values" in problem
+
+
+def test_a_space_that_raises_is_a_problem() -> None:
+    (problem,) = config_problems(ppo().training(lr=tune.sample_from(lambda config: 1 / 0)))
+    assert problem == "the search space cannot be drawn from: ZeroDivisionError: division by zero"

@@ -37,6 +37,16 @@ def test_storage_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert storage_root("s3://bucket/folder/") == "s3://bucket/folder"
 
 
+@pytest.mark.parametrize("name", ["RAY_AIR_LOCAL_CACHE_DIR", "TUNE_RESULT_DIR"])
+def test_a_variable_with_which_ray_refuses_to_train_is_refused(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "/old/results")
+    for path in (None, "/new/results"):
+        with pytest.raises(InputError, match=f"{name} should not be set.*/old/results.*unset it"):
+            storage_root(path)
+
+
 def test_newest_of_a_file_is_resumed(tmp_path: Path) -> None:
     import os
 

@@ -174,6 +174,33 @@ def test_failed_trial_shows_the_end_of_its_error(tmp_path: Path) -> None:
     assert str(error_file) in message
 
 
+NAN_REWARDS = """
+from rllib_weighted import WeightedPPOConfig
+from tests.sampling.envs import NAN, ScriptedEnv
+
+config = (
+    WeightedPPOConfig()
+    .environment(ScriptedEnv, env_config={"rewards": {2: NAN}})
+    .env_runners(num_env_runners=0, num_envs_per_env_runner=2)
+    .training(merge_unit="env", train_batch_size=20, minibatch_size=10, num_epochs=1)
+    .fault_tolerance(max_rounds_without_update=3)
+)
+"""
+
+
+def test_a_run_that_learns_nothing_says_so(tmp_path: Path) -> None:
+    cause = "round 1, worker 0 (and 1 more): sub-environment 0: reward nan"
+    console = quiet()
+    file = write(tmp_path, NAN_REWARDS + 'stop = {"training_iteration": 2}')
+    run_file(file, TrainOptions(storage_path=str(tmp_path), name="short"), console=console)
+    text = printed(console)
+    assert f"in round 1 all workers were dropped. First drop: {cause}" in text
+    assert f"dropped     2 of 2 workers, some in 2 rounds; first: {cause}" in text
+    file = write(tmp_path, NAN_REWARDS + 'stop = {"training_iteration": 4}')
+    with pytest.raises(TrainingError, match=r"in 3 rounds in a row.*round 1, worker 0: .*nan"):
+        run_file(file, TrainOptions(storage_path=str(tmp_path), name="long"), console=quiet())
+
+
 def test_trial_that_can_never_be_placed_is_refused_with_the_numbers(tmp_path: Path) -> None:
     options = TrainOptions(storage_path=str(tmp_path), settings=("num_env_runners=99",))
     with pytest.raises(InputError, match=r"takes 100 CPUs and Ray has 8 CPUs.*=99"):

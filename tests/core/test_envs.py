@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import pytest
+from ray.rllib.env.env_context import EnvContext
 from ray.tune import register_env
+from ray.tune.registry import ENV_CREATOR
 
-from rllib_weighted.core.envs import env_problem
+from rllib_weighted import WeightedPPOConfig
+from rllib_weighted._private import tune_registry
+from rllib_weighted.core.envs import env_creator, env_problem, share_gym_env
 
 
 class Walk(gym.Env[Any, Any]):
@@ -61,8 +68,24 @@ def test_outdated_version_names_the_new_one() -> None:
     assert "LunarLander-v3" in str(env_problem("LunarLander-v2"))
 
 
+def test_a_module_that_registers_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "walks_of_mine.py").write_text(
+        "import gymnasium\n"
+        "from gymnasium.envs.classic_control import CartPoleEnv\n"
+        "gymnasium.register('mine/Walk-v3', CartPoleEnv)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert env_problem("walks_of_mine:mine/Walk-v3") is None
+    problem = str(env_problem("walks_of_mine:mine/Wlak-v3"))
+    assert "did you mean 'mine/Walk-v3'" in problem
+    gym.registry.pop("mine/Walk-v3")
+
+
 def test_unregistered_module() -> None:
-    assert "no_such_module" in str(env_problem("no_such_module:Walk-v0"))
+    problem = str(env_problem("no_such_module:Walk-v0"))
+    assert "names the module 'no_such_module', which cannot be imported" in problem
 
 
 @pytest.mark.parametrize("env", ["LunarLander-v3", "BipedalWalker-v3", "CarRacing-v3"])
@@ -85,3 +108,77 @@ def test_known_families_name_their_package(
 ) -> None:
     without(monkeypatch, module)
     assert package in str(env_problem(env))
+
+
+# Ids that only this process has registered
+
+
+class _Counting(Walk):
+    """An environment with a setting."""
+
+    def __init__(self, start: int = 0) -> None:
+        self.observation_space = gym.spaces.Box(-1, 1, (2,))
+        self.action_space = gym.spaces.Discrete(2)
+        self.start = start
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> Any:
+        return self.observation_space.sample(), 1.0, False, False, {}
+
+
+@pytest.fixture
+def own_id() -> Iterator[str]:
+    env_id = f"OnlyInTheDriver{uuid.uuid4().hex}-v0"
+    gym.register(env_id, entry_point=_Counting, kwargs={"start": 3}, max_episode_steps=4)
+    yield env_id
+    del gym.registry[env_id]
+
+
+def test_a_gym_id_is_made_from_its_spec_where_it_is_not_registered(own_id: str) -> None:
+    share_gym_env(own_id)
+    spec = gym.registry.pop(own_id)
+    try:
+        env = env_creator(own_id)(EnvContext({}, worker_index=1))
+        assert env.unwrapped.start == 3
+        env.reset(seed=0)
+        assert [env.step(0)[3] for _ in range(4)] == [False] * 3 + [True]
+        assert env_creator(own_id)(EnvContext({"start": 8}, worker_index=1)).unwrapped.start == 8
+    finally:
+        gym.registry[own_id] = spec
+
+
+def test_an_id_that_is_registered_anew_is_shared_anew(own_id: str) -> None:
+    share_gym_env(own_id)
+    del gym.registry[own_id]
+    gym.register(own_id, entry_point=_Counting, kwargs={"start": 5})
+    share_gym_env(own_id)
+    assert env_creator(own_id)(EnvContext({}, worker_index=1)).unwrapped.start == 5
+
+
+def test_what_others_have_registered_is_left_alone(own_id: str) -> None:
+    register_env(own_id, lambda context: Walk())
+    for env in (own_id, "CartPole-v1", "no such id", Walk, None):
+        share_gym_env(env)
+    assert type(env_creator(own_id)(EnvContext({}, worker_index=1))) is Walk
+    assert not tune_registry().contains(ENV_CREATOR, "CartPole-v1")
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_remote_env_runners_sample_an_id_of_the_driver(own_id: str) -> None:
+    config = (
+        WeightedPPOConfig()
+        .environment(own_id)
+        .env_runners(num_env_runners=2, num_cpus_per_env_runner=0.5)
+        .training(train_batch_size=20, minibatch_size=10, num_epochs=1)
+        .rl_module(model_config={"fcnet_hiddens": [8]})
+    )
+    algorithm = config.build_algo()
+    try:
+        result = algorithm.train()
+    finally:
+        algorithm.stop()
+    assert result["env_runners"]["num_env_steps_sampled"] == 20
+    assert result["merge"]["num_dropped"] == 0

@@ -45,6 +45,20 @@ def _chunks(*lengths: int, id_: str = "e", infos: bool = True) -> list[RolloutCo
     ]
 
 
+def test_nonfinite_rewards_are_taken_out_and_summed_by_episode() -> None:
+    columns = concatenated([*_chunks(2, 3, id_="a"), _columns(2, id_="b"), _columns(2, id_="c")])
+    rewards = columns.steps[Columns.REWARDS]  # a: 0, 1 | 2, 3, 4; b: 5, 6; c: 7, 8
+    rewards[[1, 4]] = np.inf
+    rewards[[5, 6]] = np.inf, np.nan
+    kept = rewards.copy()
+    found = columns.take_nonfinite_rewards()
+    assert found.keys() == {"a", "b"}
+    assert found["a"] == np.inf
+    assert np.isnan(found["b"])
+    np.testing.assert_array_equal(rewards, np.where(np.isfinite(kept), kept, 0))
+    assert columns.take_nonfinite_rewards() == {}
+
+
 def _assert_equal(ours: SingleAgentEpisode, theirs: SingleAgentEpisode) -> None:
     for part in ("observations", "actions", "rewards"):
         a, b = getattr(ours, f"get_{part}")(), getattr(theirs, f"get_{part}")()

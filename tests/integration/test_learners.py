@@ -39,6 +39,7 @@ STRATEGIES = [
     "actor_sum",
     "advantage_scaled",
     "inverse_variance",
+    "torchjd",
 ]
 # What the driver says to those that read more than returns and losses.
 REQUESTS: dict[str, dict[str, Any]] = {

@@ -295,6 +295,24 @@ def test_an_env_runner_that_hangs_for_good_does_not_keep_the_others_from_stoppin
     assert time.monotonic() - started < 60
 
 
+def test_an_env_runner_that_hangs_for_rounds_is_replaced_and_does_not_replay(
+    tmp_path: Path,
+) -> None:
+    config = scripted(tmp_path).env_runners(sample_timeout_s=3)
+    with running(config.fault_tolerance(max_missed_rounds=2)) as algorithm:
+        algorithm.train()
+        (tmp_path / "block-2").touch()
+        replaced = [algorithm.train()["merge"]["num_replaced"] for _ in range(2)]
+        (tmp_path / "block-2").unlink()
+        deadline = time.monotonic() + 240
+        while algorithm.train()["merge"]["num_dropped"]:
+            assert time.monotonic() < deadline, "the env runner did not come back"
+        assert algorithm.train()["merge"]["num_replaced"] == 1
+    assert replaced == [0, 1]
+    assert len(list(tmp_path.glob("seeds-2-0-*"))) == 2  # Two processes, one identity.
+    assert_all_distinct(written(tmp_path, "seeds").values())
+
+
 def test_a_killed_env_runner_comes_back_as_itself_and_does_not_replay(tmp_path: Path) -> None:
     with running(scripted(tmp_path)) as algorithm:
         algorithm.train()

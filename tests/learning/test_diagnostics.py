@@ -68,6 +68,21 @@ def test_halves_are_halves():
     assert not np.array_equal(again[0], half_batches(round, request, 0)[0])
 
 
+def test_halves_of_whole_episodes(monkeypatch):
+    round = round_of(pooled_group(3, SGD), ([9, 3, 4, 5], [8], [7, 2, 2]))
+    monkeypatch.setattr(round.learner.config, "merge_diagnostics_halves", "episodes", raising=False)
+    chunks = round.batch.chunks
+    assert np.unique(chunks, return_counts=True)[1].tolist() == [9, 3, 4, 5, 8, 7, 2, 2]
+    first, second = half_batches(round, make_request(3), 0)
+    assert sorted([*first, *second]) == sorted(round.batch.rows[0])
+    assert not {*chunks[first]} & {*chunks[second]}
+    assert len({*chunks[first]}) == len({*chunks[second]}) == 2
+    assert half_batches(round, make_request(3), 1) is None  # A single episode.
+    found, signals = measure_gradients(round, make_request(3), {})
+    assert signals["gradient_noise"].keys() == {0, 2}
+    assert len(found.noises) == 2
+
+
 def test_a_worker_with_a_single_row_is_not_measured():
     round = round_of(pooled_group(3, SGD), ([4], [1], [5]))
     found, signals = measure_gradients(round, make_request(3), {})

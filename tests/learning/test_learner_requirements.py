@@ -88,6 +88,12 @@ def with_statistics() -> Any:
     return module
 
 
+def with_convolution() -> Any:
+    module = make_module()
+    module.pi.net.mlp.append(nn.Conv2d(1, 1, 1))
+    return module
+
+
 def two_modules() -> Any:
     module = learner().module
     return SimpleNamespace(
@@ -155,6 +161,7 @@ CASES: dict[str, tuple[tuple[Requirement[Any], ...], list[Callable[[], Any]]]] =
             lambda: make_module(module_class=OwnModule),
             lambda: make_module(**LSTM),
             compiled,
+            with_convolution,
             with_statistics,
         ],
     ),

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from ray.rllib.core.columns import Columns
 from ray.rllib.core.learner.learner import ENTROPY_KEY, POLICY_LOSS_KEY, VF_LOSS_KEY
 
 from rllib_weighted.learning.learner import WeightedPPOLearner
@@ -16,7 +18,7 @@ from rllib_weighted.learning.losses import (
     segment_means,
 )
 from rllib_weighted.learning.minibatches import Minibatch
-from tests.learning.helpers import SGD, learner_of, make_episodes, pooled_group
+from tests.learning.helpers import SGD, learner_of, make_episodes, make_request, pooled_group
 
 VALUES = torch.tensor([[1.0, 10], [3, 30], [5, 50], [7, 70]], dtype=torch.float64)
 
@@ -214,3 +216,17 @@ def test_a_custom_loss_reports_the_parts_that_it_logs(cls, known):
     if known:
         torch.testing.assert_close(losses.policy, 2 * losses.total.detach())
     assert {VF_LOSS_KEY, ENTROPY_KEY}.isdisjoint(learner.metrics.peek((module_id,), default={}))
+
+
+@pytest.mark.parametrize("is_stock", [True, False])
+def test_a_policy_that_does_not_say_its_log_probabilities_is_told_so(is_stock: bool) -> None:
+    class OwnLoss(WeightedPPOLearner):
+        def compute_loss_for_module(self, **kwargs: Any) -> Any:
+            return super().compute_loss_for_module(**kwargs)
+
+    group = pooled_group(2, None if is_stock else OwnLoss, fast_learner=False)
+    episodes = make_episodes([[5], [5]])
+    for episode in episodes:
+        del episode.extra_model_outputs[Columns.ACTION_LOGP]
+    with pytest.raises(ValueError, match=r"`action_logp`.*found none.*`forward_exploration`"):
+        group.update(episodes=episodes, merge=make_request(2, "average"))

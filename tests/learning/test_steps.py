@@ -343,8 +343,11 @@ def test_losses_of_the_round_are_each_workers_own():
             stack.data[worker] += 0.1 * worker
     data = WorkerTrainingData.from_workers(group_by_worker(episodes_for(group), num_workers=3))
     module_id, batch = learner._round_batch(data)
-    merger = RoundWeights(make_request(3, "actor_sum"))
-    found = make_steps(Round(learner, module_id, batch, merger, [0, 1, 2])).losses_of_round()
+    request = make_request(3, "actor_sum")
+    merger = RoundWeights(request)
+    found = make_steps(
+        Round(learner, module_id, batch, merger, [0, 1, 2]), request
+    ).losses_of_round()
     assert not found.total.requires_grad
     assert found.total.unique().numel() == 3
     for worker in range(3):

@@ -32,6 +32,7 @@ BUILT_IN = [
     "learnability",
     "advantage_scaled",
     "inverse_variance",
+    "torchjd",
 ]
 
 

@@ -26,6 +26,8 @@ def test_the_names_are_those_of_the_interface() -> None:
         "NUM_WORKERS": "num_workers",
         "NUM_DROPPED": "num_dropped",
         "NUM_SKIPPED_STEPS": "num_skipped_steps",
+        "NUM_REPLACED": "num_replaced",
+        "DROP_CAUSE": "drop_cause",
         "EPISODE_RETURN_MEAN": "episode_return_mean",
         "WORKERS": "workers",
         "SIGNAL": "signal",
@@ -58,7 +60,7 @@ def test_the_table_has_exactly_the_metrics_that_are_reported() -> None:
     records = [record(drift=0.5, signal_age=1, gradient_noise=2.0, gradient_agreement=0.5)]
     ones = torch.ones(2)
     found = diagnose(GradientSums(ones, ones, ones, ones, ones[0]), {"<strategy>": ones})
-    per_round = {f"merge/{name}" for name in summarize(records)}
+    per_round = {f"merge/{name}" for name in [*summarize(records), "drop_cause"]}  # Of a drop.
     per_round |= {f"merge/diagnostics/{name}" for name in metrics.diagnostic_metrics(found)}
     per_worker = {f"merge/workers/<i>/{name}" for name in worker_metrics(records)["0"]}
     assert {info.name for info in metrics.METRICS} == per_round | per_worker

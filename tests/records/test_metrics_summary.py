@@ -20,6 +20,7 @@ def test_summary_by_hand() -> None:
     summary = summarize(
         [dataclasses.replace(item, signal_age=age) for item, age in ages],
         num_skipped_steps=2,
+        num_replaced=1,
         recent_returns=[2.0, 4.0],
         fast_sampling=1.0,
         columns=0.5,
@@ -33,6 +34,7 @@ def test_summary_by_hand() -> None:
             "num_workers": 3,
             "num_dropped": 0,
             "num_skipped_steps": 2,
+            "num_replaced": 1,
             "episode_return_mean": 3.0,
             "fast_sampling": 1.0,
             "columns": 0.5,

@@ -2,12 +2,10 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 from scipy import stats
 
 from rllib_weighted.report import final_returns, sensitivity
-from rllib_weighted.report.statistics import mean_interval
 from tests.report.helpers import make_results
 
 
@@ -48,9 +46,15 @@ def test_short_runs_that_came_to_their_end_count() -> None:
     assert row["num_runs"] == 2
 
 
-def test_mean_interval_of_few_or_equal_values() -> None:
-    assert all(math.isnan(end) for end in mean_interval(stats.norm.rvs(size=1)))
-    assert mean_interval(np.full(3, 2.0)) == (2.0, 2.0)
+def test_the_gap_of_few_or_equal_runs() -> None:
+    finals = {1: [10.0], 2: [20.0], 3: [30.0]}
+    equal = make_results({"average": finals}, held_out={"average": {1: 8.0, 2: 18.0, 3: 28.0}})
+    single = make_results({"average": finals}, held_out={"average": {1: 8.0}})
+    (row,) = final_returns(equal).to_dict("records")
+    assert (row["gap_low"], row["gap_high"]) == (2.0, 2.0)
+    (row,) = final_returns(single).to_dict("records")
+    assert row["gap"] == 2.0
+    assert math.isnan(row["gap_low"])
 
 
 def test_sensitivity_has_a_line_per_strategy() -> None:

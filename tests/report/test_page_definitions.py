@@ -13,7 +13,7 @@ def test_the_words_follow_the_numbers() -> None:
     page = render(compute(results, hold=7, confidence=0.9), [])
     found = re.findall(r"<dt>(.*?)</dt>\s*<dd>(.*?)</dd>", page, re.DOTALL)
     texts = {term: " ".join(html.unescape(text).split()) for term, text in found}
-    assert len(texts) == 9
+    assert len(texts) == 11
     assert "In the first of 7 rounds in a row" in texts["Threshold held"]
     assert "90 % band and intervals of an arm" in texts
     assert "2,000 times" in texts["90 % band and intervals of an arm"]

@@ -73,12 +73,27 @@ def test_a_report(standard: Path) -> None:
         assert text in page.text
     stems = {path.stem for path in (standard / "figures").iterdir()}
     assert {stem.split("_")[0] for stem in stems} == {
-        *("curves", "reached", "faster", "finals", "sensitivity", "effective", "shares"),
+        *("curves", "reached", "faster", "finals", "profile"),
+        *("sensitivity", "effective", "shares"),
     }
     for stem in stems:
         assert (standard / "figures" / f"{stem}.png").read_bytes().startswith(PNG)
         ET.parse(standard / "figures" / f"{stem}.svg")
     assert len(page.images) == len(stems)
+
+
+def test_it_opens_with_the_verdict(standard: Path) -> None:
+    text = Page(standard / "report.html").text
+    verdict = text.index("No arm is shown to be better than average. The best, ")
+    assert text.index("Report on CartPole-v1") < verdict < text.index("At a glance")
+    assert "a difference of 20 %" in text[verdict : text.index("Threshold:")]
+
+
+def test_figures_lead_to_the_large_ones(standard: Path) -> None:
+    page = Page(standard / "report.html")
+    links = {value for name, value in page.attributes if name == "href"}
+    assert links == {f"figures/{path.name}" for path in (standard / "figures").glob("*.svg")}
+    assert all((standard / str(link)).is_file() for link in links)
 
 
 def test_tables_are_the_same_in_both_forms(standard: Path) -> None:
@@ -89,7 +104,8 @@ def test_tables_are_the_same_in_both_forms(standard: Path) -> None:
         table = pd.read_parquet(folder / f"{name}.parquet")
         text = pd.read_csv(folder / f"{name}.csv")
         assert list(table.columns) == list(text.columns)
-        assert len(table) == len(text) > 0
+        assert len(table) == len(text)
+        assert (len(table) > 0) == (name != "pooled_scores")  # Of a single environment.
 
 
 def test_nothing_is_loaded_from_anywhere(standard: Path) -> None:
@@ -128,6 +144,9 @@ def test_names_are_shown_and_never_run(tmp_path: Path) -> None:
         ET.fromstring(picture)
 
 
+UNITLESS = {"environment steps", "round", "effective workers", "worker", "minimum weight m"}
+
+
 def test_every_axis_has_a_label_with_its_unit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,10 +161,13 @@ def test_every_axis_has_a_label_with_its_unit(
     monkeypatch.setattr(figures_module, "pictures", spy)
     write_sweep(tmp_path / "results")
     report(tmp_path / "results", tmp_path / "out", threshold=80.0)
-    assert len(labels) == 10
+    assert len(labels) == 11
     for across, up in labels:
-        assert re.fullmatch(r".+ \(.+\)", across), across
-        assert not up or re.fullmatch(r".+ \(.+\)", up), up  # Rows of arms are named, not measured.
+        for label in filter(None, (across, up)):  # Rows of arms are named, not measured.
+            has_unit = re.fullmatch(r".+ \(.+\)", label)
+            assert bool(has_unit) != (
+                label in UNITLESS or label.startswith("mean environment steps")
+            )
 
 
 def test_the_same_results_make_the_same_report(standard: Path, tmp_path: Path) -> None:
@@ -230,7 +252,9 @@ def test_several_environments(tmp_path: Path) -> None:
         if file.parent.name == HISTORY_DIR:
             file.unlink()
     page = report(tmp_path / "results", tmp_path / "out", threshold={"A": 80.0})
-    assert "They are never pooled" in page.text
+    assert page.text.index("B : ") < page.text.index("Over all environments")  # Its verdict.
+    assert "Over all environments" in page.text
+    assert (tmp_path / "out" / "figures" / "pooled_0.svg").is_file()
     assert "80, given" in page.text
     assert "derived from these results" in page.text
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rllib_weighted.report import progress as module
-from rllib_weighted.report.progress import read_held_out, read_progress
+from rllib_weighted.report.progress import ENV_STEPS, ROUND, TIME, read_held_out, read_progress
 from rllib_weighted.report.trials import Trial, find_trials
 from tests.report.helpers import HELD_OUT, METRIC, STEPS, rows_of, write_csv, write_trial
 
@@ -20,10 +20,10 @@ def test_a_whole_file(tmp_path: Path) -> None:
     write_trial(tmp_path / "t1", [1.0, 2.0, 3.0])
     progress, problems = read_progress(trial_in(tmp_path), [METRIC])
     assert problems == []
-    assert progress.rounds.tolist() == [1, 2, 3]
-    assert progress.env_steps.tolist() == [STEPS, 2 * STEPS, 3 * STEPS]
-    assert progress.time_s.tolist() == [2.0, 4.0, 6.0]
-    assert progress.values[METRIC].tolist() == [1.0, 2.0, 3.0]
+    assert progress.rows[ROUND].tolist() == [1, 2, 3]
+    assert progress.rows[ENV_STEPS].tolist() == [STEPS, 2 * STEPS, 3 * STEPS]
+    assert progress.rows[TIME].tolist() == [2.0, 4.0, 6.0]
+    assert progress.rows[METRIC].tolist() == [1.0, 2.0, 3.0]
     assert progress.finished
     assert progress.source == "progress.csv"
     assert progress.facts["trial_id"] == "t1"
@@ -49,14 +49,14 @@ def test_torn_lines_are_left_out_and_counted(tail: str, message: str, tmp_path: 
     file = tmp_path / "t1" / "progress.csv"
     file.write_bytes(file.read_bytes() + tail.encode())
     progress, problems = read_progress(trial_in(tmp_path), [METRIC])
-    assert progress.rounds.tolist() == [1, 2, 3]
+    assert progress.rows[ROUND].tolist() == [1, 2, 3]
     assert problems == [f"left out {message} of {file}"]
 
 
 def test_nan_and_empty_cells_are_nan(tmp_path: Path) -> None:
     write_trial(tmp_path / "t1", [1.0, float("nan"), 3.0])
     progress, _ = read_progress(trial_in(tmp_path), [METRIC])
-    assert np.isnan(progress.values[METRIC]).tolist() == [False, True, False]
+    assert np.isnan(progress.rows[METRIC]).tolist() == [False, True, False]
 
 
 def test_rounds_that_a_restored_run_repeats_count_once(tmp_path: Path) -> None:
@@ -65,8 +65,8 @@ def test_rounds_that_a_restored_run_repeats_count_once(tmp_path: Path) -> None:
     again = [{**row, METRIC: 10 * row[METRIC]} for row in rows[1:3]]
     write_csv(tmp_path / "t1" / "progress.csv", [*rows[:3], *again])
     progress, _ = read_progress(trial_in(tmp_path), [METRIC])
-    assert progress.rounds.tolist() == [1, 2, 3]
-    assert progress.values[METRIC].tolist() == [1.0, 20.0, 30.0]
+    assert progress.rows[ROUND].tolist() == [1, 2, 3]
+    assert progress.rows[METRIC].tolist() == [1.0, 20.0, 30.0]
 
 
 @pytest.mark.parametrize("content", [b"", b"a,b\n1,2\n", b"\x00\xff\x00\n\x01"])
@@ -75,8 +75,8 @@ def test_a_foreign_table_is_replaced_by_the_results(content: bytes, tmp_path: Pa
     (tmp_path / "t1" / "progress.csv").write_bytes(content)
     progress, (problem,) = read_progress(trial_in(tmp_path), [METRIC])
     assert progress.source == "result.json"
-    assert progress.values[METRIC].tolist() == [1.0, 2.0]
-    assert progress.time_s.tolist() == [2.0, 4.0]
+    assert progress.rows[METRIC].tolist() == [1.0, 2.0]
+    assert progress.rows[TIME].tolist() == [2.0, 4.0]
     assert progress.finished
     assert problem.startswith(f"left out {tmp_path}/t1/progress.csv: ")
 
@@ -85,7 +85,7 @@ def test_a_metric_that_the_table_lacks_comes_from_the_results(tmp_path: Path) ->
     write_trial(tmp_path / "t1", [1.0, 2.0, 3.0], held_out={2: 7.0})
     progress, _ = read_progress(trial_in(tmp_path), [HELD_OUT])
     assert progress.source == "result.json"
-    assert np.nan_to_num(progress.values[HELD_OUT], nan=-1).tolist() == [-1, 7.0, -1]
+    assert np.nan_to_num(progress.rows[HELD_OUT], nan=-1).tolist() == [-1, 7.0, -1]
 
 
 def test_torn_results(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_torn_results(tmp_path: Path) -> None:
     file = tmp_path / "t1" / "result.json"
     file.write_text(file.read_text() + '[1]\n{"training_iteration": 3, "num_env')
     progress, problems = read_progress(trial_in(tmp_path), [METRIC])
-    assert progress.rounds.tolist() == [1, 2]
+    assert progress.rows[ROUND].tolist() == [1, 2]
     assert problems == [f"left out 2 torn or foreign lines of {file}"]
 
 
@@ -101,7 +101,7 @@ def test_nothing_to_read(tmp_path: Path) -> None:
     write_trial(tmp_path / "t1", progress=False)
     (tmp_path / "t1" / "result.json").write_text("")
     progress, problems = read_progress(trial_in(tmp_path), [METRIC])
-    assert progress.rounds.size == 0
+    assert progress.rows.empty
     assert problems == []
 
 

@@ -9,6 +9,8 @@ from pyarrow import fs
 
 from rllib_weighted.records import HISTORY_DIR, MergeHistory, WorkerRecord, summarize
 from rllib_weighted.report.progress import (
+    ROUND,
+    TIME,
     WorkerRounds,
     bin_width,
     progress_from_history,
@@ -115,9 +117,9 @@ def test_returns_from_the_history_by_hand(tmp_path: Path) -> None:
         for value in (10.0, 20.0, 40.0)
     ]
     progress = progress_from_history(history(tmp_path, rounds), METRIC)
-    assert progress.values[METRIC].tolist() == [10.0, 15.0, 30.0]
-    assert progress.rounds.tolist() == [1, 2, 3]
-    assert np.isnan(progress.time_s).all()
+    assert progress.rows[METRIC].tolist() == [10.0, 15.0, 30.0]
+    assert progress.rows[ROUND].tolist() == [1, 2, 3]
+    assert progress.rows[TIME].isna().all()
 
 
 def test_returns_are_weighted_by_episodes_and_missing_before_the_first(tmp_path: Path) -> None:
@@ -126,7 +128,7 @@ def test_returns_are_weighted_by_episodes_and_missing_before_the_first(tmp_path:
         [nothing, worker_record(1, 0.5, 0.0, num_episodes=0, episode_return=None)],
         [worker_record(0, 0.5, 1.0, num_episodes=1), worker_record(1, 0.5, 5.0, num_episodes=3)],
     ]
-    values = progress_from_history(history(tmp_path, rounds), METRIC).values[METRIC]
+    values = progress_from_history(history(tmp_path, rounds), METRIC).rows[METRIC]
     assert math.isnan(values[0])
     assert values[1] == 4.0  # (1 * 1 + 3 * 5) / 4
 

@@ -29,7 +29,7 @@ def test_arms_name_their_seeds_and_machine(tables: Tables) -> None:
     row = rows["reward_weighted, m=0.5"]
     assert row["seeds"] == "1, 2, 3"
     assert row["machine"] == "machine"
-    assert row["minimum weight (1)"] == "0.5"
+    assert row["minimum weight"] == "0.5"
     assert row["last results"] == "2026-11-25"
     assert row["workers"] == "2"
     assert row["wall time, median (s)"] == "40"

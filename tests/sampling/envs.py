@@ -97,6 +97,45 @@ class ScriptedEnv(gym.Env):
                 file.write(json.dumps(value) + "\n")
 
 
+class ImageEnv(gym.Env):
+    """Observations drawn anew at every step; the reward depends on them and on the action.
+
+    Config:
+        shape: Of an observation; default a stack of four 10 x 10 images.
+        dtype: Of an observation; default uint8. Whatever it is, the numbers are the same.
+        length: Steps of an episode.
+        actions: The action space; default three discrete ones. An action must be in it, and of its
+            type.
+    """
+
+    def __init__(self, context: dict[str, Any] | None = None) -> None:
+        config = context or {}
+        self.dtype = np.dtype(config.get("dtype", np.uint8))
+        self.shape = tuple(config.get("shape", (10, 10, 4)))
+        self.observation_space = gym.spaces.Box(0, 120, self.shape, self.dtype)
+        self.action_space = config.get("actions", gym.spaces.Discrete(3))
+        self.checks_type = "actions" in config
+        self.length = config.get("length", 7)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.t = 0
+        return self._observation(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        assert self.action_space.contains(action), action
+        if self.checks_type:
+            assert action.dtype == self.action_space.dtype, action.dtype
+        self.t += 1
+        reward = float(self.obs.flat[0] % 5 + np.sum(action))
+        done = self.t >= self.length
+        return self._observation(), reward, done, False, {"action": np.array(action).tolist()}
+
+    def _observation(self) -> np.ndarray:
+        self.obs = self.np_random.integers(0, 120, self.shape).astype(self.dtype)
+        return self.obs
+
+
 def written(folder: Path, what: str) -> dict[tuple[int, int], list[Any]]:
     """Returns (worker_index, vector_index) -> what was written, process after process."""
     found: dict[tuple[int, int], list[Any]] = {}

@@ -30,7 +30,6 @@ class _RemoteGroup:
 
     def __init__(self, results: list[SampleResult]) -> None:
         self._results = results
-        self.timeout: float | None = None
 
     def num_remote_workers(self) -> int:
         return 3
@@ -38,11 +37,8 @@ class _RemoteGroup:
     def healthy_env_runner_ids(self) -> list[int]:
         return [1, 2]
 
-    def foreach_env_runner(
-        self, func: Any, *, local_env_runner: bool, timeout_seconds: float | None
-    ) -> list[SampleResult]:
-        assert not local_env_runner
-        self.timeout = timeout_seconds
+    def sample(self, group: Any, request: SampleRequest, config: Any) -> list[SampleResult]:
+        """As that of `OpenCalls`."""
         return self._results
 
 
@@ -76,7 +72,7 @@ def _config(*, restart: bool = True, ignore: bool = False) -> SimpleNamespace:
 
 
 def _collect(group: Any, config: Any = None) -> Rollouts:
-    return collect_rollouts(group, SampleRequest(4, 9, {}, {0: 2}), config or _config())
+    return collect_rollouts(group, SampleRequest(4, 9, {}, {0: 2}), config or _config(), group)
 
 
 def test_the_local_env_runner_gets_the_request() -> None:
@@ -92,11 +88,9 @@ def test_the_local_env_runner_gets_the_request() -> None:
     assert (request.round, request.root_seed, request.num_resets) == (4, 9, {0: 2})
 
 
-@pytest.mark.usefixtures("ray_session")
 def test_results_are_joined_in_the_order_of_the_env_runners() -> None:
     group = _RemoteGroup([_result(3), _result(1, invalid={0: "reward nan"})])
     rollouts = _collect(group)
-    assert group.timeout == 5.0
     assert [episode.custom_data[WORKER_KEY] for episode in rollouts.episodes] == [0, 2]
     assert rollouts.workers == {0, 2}  # Runner 2 sent nothing.
     assert rollouts.metrics == [{"runner": 1}, {"runner": 3}]
@@ -107,25 +101,23 @@ def test_results_are_joined_in_the_order_of_the_env_runners() -> None:
     assert rollouts.absent == {2: "env runner 2 was slower than `sample_timeout_s`=5.0"}
 
 
-@pytest.mark.usefixtures("ray_session")
 def test_no_result_at_all_is_an_empty_round() -> None:
     slow = "was slower than `sample_timeout_s`=5.0"
     absent = {1: f"env runner 1 {slow}", 2: f"env runner 2 {slow}", 3: "env runner 3 is lost"}
     assert _collect(_RemoteGroup([])) == Rollouts(absent=absent)
 
 
-@pytest.mark.usefixtures("ray_session")
 @pytest.mark.parametrize("tolerant", [{"restart": True}, {"restart": False, "ignore": True}])
 def test_an_env_runner_that_failed_is_left_out_and_logged(
     tolerant: dict[str, bool], caplog: pytest.LogCaptureFixture
 ) -> None:
     rollouts = _collect(_RemoteGroup([_failed(1), _result(2)]), _config(**tolerant))
     assert rollouts.workers == {1}
-    assert rollouts.absent == {1: "env runner 1 raised", 3: "env runner 3 is lost"}
+    raised = "env runner 1 raised Traceback of 1: KeyError"
+    assert rollouts.absent == {1: raised, 3: "env runner 3 is lost"}
     assert "Env runner 1 failed:\nTraceback of 1: KeyError" in caplog.text
 
 
-@pytest.mark.usefixtures("ray_session")
 @pytest.mark.parametrize(
     ("results", "config", "count"),
     [

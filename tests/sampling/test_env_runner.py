@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import random
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -192,6 +191,36 @@ def test_a_worker_is_sound_again_when_its_numbers_are() -> None:
     assert second.returns == {0: [30.0]}  # That of worker 1 began with an unknown reward.
 
 
+@pytest.mark.parametrize("value", [NAN, INF, -INF])
+@pytest.mark.parametrize("mode", ["truncate_episodes", "complete_episodes"])
+def test_metrics_show_the_returns_that_the_environment_gave(
+    prepare: Any, mode: str, value: float
+) -> None:
+    """As stock RLlib's do; the rollouts themselves hold 0."""
+    config = _scripted({"length": 13, "rewards": {2: value}}, batch_mode=mode)
+    runner = prepare(make_runner(config.training(train_batch_size=20)))
+    found = []
+    for round_ in range(1, 5):  # Truncated, episodes of 13 steps end in every second round of 10.
+        result = sample(runner, round_, {0: round_ * 9, 1: round_ * 9}, takes_columns=True)
+        if "episode_return_mean" in result.metrics:
+            found.append(result.metrics["episode_return_mean"].peek())
+        rewards = [r for e in result.episodes for r in e.get_rewards()]
+        if result.columns is not None:
+            rewards += result.columns.steps["rewards"].tolist()
+        assert np.isfinite(rewards).all()
+    assert len(found) >= 2
+    np.testing.assert_equal(found, [value] * len(found))
+    assert not runner._nonfinite
+
+
+def test_in_evaluation_the_episodes_hold_the_environments_rewards() -> None:
+    runner = make_runner(_scripted({"rewards": {5: -INF}}))
+    assert [e.get_return() for e in runner.sample(num_episodes=2)] == [-INF, -INF]
+    assert runner.get_metrics()["episode_return_mean"].peek() == -INF
+    result = sample(runner)  # Training again: 0 instead.
+    assert {e.get_return() for e in result.episodes if e.is_done} == {4.0}
+
+
 # Exceptions
 
 
@@ -210,6 +239,68 @@ def test_an_exception_comes_back_and_the_next_round_works(prepare: Any, tmp_path
     assert not {e.id_ for e in third.episodes} & {e.id_ for e in first.episodes}
     seeds = [seed for own in written(tmp_path, "seeds").values() for seed in own]
     assert len(seeds) == len(set(seeds))
+
+
+class _Interrupted(ScriptedEnv):
+    """Raises what it is told to at a step of any of its episodes."""
+
+    raises: BaseException | None = None
+    steps_left = 0
+
+    def step(self, action: Any) -> Any:
+        if self.raises is not None:
+            type(self).steps_left -= 1
+            if self.steps_left < 0:
+                error, type(self).raises = self.raises, None
+                raise error
+        return super().step(action)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3), ValueError("broken")])
+@pytest.mark.parametrize("mode", ["truncate_episodes", "complete_episodes"])
+def test_whatever_is_raised_half_a_rollout_is_forgotten(
+    prepare: Any, error: BaseException, mode: str
+) -> None:
+    config = make_config(_Interrupted, batch_mode=mode).environment(env_config={"length": 10})
+    runner = prepare(make_runner(config.training(train_batch_size=30)))  # 15 steps of each.
+    first = sample(runner, 1)
+    _Interrupted.raises, _Interrupted.steps_left = error, 13
+    if isinstance(error, Exception):
+        assert runner.sample_round(SampleRequest(2, SEED, {}, first.num_resets)).error
+    else:
+        with pytest.raises(type(error)):
+            runner.sample_round(SampleRequest(2, SEED, {}, first.num_resets))
+    second = sample(runner, 2, first.num_resets)
+    assert {e.t_started for e in second.episodes} == {0}
+    assert {len(e) for e in second.episodes if e.is_done} == {10}
+    assert second.metrics["episode_len_mean"].peek() == 10
+    steps = sum(len(e) for e in second.episodes)
+    assert second.metrics["num_env_steps_sampled"].peek() == (
+        steps if mode == "truncate_episodes" else pytest.approx(steps, abs=2 * 16)
+    )
+    assert not set(_seeds(first)) & set(_seeds(second))
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_an_interrupted_evaluation_is_forgotten_too(
+    vectorization: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = _scripted({"length": 10}, gym_env_vectorize_mode=vectorization)
+    runner = make_runner(config)
+    interrupted = runner.env
+
+    def interrupt(actions: Any) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        monkeypatch.setattr(runner.env, "step", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            runner.sample(num_episodes=2)
+        episodes = runner.sample(num_episodes=2)
+        assert [len(e) for e in episodes] == [10, 10]
+        assert runner.env is not interrupted
+    finally:
+        runner.stop()
 
 
 def test_an_environment_that_cannot_be_rebuilt_is_tried_again() -> None:
@@ -468,19 +559,6 @@ def test_vector_entry_points_are_seeded_by_whole_resets() -> None:
 
 
 # Requests
-
-
-def test_requests_that_piled_up_behind_a_slow_round_are_skipped() -> None:
-    config = _scripted().env_runners(sample_timeout_s=1e-9)
-    runner = make_runner(config)
-    past = time.time() - 1
-    sample(runner, 1, expires=past)  # It was not late before: a clock may just be wrong.
-    for round_ in (2, 3):
-        skipped = runner.sample_round(SampleRequest(round_, SEED, {}, {}, expires=past))
-        assert skipped.error == "The order came too late."
-        assert skipped.episodes == []
-    current = sample(runner, 4, expires=time.time() + 60)
-    assert current.episodes
 
 
 def test_a_state_without_weights_leaves_their_number_alone() -> None:

@@ -431,27 +431,30 @@ class _RemoteGroup:
     def num_remote_workers(self) -> int:
         return 1
 
-    def foreach_env_runner(self, func: Any, **kwargs: Any) -> list[SampleResult]:
-        return [func(self._runner)]
+    def sample(self, group: Any, request: SampleRequest, config: Any) -> list[SampleResult]:
+        """As that of `OpenCalls`."""
+        return [self._runner.sample_round(request)]
 
 
-@pytest.mark.usefixtures("ray_session")
 @pytest.mark.parametrize("is_remote", [False, True])
 def test_collecting_passes_the_parameters_on(is_remote: bool) -> None:
     config = _config(num_env_runners=int(is_remote))
     runner = make_runner(config, worker_index=int(is_remote))
     stacks, before = _stacks(runner), _weights(runner)
     exported = {name: value + 0.5 for name, value in before.items()}
+    group: Any = _RemoteGroup(runner) if is_remote else _LocalGroup(runner)
+    state = {"rl_module": {DEFAULT_MODULE_ID: exported}, "weights_seq_no": 1}
     rollouts = collect_rollouts(
-        _RemoteGroup(runner) if is_remote else _LocalGroup(runner),
+        group,
         SampleRequest(
             round=1,
             root_seed=SEED,
-            state={"rl_module": {DEFAULT_MODULE_ID: exported}, "weights_seq_no": 1},
+            state=state if is_remote else {},
             num_resets={},
             per_worker_parameters=stacks,
         ),
         config,
+        group,
     )
     assert rollouts.workers == {0, 1}
     for episode in rollouts.episodes:

@@ -8,7 +8,7 @@ import pytest
 from ray.rllib.env.env_context import EnvContext
 
 from rllib_weighted.core.seeding import environment_seed
-from rllib_weighted.sampling.envs import EnvSeeds
+from rllib_weighted.sampling.envs import OWN, EnvSeeds
 from tests.sampling.envs import NAN, ScriptedEnv
 from tests.sampling.helpers import make_config
 
@@ -36,8 +36,8 @@ def _reset(env: Any) -> list[int]:
 def test_sub_environments_know_their_place() -> None:
     _, env = _built(_config(), 2)
     assert isinstance(env, gym.vector.SyncVectorEnv)
-    assert env.get_attr("slot") == (2, 3)
-    assert env.get_attr("num_slots") == (4, 4)
+    assert env.get_attr(f"{OWN}slot") == (2, 3)
+    assert env.get_attr(f"{OWN}num_slots") == (4, 4)
     assert [e.unwrapped.vector_index for e in env.envs] == [0, 1]
     assert [e.unwrapped.worker_index for e in env.envs] == [2, 2]
 

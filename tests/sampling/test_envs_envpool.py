@@ -16,7 +16,12 @@ from rllib_weighted import WeightedPPOConfig
 from rllib_weighted.core.envs import env_problem
 from rllib_weighted.core.messages import SampleRequest, SampleResult
 from rllib_weighted.sampling.env_runner import WeightedEnvRunner
-from rllib_weighted.sampling.envs import EnvPoolVectorEnv
+from rllib_weighted.sampling.envs import (
+    OWN,
+    TRUE_REWARD,
+    EnvPoolVectorEnv,
+    has_channels_first,
+)
 
 SEED = 11
 
@@ -66,18 +71,18 @@ def test_episodes_of_a_stream_are_new_ones() -> None:
     env = pool()
     starts = [env.reset()[0] for _ in range(20)]
     assert len(np.unique(np.concatenate(starts), axis=0)) == 40
-    assert env.get_attr("num_resets") == (20, 20)
+    assert env.get_attr(f"{OWN}num_resets") == (20, 20)
 
 
 def test_a_restored_counter_goes_on_with_other_episodes() -> None:
     """Nothing of the past is repeated: neither what this pool has seen, nor another's beginning."""
     env = pool()
     before = [env.reset()[0] for _ in range(5)]
-    env.set_attr("num_resets", [3, 3])
+    env.set_attr(f"{OWN}num_resets", [3, 3])
     after = [env.reset()[0] for _ in range(5)]
     assert len(np.unique(np.concatenate(before + after), axis=0)) == 20
     other = pool()
-    other.set_attr("num_resets", [3, 3])
+    other.set_attr(f"{OWN}num_resets", [3, 3])
     np.testing.assert_array_equal(other.reset()[0], after[0])
 
 
@@ -85,23 +90,23 @@ def test_the_counters_that_it_has_itself_change_nothing() -> None:
     env, undisturbed = pool(), pool()
     for _ in range(3):
         np.testing.assert_array_equal(env.reset()[0], undisturbed.reset()[0])
-        env.set_attr("num_resets", list(env.get_attr("num_resets")))
-        env.set_attr("root_seed", SEED)
+        env.set_attr(f"{OWN}num_resets", list(env.get_attr(f"{OWN}num_resets")))
+        env.set_attr(f"{OWN}root_seed", SEED)
 
 
 def test_evaluation_has_seeds_of_its_own_per_version_of_the_weights() -> None:
     env = pool()
     training = env.reset()[0]
-    env.set_attr("evaluation", True)
+    env.set_attr(f"{OWN}evaluation", True)
     starts = []
     for version in (1, 2, 1):
-        env.set_attr("weights_version", version)
-        env.set_attr("num_evaluation_resets", 0)
+        env.set_attr(f"{OWN}weights_version", version)
+        env.set_attr(f"{OWN}num_evaluation_resets", 0)
         starts.append(env.reset()[0])
     np.testing.assert_array_equal(starts[0], starts[2])
     assert len(np.unique(np.concatenate([training, *starts[:2]]), axis=0)) == 6
-    env.set_attr("evaluation", False)
-    assert env.get_attr("num_resets") == (1, 1)
+    env.set_attr(f"{OWN}evaluation", False)
+    assert env.get_attr(f"{OWN}num_resets") == (1, 1)
 
 
 # The same world as gymnasium's
@@ -177,6 +182,63 @@ def test_other_returns_would_be_noticed() -> None:
     assert stats.ks_2samp(ours, [value + 60 for value in ours]).pvalue < 0.001
 
 
+# Images
+
+
+def test_images_get_their_channels_last() -> None:
+    import envpool
+
+    env = pool("Pong-v5")
+    assert env.single_observation_space == gym.spaces.Box(0, 255, (84, 84, 4), np.uint8)
+    seeds = [env._seed_of(index) for index in range(2)]
+    raw = envpool.make("Pong-v5", env_type="gymnasium", num_envs=2, seed=seeds)
+    actions = np.random.default_rng(0).integers(6, size=(30, 2)).astype(np.int32)
+    obs, expected = env.reset()[0], raw.reset()[0]
+    for action in actions:
+        np.testing.assert_array_equal(obs, np.moveaxis(expected, 1, -1))
+        assert obs.flags.c_contiguous
+        obs, expected = env.step(action)[0], raw.step(action)[0]
+    assert not np.array_equal(obs[..., 0], obs[..., 3])
+
+
+@pytest.mark.parametrize(
+    ("space", "expected"),
+    [
+        (gym.spaces.Box(0, 255, (4, 84, 84), np.uint8), True),
+        (gym.spaces.Box(0, 255, (3, 72, 96), np.uint8), True),
+        (gym.spaces.Box(0, 255, (96, 96, 3), np.uint8), False),
+        (gym.spaces.Box(0, 255, (72, 96, 4), np.uint8), False),
+        (gym.spaces.Box(0, 255, (128,), np.uint8), False),
+        (gym.spaces.Box(0, 1, (2, 12, 12), np.float32), False),
+        (gym.spaces.Discrete(3), False),
+    ],
+)
+def test_which_spaces_are_images_with_channels_first(space: gym.Space, expected: bool) -> None:
+    assert has_channels_first(space) is expected
+
+
+def test_atari_is_sampled_the_same_by_both_loops() -> None:
+    made = config("envpool:Pong-v5", num_envs_per_env_runner=2).training(
+        train_batch_size=24, minibatch_size=12
+    )
+    made.rl_module(model_config={"conv_filters": [[4, 8, 4], [8, 4, 4]]}, observation_scale=1 / 255)
+    fast = WeightedEnvRunner(config=made)
+    own = WeightedEnvRunner(config=made.copy(copy_frozen=False).env_runners(fast_sampling=False))
+    own.set_state({"rl_module": fast.module.get_state(), "weights_seq_no": 1})
+    for round in (1, 2):
+        columns, episodes = sample(fast, round), sample(own, round)
+        assert columns.columns is not None
+        assert columns.columns.obs.dtype == np.uint8
+        assert columns.columns.obs.shape[1:] == (84, 84, 4)
+        for a, b in zip(columns.columns.to_episodes(), episodes.episodes, strict=True):
+            np.testing.assert_array_equal(a.get_observations(), b.get_observations())
+            np.testing.assert_array_equal(a.get_actions(), b.get_actions())
+            np.testing.assert_array_equal(
+                a.get_extra_model_outputs("action_dist_inputs"),
+                b.get_extra_model_outputs("action_dist_inputs"),
+            )
+
+
 # Numbers
 
 
@@ -198,12 +260,26 @@ def test_numbers_that_are_not_finite_do_not_leave_it() -> None:
     env = pool("CartPole-v1")
     before, _ = env.reset()
     env._pool = Broken([[1, 2, 3, 4], [np.nan, 0, 0, 0]], [np.inf, 2.0])
-    obs, rewards, *_ = env.step(np.zeros(2, int))
+    obs, rewards, _, _, infos = env.step(np.zeros(2, int))
     np.testing.assert_array_equal(obs, [[1, 2, 3, 4], before[1]])
     assert rewards.tolist() == [0.0, 2.0]
-    assert env.get_attr("invalid") == ("reward inf", "observation with NaN or infinite entries")
-    env.set_attr("invalid", None)
-    assert env.get_attr("invalid") == (None, None)
+    assert infos[TRUE_REWARD][infos[f"_{TRUE_REWARD}"]].tolist() == [np.inf]
+    assert env.get_attr(f"{OWN}invalid") == (
+        "reward inf",
+        "observation with NaN or infinite entries",
+    )
+    env.set_attr(f"{OWN}invalid", None)
+    assert env.get_attr(f"{OWN}invalid") == (None, None)
+    env.set_attr(f"{OWN}evaluation", True)
+    assert env.step(np.zeros(2, int))[1].tolist() == [np.inf, 2.0]
+
+
+def test_nobody_reaches_its_counters_by_chance() -> None:
+    env = pool("CartPole-v1")
+    with pytest.raises(AttributeError, match="no attribute 'evaluation'"):
+        env.set_attr("evaluation", True)
+    with pytest.raises(AttributeError, match="no attribute 'num_resets'"):
+        env.get_attr("num_resets")
 
 
 # In an env runner

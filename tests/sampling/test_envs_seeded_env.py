@@ -9,7 +9,7 @@ from ray.rllib.env.env_context import EnvContext
 from ray.tune.registry import register_env
 
 from rllib_weighted.core.seeding import environment_seed
-from rllib_weighted.sampling.envs import SeededEnv, env_maker
+from rllib_weighted.sampling.envs import OWN, TRUE_REWARD, SeededEnv, env_maker
 from tests.sampling.envs import INF, NAN, ScriptedEnv
 
 
@@ -72,16 +72,68 @@ def test_counters_work_through_a_vector_environment_that_resets_itself(asynchron
     cls = gym.vector.AsyncVectorEnv if asynchronous else gym.vector.SyncVectorEnv
     vector = cls([lambda: _make(length=2), lambda: _make("fixed", length=3)])
     try:
-        vector.set_attr("num_resets", [10, 20])
+        vector.set_attr(f"{OWN}num_resets", [10, 20])
         seeds = vector.reset(seed=5)[1]["seed"]
         for _ in range(6):  # 2 steps and a reset twice; 3 steps, a reset and 2 steps.
             infos = vector.step(np.zeros(2, int))[-1]
             if "seed" in infos:
                 seeds = np.where(infos["_seed"], infos["seed"], seeds)
-        assert vector.get_attr("num_resets") == (13, 22)
+        assert vector.get_attr(f"{OWN}num_resets") == (13, 22)
         assert seeds.tolist() == [_expected(12), _expected(0)]
     finally:
         vector.close()
+
+
+# The user's attributes
+
+
+class Namesake(gym.Env[Any, Any]):
+    """An environment whose attributes are called as the wrapper's are."""
+
+    observation_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self) -> None:
+        for name in vars(_make()).keys() - {"env"}:
+            setattr(self, name, f"the user's {name}")
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        return np.zeros(1, np.float32), {"seed": seed}
+
+    def remember(self) -> str:
+        return "the user's method"
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_attributes_are_those_of_the_users_environment(asynchronous: bool) -> None:
+    cls = gym.vector.AsyncVectorEnv if asynchronous else gym.vector.SyncVectorEnv
+    counted = {"slot": 1, "num_slots": 4, "evaluation": False, "seeding": "stream"}
+    vector = cls([lambda: SeededEnv(Namesake(), seed=9, **counted)] * 2)
+    public = [name for name in vars(_make()) if name[0] != "_" and name != "env"]
+    assert {"slot", "evaluation", "invalid", "num_resets", "root_seed"} < set(public)
+    try:
+        for name in public:
+            assert vector.get_attr(name) == (f"the user's {name}",) * 2
+            vector.set_attr(name, [True, 7])
+            assert vector.get_attr(name) == (True, 7)
+        assert vector.call("remember") == ("the user's method",) * 2
+        vector.set_attr("new", "value")
+        assert vector.get_attr("new") == ("value", "value")
+        assert vector.reset()[1]["seed"].tolist() == [_expected(0)] * 2
+        assert vector.get_attr(f"{OWN}invalid") == (None, None)
+    finally:
+        vector.close()
+
+
+def test_which_attributes_there_are_is_up_to_the_users_environment_too() -> None:
+    env = _make()
+    assert env.has_wrapper_attr("length")
+    assert not env.has_wrapper_attr("slot")
+    assert env.has_wrapper_attr(f"{OWN}slot")
+    assert not env.set_wrapper_attr("slot", 3, force=False)
+    assert env.get_wrapper_attr("reset") == env.reset  # Not past the counters.
+    with pytest.raises(AttributeError):
+        env.get_wrapper_attr("slot")
 
 
 # Bad numbers
@@ -92,6 +144,14 @@ def test_a_bad_reward_becomes_0_and_is_named(value: float) -> None:
     env = _make(rewards={2: value})
     assert _play(env, 3)[1] == [1.0, 0.0, 1.0]
     assert env.invalid == f"reward {value}"
+    env.reset()
+    infos = [env.step(0)[-1].get(TRUE_REWARD) for _ in range(3)]
+    np.testing.assert_equal(infos, [None, value, None])
+
+
+def test_in_evaluation_a_bad_reward_stays() -> None:
+    env = _make(rewards={2: NAN}, evaluation=True)
+    np.testing.assert_equal(_play(env, 3)[1], [1.0, NAN, 1.0])
 
 
 def test_the_first_fault_is_the_one_that_is_named() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,12 +16,14 @@ from ray.rllib.core.rl_module import RLModuleSpec
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.examples.rl_modules.classes.tiny_atari_cnn_rlm import TinyAtariCNN
 from ray.rllib.utils.metrics import (
+    ENV_STEP_TIMER,
     EPISODE_LEN_MEAN,
     EPISODE_RETURN_MEAN,
     NUM_ENV_STEPS_SAMPLED,
     NUM_ENV_STEPS_SAMPLED_LIFETIME,
     NUM_EPISODES,
     NUM_EPISODES_LIFETIME,
+    RLMODULE_INFERENCE_TIMER,
 )
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
@@ -33,7 +36,7 @@ from rllib_weighted.sampling.fast_sampler import (
     why_not_column_sampling,
     why_not_fast_sampling,
 )
-from tests.sampling.envs import ScriptedEnv
+from tests.sampling.envs import ImageEnv, ScriptedEnv
 from tests.sampling.helpers import make_config, make_runner, sample
 
 _COUNTS = (
@@ -60,6 +63,15 @@ def _scripted(space: str, **env_runners: Any) -> WeightedPPOConfig:
     return config.environment(env_config={"space": space, "length": [1, 7]})
 
 
+def _images(**env_runners: Any) -> Callable[..., WeightedPPOConfig]:
+    env_config = env_runners
+
+    def make(**env_runners: Any) -> WeightedPPOConfig:
+        return make_config(ImageEnv, **env_runners).environment(env_config=env_config)
+
+    return make
+
+
 def _clipped(config: WeightedPPOConfig, *, clip: bool) -> WeightedPPOConfig:
     return config.environment(normalize_actions=False, clip_actions=clip)
 
@@ -71,6 +83,14 @@ _CONFIGS: dict[str, Callable[..., WeightedPPOConfig]] = {
     "pendulum-raw": lambda **kw: _clipped(_pendulum(**kw), clip=False),
     "infos-and-1-step-episodes": lambda **kw: _scripted("box", **kw),
     "float64": lambda **kw: _scripted("float64", **kw),
+    "images": _images(),
+    "float-images": _images(dtype="float32"),
+    "bytes": _images(shape=[6]),
+    "scaled-bytes": lambda **kw: _images(shape=[6])(**kw).rl_module(observation_scale=1 / 255),
+    "int64": _images(shape=[6], dtype="int64"),
+    "start": _images(shape=[6], actions=gym.spaces.Discrete(3, start=-5)),
+    "int8-actions": _images(shape=[6], actions=gym.spaces.Discrete(3, dtype=np.int8)),
+    "int32-actions": _images(shape=[6], actions=gym.spaces.Discrete(3, dtype=np.int32)),
 }
 
 
@@ -124,6 +144,16 @@ _CASES = [
     ("infos-and-1-step-episodes", False, "complete"),
     ("float64", False, "truncate"),
     ("float64", True, "complete"),
+    ("images", False, "truncate"),
+    ("images", False, "complete"),
+    ("float-images", False, "truncate"),
+    ("bytes", False, "complete"),
+    ("int64", True, "truncate"),
+    ("scaled-bytes", False, "truncate"),
+    ("int64", False, "truncate"),
+    ("start", False, "truncate"),
+    ("int8-actions", False, "complete"),
+    ("int32-actions", False, "truncate"),
 ]
 
 
@@ -236,10 +266,6 @@ _SLOW: dict[str, tuple[Callable[[], WeightedPPOConfig], str]] = {
     "actions": (
         lambda: _spaces(act=gym.spaces.MultiDiscrete([2, 2])),
         "the action space is neither Box nor Discrete",
-    ),
-    "start": (
-        lambda: _spaces(act=gym.spaces.Discrete(2, start=1)),
-        "the action space does not start at 0",
     ),
     "module-to-env": (
         lambda: make_config(module_to_env_connector=_own_connector),
@@ -364,6 +390,8 @@ def test_every_requirement_is_violated_by_some_case() -> None:
         lambda: make_config().callbacks(_OtherCallbacks),
         lambda: make_config(env_to_module_connector=_filter),
         lambda: make_config("Pendulum-v1"),
+        _images(),
+        _images(actions=gym.spaces.Discrete(3, start=1)),
     ],
 )
 def test_what_does_not(make: Callable[[], WeightedPPOConfig]) -> None:
@@ -390,6 +418,75 @@ def test_the_default_pipeline_is_the_one_the_fast_path_stands_in_for() -> None:
         "NormalizeAndClipActions",
         "ListifyDataForVectorEnv",
     ]
+
+
+def test_images_stay_bytes() -> None:
+    episodes = sample(make_runner(_CONFIGS["images"]())).episodes
+    assert {episode.get_observations().dtype for episode in episodes} == {np.dtype(np.uint8)}
+
+
+# Metrics
+
+
+class _Reshaping(RLlibCallback):
+    def on_sample_end(self, *, samples: Any, **kwargs: Any) -> None:
+        for episode in samples:
+            episode.rewards.data = episode.rewards.data * 10
+
+
+@pytest.mark.parametrize("mode", ["truncate", "complete"])
+def test_rewards_that_a_callback_changes_are_in_the_metrics(mode: str) -> None:
+    config = _CONFIGS["infos-and-1-step-episodes"](batch_mode=f"{mode}_episodes")
+    plain = make_runner(config)
+    changed = make_runner(config.copy().callbacks(_Reshaping))
+    for round_ in (1, 2, 3):
+        rollouts, tenfold = sample(plain, round_), sample(changed, round_)
+        assert changed.fast_sampler is not None
+        for worker, returns in rollouts.returns.items():
+            assert tenfold.returns[worker] == pytest.approx([value * 10 for value in returns])
+        before, after = _counts(rollouts), _counts(tenfold)
+        # In whole episodes, those that the round leaves out are counted too, as they were.
+        if mode == "truncate":
+            before[EPISODE_RETURN_MEAN] *= 10
+            assert after == _approx(before)
+        else:
+            assert after[EPISODE_RETURN_MEAN] > 5 * before[EPISODE_RETURN_MEAN]
+
+
+class _Slow(ScriptedEnv):
+    """Takes 4 ms for a step."""
+
+    def step(self, action: Any) -> Any:
+        time.sleep(0.004)
+        return super().step(action)
+
+
+@pytest.mark.parametrize("mode", ["truncate", "complete"])
+@pytest.mark.parametrize("takes_columns", [False, True])
+def test_episodes_have_their_duration_and_steps_their_times(mode: str, takes_columns: bool) -> None:
+    config = make_config(_Slow, batch_mode=f"{mode}_episodes")
+    runner = make_runner(config.environment(env_config={"length": [5, 5]}))
+    for round_ in (1, 2):
+        result = sample(runner, round_, takes_columns=takes_columns)
+    logger = MetricsLogger(root=True)
+    logger.aggregate([result.metrics])
+    # 5 steps of 2 environments, 8 ms for each.
+    assert 0.04 <= logger.peek("episode_duration_sec_mean") < 0.4
+    assert 0.006 < logger.peek(ENV_STEP_TIMER) < 0.1  # One step in six is a reset.
+    assert 0 < logger.peek(RLMODULE_INFERENCE_TIMER) < 0.1
+
+
+def test_only_the_times_of_connectors_are_missing_among_the_metrics() -> None:
+    fast, own = make_runner(make_config()), make_runner(make_config(fast_sampling=False))
+    found, expected = (sample(runner, 2).metrics for runner in (fast, own))
+    missing = {key for key in expected if key not in found}
+    assert missing == {
+        "env_to_module_connector",
+        "module_to_env_connector",
+        "env_to_module_sum_episodes_length_in",
+        "env_to_module_sum_episodes_length_out",
+    }
+    assert not found.keys() - expected.keys()
 
 
 # Changing loops

@@ -109,6 +109,23 @@ def test_bad_numbers_stay_with_their_worker(with_filter: bool) -> None:
         assert np.isfinite(rollouts.columns.obs).all()
 
 
+class _NoReward(ScriptedEnv):
+    """Forgets the reward of one step in sub-environment 0."""
+
+    def step(self, action: Any) -> Any:
+        obs, reward, *rest = super().step(action)
+        forgets = self.vector_index == 0 and self.t == 2
+        return obs, None if forgets else reward, *rest
+
+
+@pytest.mark.parametrize("fast_sampling", [True, False])
+def test_a_reward_of_none_is_named_as_what_it_is(fast_sampling: bool) -> None:
+    runner = make_runner(make_config(_NoReward, fast_sampling=fast_sampling))
+    result = sample(runner, takes_columns=True)
+    assert result.invalid == {0: "sub-environment 0: reward None"}
+    assert np.isfinite([r for returns in result.returns.values() for r in returns]).all()
+
+
 # Who needs episodes
 
 

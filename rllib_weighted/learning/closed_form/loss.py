@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rllib_weighted.core.modules import Networks
 from rllib_weighted.learning.interfaces import ModuleSettings
+from rllib_weighted.learning.losses import logp_of_actions
 
 
 class Policy(abc.ABC):
@@ -131,6 +132,8 @@ class RowColumns:
     def pack(cls, columns: dict[str, Any], *, networks: Networks, use_kl_loss: bool) -> RowColumns:
         """Packs a round's columns; discrete actions become one-hot rows."""
         obs = columns[Columns.OBS]
+        if networks.floats is not None:
+            obs = networks.floats(obs)
         actions = columns[Columns.ACTIONS]
         if networks.distribution == "categorical":
             num_actions = columns[Columns.ACTION_DIST_INPUTS].shape[-1]
@@ -138,7 +141,7 @@ class RowColumns:
         pieces = {
             Columns.OBS: obs,
             Columns.ACTIONS: actions,
-            Columns.ACTION_LOGP: columns[Columns.ACTION_LOGP].unsqueeze(1),
+            Columns.ACTION_LOGP: logp_of_actions(columns).unsqueeze(1),
             Postprocessing.ADVANTAGES: columns[Postprocessing.ADVANTAGES].unsqueeze(1),
             Postprocessing.VALUE_TARGETS: columns[Postprocessing.VALUE_TARGETS].unsqueeze(1),
         }
@@ -226,18 +229,22 @@ class PPOLoss:
             ]
         )
 
-    def backward(self, factors: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the gradient of sum_r factors_r loss_r by the outputs and by the values.
+    def backward(
+        self, factors: Tensor, value_factors: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Returns the gradient of a weighted sum of the rows' losses by the outputs and the values.
 
         Args:
-            factors: [rows].
+            factors: [rows], of the policy's part of each row's loss.
+            value_factors: [rows], of the value function's part; None: the same.
         """
+        value_factors = factors if value_factors is None else value_factors
         # Of two equal terms autograd takes half of each gradient: where nothing was clipped.
         is_plain = self._plain <= self._clipped
         # A ratio beyond all numbers gives NaN, as in autograd: the reference drops its worker.
         by_logp = (self._plain * is_plain).mul_(factors).neg_()
         is_inside = self._square <= self._value_clip
-        by_value = torch.where(is_inside, self._error, self._zero).mul_(factors)
+        by_value = torch.where(is_inside, self._error, self._zero).mul_(value_factors)
         by_value.mul_(2 * self._value_coeff)
         by_outputs = self._policy.backward(
             by_logp,

@@ -25,6 +25,7 @@ from rllib_weighted.learning.metrics import log_gradient_norm
 from rllib_weighted.learning.minibatches import Minibatch
 from rllib_weighted.learning.parameters import FlatAdam
 from rllib_weighted.learning.steps import Round, Steps, padding, positions
+from rllib_weighted.merging import Merge
 
 # What the autograd reference calls at every step, or what made the optimizer that it steps: no
 # user's override of these may be left out.
@@ -184,21 +185,21 @@ class _ClosedForm(Steps):
         if not _is_finite(losses.total):
             return None
         signals, merged = self._merger.weigh(self._workers, losses)
-        weights = merged.weights
+        own = merged
         if len(self._own) < len(self._workers):
-            weights = weights[positions(self._own, self._workers)]
-        if not self._step(means, weights):
+            own = merged.take(positions(self._own, self._workers))
+        if not self._step(means, own):
             return None
         self._merger.record(self._workers, signals, merged, losses)
         return losses
 
     @abc.abstractmethod
-    def _step(self, means: Tensor | None, weights: Tensor) -> bool:
+    def _step(self, means: Tensor | None, merged: Merge) -> bool:
         """Takes a step with the gradients of the last forward pass.
 
         Args:
             means: See `_means_of`; None without own workers.
-            weights: Those of this learner's workers, [n].
+            merged: The weights of this learner's workers, [n].
 
         Returns:
             Whether it was taken; if not, nothing has changed.
@@ -257,11 +258,14 @@ class ClosedFormSteps(_ClosedForm):
         self._last_norm = None  # Where the reference takes a step, it logs the norm itself.
         return super()._take(minibatch)
 
-    def _step(self, means: Tensor | None, weights: Tensor) -> bool:
+    def _step(self, means: Tensor | None, merged: Merge) -> bool:
         if means is None:
             self._adam.gradients.zero_()
         else:
-            self._kernel.backward(*self._loss.backward(weights.to(means) @ means))
+            of_value = merged.value_weights
+            value_factors = None if of_value is None else of_value.to(means) @ means
+            factors = merged.weights.to(means) @ means
+            self._kernel.backward(*self._loss.backward(factors, value_factors))
         gradients = self._collectives.sum(self._adam.gradients)
         norms = self._clip(gradients)
         if not _is_finite(norms):
@@ -274,15 +278,15 @@ class ClosedFormSteps(_ClosedForm):
 class ClosedFormPerWorkerSteps(_ClosedForm):
     """Steps of every worker's own parameters; see `PerWorkerSteps`."""
 
-    def _step(self, means: Tensor | None, weights: Tensor) -> bool:
+    def _step(self, means: Tensor | None, merged: Merge) -> bool:
         own = self._adam.gradients
         if means is not None:
             by_outputs, by_values = self._loss.backward(means.sum(0))
             self._kernel.backward(self._by_set(by_outputs), self._by_set(by_values))
-        merged = self._collectives.sum(weights.to(own) @ own)
-        if not _is_finite(merged):  # So it is if any worker's gradient is not.
+        total = self._collectives.sum(merged.weights.to(own) @ own)
+        if not _is_finite(total):  # So it is if any worker's gradient is not.
             return False
-        own.add_(merged)
+        own.add_(total)
         self._clip(own)
         self._adam.step(own, self._group)
         return True
