@@ -93,10 +93,10 @@ def contrasts(part: Part, runs: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         A row per (contrast, measure) with at least two pairs: experiment, arm, baseline, measure,
-        num_pairs, effect (speed, or difference arm minus baseline), low, high (95 % t interval over
-        the pairs), deviation (of the pairs; of the logarithm for a speed), p (paired t test),
-        p_holm, power_10, power_20 (of a paired t test at 5 %, to see a speed of 1.10 and 1.20 with
-        such a deviation; NaN if not a speed), num_censored (runs of either arm).
+        num_pairs, num_planned, num_censored (runs of either arm), effect (speed, or difference arm
+        minus baseline), low, high (95 % t interval over the pairs), deviation (of the pairs; of
+        the logarithm for a speed), p (paired t test), p_holm, power_10, power_20 (of a paired t
+        test at 5 %, to see a speed of 1.10 and 1.20 with such a deviation; NaN if not a speed).
     """
     rows = [
         row
@@ -110,7 +110,8 @@ def contrasts(part: Part, runs: pd.DataFrame) -> pd.DataFrame:
 
 
 _COLUMNS = [
-    *("experiment", "arm", "baseline", "measure", "num_pairs", "num_censored"),
+    *("experiment", "arm", "baseline", "measure", "num_pairs"),
+    *("num_planned", "num_censored"),
     *("effect", "low", "high", "deviation", "p", "p_holm", "power_10", "power_20"),
 ]
 
@@ -127,7 +128,8 @@ def _contrast(
     horizon = statistics.common_horizon(times(one), times(other))
     num_censored = int((times(one) < 0).sum() + (times(other) < 0).sum())
     facts = {"experiment": experiment.name, "arm": arm, "baseline": baseline}
-    facts |= {"num_pairs": len(seeds), "num_censored": num_censored}
+    facts |= {"num_pairs": len(seeds), "num_planned": len(experiment.seeds)}
+    facts |= {"num_censored": num_censored}
     rows = []
     for measure in MEASURES:
         differences = measure.values(one, horizon) - measure.values(other, horizon)
@@ -140,12 +142,11 @@ def _contrast(
 
 def _paired(differences: np.ndarray, is_speed: bool) -> dict[str, float]:
     """Returns estimate, interval, p value and power from the differences within pairs."""
-    effect, (low, high) = float(differences.mean()), statistics.mean_interval(differences)
-    deviation = float(differences.std(ddof=1))
+    effect, deviation = float(differences.mean()), float(differences.std(ddof=1))
+    low, high, p = effect, effect, float(effect == 0)
     if deviation > 0:
-        p = float(stats.ttest_1samp(differences, 0.0).pvalue)
-    else:
-        p = float(effect == 0)
+        test = stats.ttest_1samp(differences, 0.0)
+        (low, high), p = test.confidence_interval(), float(test.pvalue)
     found = {"effect": effect, "low": low, "high": high, "deviation": deviation, "p": p}
     if is_speed:
         found |= {name: math.exp(found[name]) for name in ("effect", "low", "high")}
@@ -176,7 +177,8 @@ def arms(part: Part, runs: pd.DataFrame) -> pd.DataFrame:
     Returns:
         A row per arm that has runs: experiment, arm, num_runs, num_planned, num_reached, steps
         (mean to the threshold, restricted to the horizon), steps_low, steps_high (95 %), final,
-        held_out, held_out_worst (interquartile means over the runs).
+        held_out, held_out_worst (interquartile means over the runs; the latter NaN where there is
+        a single context).
     """
     rows = []
     for experiment in part.experiments:
@@ -192,7 +194,7 @@ def arms(part: Part, runs: pd.DataFrame) -> pd.DataFrame:
             encoded = times(found)
             low, high = statistics.bootstrap_interval(restricted, encoded)
             means = [float(np.mean(row)) for row in found["held_out"]]
-            lowest = [float(np.min(row)) for row in found["held_out"]]
+            lowest = _worst_held_out(found, horizon)
             rows.append(
                 {
                     **{"experiment": experiment.name, "arm": name, "num_runs": len(found)},
@@ -201,10 +203,27 @@ def arms(part: Part, runs: pd.DataFrame) -> pd.DataFrame:
                     **{"steps": float(restricted(encoded)), "steps_low": low, "steps_high": high},
                     "final": float(statistics.iqm(found["final_score"].to_numpy())),
                     "held_out": float(statistics.iqm(np.array(means))),
-                    "held_out_worst": float(statistics.iqm(np.array(lowest))),
+                    "held_out_worst": float(statistics.iqm(lowest)),
                 }
             )
     return pd.DataFrame(rows)
+
+
+def verdict(row: Any) -> str:
+    """Returns what a row of `contrasts` says.
+
+    Returns:
+        "better" or "worse" where interval and corrected p (at most 0.05) say so, else "open";
+        "not complete" while there are fewer pairs than planned.
+    """
+    neutral = 1.0 if row.measure == "speed" else 0.0
+    if row.num_pairs < row.num_planned:
+        return "not complete"
+    if row.p_holm <= 0.05 and row.low > neutral:
+        return "better"
+    if row.p_holm <= 0.05 and row.high < neutral:
+        return "worse"
+    return "open"
 
 
 def winners(compared: pd.DataFrame) -> pd.DataFrame:
@@ -216,7 +235,7 @@ def winners(compared: pd.DataFrame) -> pd.DataFrame:
     Returns:
         A row per arm with at least two baselines: experiment, arm, baseline (the better one,
         against which the arm's speed is lowest), effect, low, high, p_holm (of that speed), wins
-        (it is faster than every baseline: interval above 1 and corrected p at most 0.05), held_out
+        (it is faster than every baseline, as `verdict` says), held_out
         (None without held-out returns; False where it is worse than a baseline by an interval
         below 0).
     """
@@ -231,7 +250,7 @@ def winners(compared: pd.DataFrame) -> pd.DataFrame:
         rows.append(
             {
                 **{"experiment": experiment, "arm": arm, **facts},
-                "wins": bool(((speeds["low"] > 1) & (speeds["p_holm"] <= 0.05)).all()),
+                "wins": all(verdict(row) == "better" for row in speeds.itertuples()),
                 "held_out": bool((returns["high"] >= 0).all()) if len(returns) else None,
             }
         )

@@ -106,6 +106,18 @@ def test_worst_contexts_are_compared_only_where_there_are_several():
     assert "held out" in alone
 
 
+def test_nothing_is_decided_before_all_pairs_are_there():
+    every = runs(speed=1.5, spread=0.1)
+    found = speeds(every)
+    assert analysis.verdict(found.loc["fast"]) == "better"
+    assert analysis.verdict(found.loc["same"]) == "open"
+    some = speeds(every[every["seed"] < 19]).loc["fast"]
+    assert some["p_holm"] < 0.001
+    assert analysis.verdict(some) == "not complete"
+    slow = analysis.contrasts(PART, runs(speed=0.6, spread=0.1)).query("measure == 'speed'")
+    assert analysis.verdict(slow.iloc[0]) == "worse"
+
+
 def test_a_winner_is_faster_than_all_of_its_baselines():
     experiment = replace(EXPERIMENT, contrasts=(("fast", "base"), ("fast", "same")))
     part = replace(PART, experiments=(experiment,))
