@@ -10,7 +10,7 @@ DOCS_STAMP := .venv/.installed-docs
 RELEASE_STAMP := .venv/.installed-release
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-slow bench cluster-job docs gpu-check release check format clean
+.PHONY: help install train test test-slow bench study cluster-job docs gpu-check release check format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -42,6 +42,9 @@ test: $(STAMP) ## Run the fast tests; ARGS goes to pytest
 
 test-slow: $(STAMP) ## Run the slow tests; ARGS goes to pytest
 	$(BIN)/python -m pytest -m slow -o faulthandler_timeout=3600 $(ARGS)
+
+study: $(STAMP) ## Make the study's missing runs and draw its page; ARGS=--report only draws
+	$(BIN)/python -m studies $(ARGS)
 
 cluster-job: $(STAMP) ## Train on a cluster of two nodes on loopback, by `ray job submit`
 	ci/cluster_job.sh

@@ -18,6 +18,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rllib_weighted.report import measures, statistics
 from rllib_weighted.report import tables as views
 from rllib_weighted.report.comparisons import fewest_pairs
+from rllib_weighted.report.diagnostics import (
+    diagnostics_sentences,
+    diagnostics_view,
+    draw_diagnostics,
+)
 from rllib_weighted.report.figures import (
     MOST_ARMS_DRAWN,
     MOST_HEAT_MAPS,
@@ -39,6 +44,7 @@ _PAGE = "report.html"
 _FIGURES = "figures"
 _TABLES = "tables"
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_WHERE_USED = ("levels", "diagnostics")
 _ROUND_BY_ROUND = ("progress", "weights")  # What tables are computed from, and as large as it.
 
 
@@ -78,13 +84,15 @@ def write_report(
     folder = Path(out).expanduser()
     check_folder(folder)
     tables = compute(results, **options)
-    drawings = _with_distinct_names([*draw_environments(tables), *draw_levels(tables)])
+    drawings = _with_distinct_names(
+        [*draw_environments(tables), *draw_diagnostics(tables), *draw_levels(tables)]
+    )
     _clear(folder)
     for drawing in drawings:
         (folder / _FIGURES / f"{drawing.name}.png").write_bytes(drawing.png)
         (folder / _FIGURES / f"{drawing.name}.svg").write_bytes(drawing.svg)
     for name, table in vars(tables).items():
-        is_shown = name not in _ROUND_BY_ROUND and not (name == "levels" and tables.levels.empty)
+        is_shown = name not in _ROUND_BY_ROUND and not (name in _WHERE_USED and table.empty)
         if isinstance(table, pd.DataFrame) and is_shown:
             flat = _flat(table)
             _without_formulas(flat).to_csv(folder / _TABLES / f"{name}.csv", index=False)
@@ -169,6 +177,8 @@ def render(tables: Tables, drawings: Sequence[Drawing]) -> str:
         tables=tables,
         views=views,
         levels_view=levels_view,
+        diagnostics_view=diagnostics_view,
+        diagnostics_sentences=diagnostics_sentences,
         drawings=drawings,
         generator=GENERATOR,
         created=time.strftime("%Y-%m-%d %H:%M %Z"),

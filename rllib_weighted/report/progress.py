@@ -22,6 +22,8 @@ ROUND = "training_iteration"
 ENV_STEPS = "num_env_steps_sampled_lifetime"
 TIME = "time_total_s"
 CLOCKS = (ROUND, ENV_STEPS, TIME)
+DIAGNOSTICS = "merge/diagnostics/"
+"""What the metrics of gradients begin with; they are read wherever they were logged."""
 HELD_OUT = "evaluation/env_runners/episode_return_mean"
 NUM_BINS = 100
 """Ranges of rounds that a merge history is reduced to, at most."""
@@ -100,7 +102,8 @@ def _read_csv(content: bytes, metrics: Sequence[str]) -> tuple[Progress, list[st
     columns = next(csv.reader(io.StringIO(head)), [])
     if ROUND not in columns or ENV_STEPS not in columns:
         raise ValueError(f"it has no column {ROUND} or {ENV_STEPS}, so it is not RLlib's")
-    wanted = dict.fromkeys((*CLOCKS, *metrics), pa.float64())
+    of_gradients = [name for name in columns if name.startswith(DIAGNOSTICS)]
+    wanted = dict.fromkeys((*CLOCKS, *metrics, *of_gradients), pa.float64())
     every = wanted | dict.fromkeys(_TEXTS, pa.string())
     types = {name: kind for name, kind in every.items() if name in columns}
     invalid: list[Any] = []
@@ -131,10 +134,11 @@ def _read_json(content: bytes, metrics: Sequence[str]) -> tuple[Progress, list[s
     results = [result for result in results if ROUND in result and ENV_STEPS in result]
     if not results:
         return Progress(), left_out
-    names = dict.fromkeys((*CLOCKS, *metrics))
-    data = pd.DataFrame({name: [lookup(result, name) for result in results] for name in names})
     last = pd.json_normalize({**results[-1], "config": None}, sep="/")
     columns = list(last.select_dtypes("number"))
+    of_gradients = [name for name in columns if name.startswith(DIAGNOSTICS)]
+    names = dict.fromkeys((*CLOCKS, *metrics, *of_gradients))
+    data = pd.DataFrame({name: [lookup(result, name) for result in results] for name in names})
     missing = [name for name in metrics if name not in columns and data[name].isna().all()]
     data = data.drop(columns=missing)
     facts = {name: str(results[-1].get(name, "")) for name in _TEXTS}

@@ -18,6 +18,7 @@ from rllib_weighted.records import metrics as names
 from rllib_weighted.records.origin import read_origin
 from rllib_weighted.records.reading import Locations
 from rllib_weighted.report.progress import (
+    DIAGNOSTICS,
     ENV_STEPS,
     HELD_OUT,
     ROUND,
@@ -93,6 +94,8 @@ class Results:
             recorded with (versions, system), as its history says; the runs are those of `shares`.
         metric: The metric that `value` is.
         problems: A sentence on everything that was left out, or taken otherwise than expected.
+        diagnostics: A row per measurement of gradients and metric: env, arm, run, env_steps, name
+            (below `merge/diagnostics/`), value. Empty where nothing was measured.
         levels: A row per (arm, range of rounds, level): env, arm, run, and what `read_levels`
             returns; the runs are those of `shares`. Empty without levels.
     """
@@ -105,6 +108,7 @@ class Results:
     origins: pd.DataFrame
     metric: str
     problems: list[str] = field(default_factory=list)
+    diagnostics: pd.DataFrame = field(default_factory=lambda: pd.DataFrame({"env": [], "arm": []}))
     levels: pd.DataFrame = field(default_factory=lambda: pd.DataFrame({"env": [], "arm": []}))
 
     @property
@@ -167,6 +171,7 @@ def load_results(
         arms=arms,
         progress=_progress_table(runs, chosen),
         **histories,
+        diagnostics=_diagnostics_table(runs, table),
         metric=printable(chosen),
         problems=list(dict.fromkeys(map(printable, problems))),
     )
@@ -341,6 +346,26 @@ def _progress_table(runs: Sequence[Run], metric: str) -> pd.DataFrame:
     columns = {name: table[logged] for name, logged in names.items()}
     numbers = np.arange(len(parts), dtype=np.int32)
     return pd.DataFrame({"run": np.repeat(numbers, [len(part) for part in parts]), **columns})
+
+
+def _diagnostics_table(runs: Sequence[Run], table: pd.DataFrame) -> pd.DataFrame:
+    """Returns what the runs that count measured of gradients, each measurement once."""
+    parts = [
+        pd.DataFrame({"env": [], "arm": [], "run": [], "env_steps": [], "name": [], "value": []})
+    ]
+    for index in table.loc[table["counts"], "run"].tolist():
+        rows = runs[index].progress.rows
+        columns = [name for name in rows if name.startswith(DIAGNOSTICS)]
+        found = rows[columns].dropna(how="all")
+        # In rounds in between, the last measurement is logged again.
+        found = found[(found != found.shift()).any(axis=1)]
+        if found.empty:
+            continue
+        found.columns = found.columns.str.removeprefix(DIAGNOSTICS)
+        found = found.assign(env_steps=rows.loc[found.index, ENV_STEPS])
+        long = found.melt("env_steps", var_name="name").dropna(subset=["value"])
+        parts.append(long.assign(**table.loc[index, ["env", "arm", "run"]].to_dict()))
+    return pd.concat(parts if len(parts) == 1 else parts[1:], ignore_index=True)
 
 
 def _read_histories(

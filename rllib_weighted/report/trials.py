@@ -27,7 +27,7 @@ PROGRESS = "progress.csv"
 RESULT = "result.json"
 UNKNOWN = "unknown"
 
-WITHOUT_MIN_WEIGHT = frozenset({"average", "sum", "actor_average", "actor_sum"})
+WITHOUT_MIN_WEIGHT = frozenset({"average", "sum", "actor_average", "actor_sum", "torchjd"})
 """Strategies that ignore `min_weight`: trials that differ in nothing else are the same."""
 
 _TOLD_APART_ELSEWHERE = frozenset(

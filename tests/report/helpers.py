@@ -6,6 +6,7 @@ import csv
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -93,11 +94,13 @@ def write_trial(
     shares: Sequence[float] = (0.25, 0.75),
     stock: bool = False,
     recorded: Mapping[str, Any] | None = None,
+    more: Sequence[Mapping[str, float]] = (),
     **changes: Any,
 ) -> Path:
     """Write a trial; `held_out` gives returns of evaluations by round, `stock` is RLlib's PPO.
 
-    `recorded` are the settings in its merge history, as `resolved_settings` returns them.
+    `recorded` are the settings in its merge history, as `resolved_settings` returns them; `more`,
+    further metrics of each round.
     """
     folder.mkdir(parents=True)
     config = params(**changes)
@@ -107,6 +110,7 @@ def write_trial(
     trial_id = folder.name
     metrics = [STOCK] if stock else [METRIC, STOCK]
     rows = rows_of(returns, trial_id=trial_id, finished=finished, metrics=metrics)
+    rows = [row | dict(extra) for row, extra in zip_longest(rows, more, fillvalue={})]
     if progress:
         write_csv(folder / "progress.csv", rows)
     lines = []

@@ -1,0 +1,1 @@
+"""The study: which merge pays, and when. See `studies/README.md`."""

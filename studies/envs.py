@@ -1,0 +1,128 @@
+"""Environments whose contexts differ: worker i of N plays the i-th.
+
+An environment of the study is made with `env_config={"contexts": [...]}`, a list of keyword
+arguments of its creator; sub-environment i gets the i-th, from the start again at its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from ray.rllib.env.env_context import EnvContext
+from ray.tune import register_env
+
+Env = gym.Env[Any, Any]
+
+
+class GoalReward(gym.Wrapper[Any, Any, Any, Any]):
+    """Reward 1 at the goal, else 0: the return is the success rate."""
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Steps; `terminated` is the goal."""
+        obs, _, terminated, truncated, info = self.env.step(action)
+        info["is_success"] = terminated
+        return obs, float(terminated), terminated, truncated, info
+
+
+class NoisyReward(gym.Wrapper[Any, Any, Any, Any]):
+    """Adds normal noise to every reward.
+
+    Args:
+        env: The environment.
+        deviation: Standard deviation of the noise.
+    """
+
+    def __init__(self, env: Env, deviation: float) -> None:
+        super().__init__(env)
+        self._deviation = deviation
+        self._random = np.random.default_rng()
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Resets; a seed also seeds the noise."""
+        if seed is not None:
+            self._random = np.random.default_rng(seed)
+        return self.env.reset(seed=seed, options=options)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Steps, and disturbs the reward."""
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        noise = self._deviation * float(self._random.standard_normal())
+        return obs, float(reward) + noise, terminated, truncated, info
+
+
+def sparse_mountain_car(force: float = 0.001) -> Env:
+    """MountainCar-v0 with reward 1 at the goal, else 0, and another engine.
+
+    Args:
+        force: Of the engine; 0.001 is gymnasium's.
+    """
+    env = gym.make("MountainCar-v0")
+    env.unwrapped.force = force  # type: ignore[attr-defined]
+    return GoalReward(env)
+
+
+def lunar_lander(gravity: float = -10.0, wind: float = 0.0) -> Env:
+    """LunarLander-v3 with another gravity and wind.
+
+    Args:
+        gravity: -12 to 0; -10 is gymnasium's.
+        wind: Power of the wind, 0 to 20, with turbulence in proportion; 0 is none.
+    """
+    return gym.make(
+        "LunarLander-v3",
+        gravity=gravity,
+        enable_wind=wind > 0,
+        wind_power=wind,
+        turbulence_power=wind / 10,
+    )
+
+
+def bipedal_walker(hardcore: bool = False) -> Env:
+    """BipedalWalker-v3, or its version with pits, stumps and stairs; 1600 steps at most."""
+    return gym.make("BipedalWalker-v3", hardcore=hardcore)
+
+
+def noisy_cart_pole(deviation: float = 0.0) -> Env:
+    """CartPole-v1 with noise on its rewards.
+
+    Args:
+        deviation: Standard deviation of the noise on every reward.
+    """
+    env = gym.make("CartPole-v1")
+    return NoisyReward(env, deviation) if deviation else env
+
+
+CREATORS: dict[str, Callable[..., Env]] = {
+    "study/SparseMountainCar": sparse_mountain_car,
+    "study/LunarLander": lunar_lander,
+    "study/BipedalWalker": bipedal_walker,
+    "study/NoisyCartPole": noisy_cart_pole,
+}
+"""The study's environments by their ids."""
+
+
+def register() -> None:
+    """Registers them with Tune and RLlib, in this process."""
+    for name, create in CREATORS.items():
+        register_env(name, lambda context, create=create: create(**context_of(context)))
+
+
+def context_of(config: EnvContext) -> dict[str, Any]:
+    """Returns the context of one sub-environment."""
+    contexts = config["contexts"]
+    return dict(contexts[config.vector_index % len(contexts)])
+
+
+def has_continuous_actions(env: str) -> bool:
+    """Whether an environment's actions are continuous."""
+    with _make(env) as made:
+        return isinstance(made.action_space, gym.spaces.Box)
+
+
+def _make(env: str) -> Env:
+    return CREATORS[env]() if env in CREATORS else gym.make(env)

@@ -1,0 +1,16 @@
+"""The parts of the study, in the order in which they are run. Each file is a pre-registration."""
+
+from studies.design import Part
+from studies.parts import baselines, confirm, contexts, overfitting, paper, sensitivity
+
+_ORDER = (
+    confirm.PART,
+    contexts.PART,
+    paper.PART,
+    sensitivity.PART,
+    overfitting.PART,
+    baselines.PART,
+)
+
+PARTS: dict[str, Part] = {part.name: part for part in _ORDER}
+"""Name -> part."""

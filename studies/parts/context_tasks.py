@@ -1,0 +1,105 @@
+"""Tasks whose workers differ. What is here is part of every pre-registration that uses it."""
+
+from __future__ import annotations
+
+from studies.design import Task
+from studies.parts.tasks import PPO
+
+_FORCES = [0.001 * (1 + 2.5 * worker / 7) for worker in range(8)]
+
+MOUNTAIN_CAR = Task(
+    name="MountainCar, unequal engines",
+    env="study/SparseMountainCar",
+    total_steps=300_000,
+    threshold=0.9,
+    hold=3,
+    score="workers",
+    normalize_observations=True,
+    contexts=tuple({"force": force} for force in _FORCES),
+    held_out=tuple({"force": force} for force in (0.0010, 0.0015, 0.0020, 0.0025, 0.0030, 0.0040)),
+    training={
+        **PPO,
+        "train_batch_size": 4096,
+        "num_epochs": 10,
+        "lr": 3e-4,
+        "gamma": 0.99,
+        "lambda_": 0.95,
+        "entropy_coeff": 0.01,
+    },
+)
+"""Reward 1 at the goal, else 0: strong engines get there by chance, weak ones hardly ever.
+
+4096 steps a round are 512 per worker, two to three episodes of at most 200 steps."""
+
+LUNAR_LANDER_WORLDS = Task(
+    name="LunarLander, unequal gravity and wind",
+    env="study/LunarLander",
+    total_steps=400_000,
+    threshold=150.0,
+    hold=3,
+    score="workers",
+    reward_scale=0.05,
+    contexts=tuple(
+        {"gravity": gravity, "wind": wind}
+        for gravity, wind in (
+            *((-4.0, 0.0), (-5.0, 15.0), (-6.0, 5.0), (-7.0, 20.0)),
+            *((-8.0, 0.0), (-9.0, 15.0), (-10.0, 5.0), (-11.5, 20.0)),
+        )
+    ),
+    held_out=tuple(
+        {"gravity": gravity, "wind": wind}
+        for gravity, wind in ((-3.0, 0.0), (-6.5, 10.0), (-8.5, 18.0), (-10.0, 0.0), (-11.9, 12.0))
+    ),
+    training={
+        **PPO,
+        "train_batch_size": 4096,
+        "num_epochs": 6,
+        "lr": 5e-4,
+        "gamma": 0.999,
+        "lambda_": 0.98,
+        "entropy_coeff": 0.01,
+    },
+)
+"""Each worker its own gravity, and wind of its own power; turbulence a tenth of it."""
+
+NOISY_CART_POLE = Task(
+    name="CartPole, noisy rewards for half of the workers",
+    env="study/NoisyCartPole",
+    total_steps=150_000,
+    threshold=450.0,
+    hold=3,
+    score="workers",
+    contexts=tuple({"deviation": deviation} for deviation in (0.0, 3.0) * 4),
+    training={
+        **PPO,
+        "train_batch_size": 1024,
+        "num_epochs": 10,
+        "lr": [[0, 1e-3], [150_000, 1e-4]],
+        "gamma": 0.98,
+        "lambda_": 0.9,
+    },
+    held_out=({"deviation": 0.0},),
+)
+"""Every second worker has normal noise of deviation 3 on each reward of 1."""
+
+BIPEDAL_WALKER_HALVES = Task(
+    name="BipedalWalker, half of the workers hardcore",
+    env="study/BipedalWalker",
+    total_steps=1_000_000,
+    threshold=100.0,
+    hold=3,
+    score="workers",
+    reward_scale=0.1,
+    normalize_observations=True,
+    contexts=({"hardcore": False}, {"hardcore": True}) * 4,
+    held_out=({"hardcore": False}, {"hardcore": True}),
+    held_out_episodes=10,
+    training={
+        **PPO,
+        "train_batch_size": 8192,
+        "num_epochs": 10,
+        "lr": 3e-4,
+        "gamma": 0.99,
+        "lambda_": 0.95,
+    },
+)

@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+from ray.rllib.env.env_context import EnvContext
+
+from studies import envs
+
+
+def test_sub_environment_i_gets_context_i_from_the_start_again_at_the_end():
+    contexts = [{"force": 0.001}, {"force": 0.002}]
+    found = [
+        envs.context_of(EnvContext({"contexts": contexts}, worker_index=0, vector_index=index))
+        for index in range(3)
+    ]
+    assert found == [contexts[0], contexts[1], contexts[0]]
+
+
+def test_a_stronger_engine_goes_faster_and_only_the_goal_pays():
+    speeds = []
+    for force in (0.001, 0.003):
+        env = envs.sparse_mountain_car(force)
+        env.reset(seed=1)
+        obs, reward, *_ = env.step(2)
+        speeds.append(obs[1])
+        assert reward == 0.0
+    assert speeds[1] - speeds[0] == pytest.approx(0.002, abs=1e-6)
+    env.reset(seed=1)
+    obs, rewards, over = env.reset(seed=1)[0], [], False
+    while not over:  # With the motion: the strong engine is soon at the top.
+        obs, reward, ended, cut, info = env.step(2 if obs[1] >= 0 else 0)
+        rewards.append(reward)
+        over = ended or cut
+    assert rewards[-1] == 1.0
+    assert sum(rewards) == 1.0
+    assert info["is_success"] is True
+
+
+def test_noise_is_on_the_rewards_only_and_the_same_for_a_seed():
+    noisy, plain = envs.noisy_cart_pole(2.0), envs.noisy_cart_pole()
+
+    def play(env):
+        first, _ = env.reset(seed=5)
+        steps = [env.step(index % 2) for index in range(8)]
+        return [first, *(step[0] for step in steps)], [step[1] for step in steps]
+
+    seen, rewards = play(noisy)
+    again, same = play(noisy)
+    clean, ones = play(plain)
+    assert ones == [1.0] * 8
+    assert rewards == same
+    assert np.std(rewards) > 0.5
+    np.testing.assert_array_equal(seen, clean)
+    np.testing.assert_array_equal(seen, again)
+
+
+def test_gravity_wind_and_terrain_are_set():
+    lander = envs.lunar_lander(gravity=-6.0, wind=10.0).unwrapped
+    assert (lander.gravity, lander.enable_wind, lander.wind_power) == (-6.0, True, 10.0)
+    assert lander.turbulence_power == 1.0
+    assert envs.lunar_lander().unwrapped.enable_wind is False
+    assert envs.bipedal_walker(hardcore=True).unwrapped.hardcore is True
+    assert envs.bipedal_walker().unwrapped.hardcore is False
+
+
+@pytest.mark.parametrize(
+    ("env", "continuous"), [("CartPole-v1", False), ("study/BipedalWalker", True)]
+)
+def test_which_actions_are_continuous(env, continuous):
+    assert envs.has_continuous_actions(env) is continuous
