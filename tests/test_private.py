@@ -39,7 +39,7 @@ class PrivateName(NamedTuple):
             if owner is None:
                 return f"{self.owner} is gone"
         found = getattr(owner, self.name, None)
-        if found is None:
+        if not hasattr(owner, self.name):
             # Attributes of instances are not the class's: look where they are set.
             classes = owner.__mro__[:-1] if isinstance(owner, type) else [owner]
             if not any(f"self.{self.name}" in inspect.getsource(cls) for cls in classes):

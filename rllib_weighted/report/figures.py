@@ -423,7 +423,7 @@ def draw_profile(figures: EnvFigures) -> Iterator[Drawing]:
     runs = runs[runs["counts"] & np.isfinite(runs["final"])]
 
     def draw(axes: Axes, part: pd.DataFrame, style: ArmStyle) -> None:
-        final = part.loc[is_final(part), "final"]
+        final = part.loc[is_final(part), "final"].to_numpy()
         axes.ecdf(final, complementary=True, linewidth=1.5, **style.stroke)
 
     def finish(axes: Axes) -> None:
@@ -446,7 +446,7 @@ def draw_pooled(tables: Tables) -> Iterator[Drawing]:
 
     def draw(axes: Axes, part: pd.DataFrame, style: ArmStyle) -> None:
         weights = (1 / part.groupby("env")["score"].transform("size")).to_numpy()
-        axes.ecdf(part["score"], weights, complementary=True, linewidth=1.5, **style.stroke)
+        axes.ecdf(part["score"].to_numpy(), weights, complementary=True, linewidth=1.5, **style.stroke)
 
     def finish(axes: Axes) -> None:
         axes.set_xlabel("score x (1 = the baseline's final return)")
