@@ -446,7 +446,8 @@ def draw_pooled(tables: Tables) -> Iterator[Drawing]:
 
     def draw(axes: Axes, part: pd.DataFrame, style: ArmStyle) -> None:
         weights = (1 / part.groupby("env")["score"].transform("size")).to_numpy()
-        axes.ecdf(part["score"].to_numpy(), weights, complementary=True, linewidth=1.5, **style.stroke)
+        scores = part["score"].to_numpy()
+        axes.ecdf(scores, weights, complementary=True, linewidth=1.5, **style.stroke)
 
     def finish(axes: Axes) -> None:
         axes.set_xlabel("score x (1 = the baseline's final return)")
