@@ -92,7 +92,7 @@ BIPEDAL_WALKER_HALVES = Task(
     name="BipedalWalker, half of the workers hardcore",
     env="study/BipedalWalker",
     total_steps=600_000,
-    threshold=0.0,
+    threshold=-80.0,
     hold=3,
     score="workers",
     reward_scale=0.1,
@@ -109,7 +109,8 @@ BIPEDAL_WALKER_HALVES = Task(
         "lambda_": 0.95,
     },
 )
-"""A pilot of the average says what its threshold should be: see the part."""
+"""A pilot of the average (seed 1) got to -80 after about 420,000 steps and to -70 at the end: the
+threshold is where learning has begun, not where it ends. 194 s of a core a run."""
 
 MOUNTAIN_CAR_LEVELS = replace(
     MOUNTAIN_CAR, name="MountainCar, engines as levels", score="greedy", greedy_interval=2, hold=1
