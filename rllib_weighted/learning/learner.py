@@ -77,7 +77,7 @@ class WeightedPPOLearner(PPOTorchLearner):
     def build(self) -> None:
         if self._is_built:
             return
-        self.signals = SignalMemory()
+        self.signals = SignalMemory(self.config.worker_layout.num_workers)
         super().build()
         if self.config.merge_parts:
             for module_id in self.module.keys():  # noqa: SIM118 (an RLModule, not a dict)

@@ -23,11 +23,15 @@ class SignalMemory:
 
     All learners of a group remember the same.
 
+    Args:
+        num_workers: N; the memory of another number of workers is not taken.
+
     Attributes:
         gradients: Signals of gradients as they were last measured, by name.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, num_workers: int | None = None) -> None:
+        self._num_workers = num_workers
         self.gradients: dict[str, Values] = {}
         self._averages: dict[str, Values] = {}
         self._measured: dict[int, int] = {}
@@ -64,13 +68,16 @@ class SignalMemory:
     def get_state(self) -> dict[str, Any]:
         """Returns what a checkpoint holds."""
         return {
+            "num_workers": self._num_workers,
             "gradients": {name: dict(values) for name, values in self.gradients.items()},
             "averages": {name: dict(values) for name, values in self._averages.items()},
             "measured": dict(self._measured),
         }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Takes what `get_state` returned."""
+        """Takes what `get_state` returned, if it is of as many workers."""
+        if state["num_workers"] != self._num_workers:
+            return
         self.gradients = {name: dict(values) for name, values in state["gradients"].items()}
         self._averages = {name: dict(values) for name, values in state["averages"].items()}
         self._measured = dict(state["measured"])

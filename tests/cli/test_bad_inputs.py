@@ -132,7 +132,9 @@ ENVIRONMENTS = [
     Bad("env=absent_module.Env", "environment", "'absent_module.Env'", "No module named"),
     Bad("env=.", "environment", "'.'", "cannot be imported"),
     Bad("env=..a.b", "environment", "'..a.b'", "cannot be imported"),
-    Bad("env=absent_module:Env-v0", "environment", "'absent_module:Env-v0'", "register it in the"),
+    Bad(
+        "env=absent_module:Env-v0", "environment", "'absent_module'", "on the Python path of every"
+    ),
     Bad("env=envpool:CartPoel-v1", "EnvPool", "'CartPoel-v1'", "did you mean 'CartPole-v1'"),
     Bad(
         "env=dm_control/walker-walk-v0", "environment", "'dm_control/walker-walk-v0'", "pip install"

@@ -113,6 +113,17 @@ class TestSmoothing:
         assert later.weigh([0, 1], worker_losses(3.0, 9.0))[1].weights.tolist() == [1 / 3, 2 / 3]
 
 
+def test_the_memory_of_other_workers_is_not_taken():
+    memory, other = SignalMemory(3), SignalMemory(2)
+    memory.keep(1, {"gradient_noise": {0: 1.0}})
+    other.set_state(memory.get_state())
+    assert other.gradients == {}
+    same = SignalMemory(3)
+    same.set_state(memory.get_state())
+    assert same.gradients == {"gradient_noise": {0: 1.0}}
+    assert same.gradient_ages(4) == {0: 3}
+
+
 def test_what_is_remembered_is_part_of_the_learners_state():
     options = {"smoothing": 0.9, "signal": "value_target"}
     groups = [pooled_group(3, SGD) for _ in range(2)]
