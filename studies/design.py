@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, Literal
 
-Score = Literal["episodes", "workers"]
+Score = Literal["episodes", "workers", "greedy"]
 Context = Mapping[str, Any]
 
 
@@ -30,7 +30,10 @@ class Task:
         hold: Rounds in a row that the score has to stay at the threshold.
         score: "episodes": the mean return of the last 100 episodes; "workers": the mean over the
             workers of each one's last 10 episodes or so, so that a context counts the same however
-            long its episodes are.
+            long its episodes are; "greedy": the mean over the contexts of greedy episodes on
+            held-out seeds, every `greedy_interval` rounds, for arms that choose what they play.
+        greedy_interval: Rounds from one such evaluation to the next.
+        greedy_episodes: Episodes in each context.
         num_workers: Workers that are merged, sub-environments of one process.
         hidden: Sizes of the hidden layers.
         vf_share_layers: Whether policy and value share them, as is RLlib's default.
@@ -50,6 +53,8 @@ class Task:
     training: Mapping[str, Any]
     hold: int = 1
     score: Score = "episodes"
+    greedy_interval: int = 5
+    greedy_episodes: int = 5
     num_workers: int = 8
     hidden: tuple[int, ...] = (64, 64)
     vf_share_layers: bool = True

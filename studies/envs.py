@@ -1,8 +1,4 @@
-"""Environments whose contexts differ: worker i of N plays the i-th.
-
-An environment of the study is made with `env_config={"contexts": [...]}`, a list of keyword
-arguments of its creator; sub-environment i gets the i-th, from the start again at its end.
-"""
+"""Environments whose contexts differ: keyword arguments that `worker_env_config` gives a worker."""
 
 from __future__ import annotations
 
@@ -11,7 +7,6 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from ray.rllib.env.env_context import EnvContext
 from ray.tune import register_env
 
 Env = gym.Env[Any, Any]
@@ -109,13 +104,7 @@ CREATORS: dict[str, Callable[..., Env]] = {
 def register() -> None:
     """Registers them with Tune and RLlib, in this process."""
     for name, create in CREATORS.items():
-        register_env(name, lambda context, create=create: create(**context_of(context)))
-
-
-def context_of(config: EnvContext) -> dict[str, Any]:
-    """Returns the context of one sub-environment."""
-    contexts = config["contexts"]
-    return dict(contexts[config.vector_index % len(contexts)])
+        register_env(name, lambda context, create=create: create(**context))
 
 
 def has_continuous_actions(env: str) -> bool:

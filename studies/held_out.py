@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import gymnasium as gym
@@ -30,28 +31,29 @@ def held_out_returns(algorithm: Any, task: Task) -> list[float]:
         algorithm: A trained algorithm with a local env runner.
         task: Says the contexts and the number of episodes. Seeds are the same for every run.
     """
-    module = algorithm.get_module()
-    seen = observation_filter(algorithm)
-    return [
-        float(np.mean(greedy_returns(module, _environments(task, context), seen)))
-        for context in task.held_out
-    ]
+    return context_returns(algorithm, task, task.held_out, task.held_out_episodes)
 
 
-def _environments(task: Task, context: Context) -> list[gym.Env[Any, Any]]:
+def context_returns(
+    algorithm: Any, task: Task, contexts: Sequence[Context], num_episodes: int
+) -> list[float]:
+    """Returns the mean return of the greedy policy in each context, on held-out seeds."""
     create = env_creator(task.env)
-    config = {"contexts": [context]} if task.contexts else {}
-    return [
-        create(EnvContext(config, worker_index=0, vector_index=0))
-        for _ in range(task.held_out_episodes)
-    ]
+
+    def environment(context: Context) -> gym.Env[Any, Any]:
+        return create(EnvContext(dict(context), worker_index=0))
+
+    made = [environment(context) for context in contexts for _ in range(num_episodes)]
+    returns = greedy_returns(algorithm.get_module(), made, observation_filter(algorithm))
+    return np.reshape(returns, (len(contexts), num_episodes)).mean(axis=1).tolist()
 
 
 def observation_filter(algorithm: Any) -> Filter:
     """Returns what the policy sees of rows of observations `[n, d]`."""
     for connector in env_to_module(algorithm.env_runner).connectors:
         if isinstance(connector, MeanStdFilter):
-            return lambda rows: np.stack(filtered(connector, rows))
+            own = copy.deepcopy(connector)  # It learns from what it sees; training's must not.
+            return lambda rows: np.stack(filtered(own, rows))
     return lambda rows: rows
 
 

@@ -45,10 +45,11 @@ def write(parts: Iterable[Part], folder: Path = store.HERE, page: Path = PAGE) -
         page: The Markdown file; figures go into the folder `FIGURES` beside it.
     """
     figures = page.parent / FIGURES
-    sections, predicted = [_INTRO], []
+    sections, predicted, waiting = [_INTRO], [], []
     for part in parts:
         runs = store.read(part.name, folder)
         if runs.empty:
+            waiting.append(part)
             continue
         sections.append(section(part, runs))
         if len(found := analysis.predictions(part, runs)):
@@ -58,7 +59,25 @@ def write(parts: Iterable[Part], folder: Path = store.HERE, page: Path = PAGE) -
                 figures.mkdir(parents=True, exist_ok=True)
                 figure(experiment, part, runs, figures / figure_name(part, experiment))
     sections.append(_predictions(pd.concat(predicted, ignore_index=True) if predicted else None))
+    if waiting:
+        sections.append(_waiting(waiting))
     page.write_text("\n".join(filter(None, sections)))
+
+
+def _waiting(parts: Sequence[Part]) -> str:
+    """Returns the section on parts without any run."""
+    rows = [
+        [
+            f"`{part.name}`: {part.title}",
+            str(sum(1 for _ in part.cases())),
+            "; ".join(
+                f"{found.name} ({len(found.arms)} arms, {len(found.seeds)} seeds)"
+                for found in part.experiments
+            ),
+        ]
+        for part in parts
+    ]
+    return "\n## Registered, not run yet\n\n" + table(["part", "runs", "tasks"], rows)
 
 
 def _predictions(found: pd.DataFrame | None) -> str:

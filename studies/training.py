@@ -23,7 +23,7 @@ from rllib_weighted import ScaleRewards, WeightedPPOConfig
 from rllib_weighted.report.measures import first_sustained
 from studies import envs, oracle  # noqa: F401 (registers its strategy)
 from studies.design import Arm, Task, digest, task_of
-from studies.held_out import held_out_returns
+from studies.held_out import context_returns, held_out_returns
 
 MOST_POINTS = 100
 """Points of a curve that are kept; what is counted uses every round."""
@@ -59,16 +59,20 @@ def config_of(task: Task, arm: Arm, seed: int) -> AlgorithmConfig:
     if arm.algorithm == "WeightedPPO":
         config = WeightedPPOConfig().training(merge_unit="env", **{**task.training, **arm.training})
         runners["env_backend"] = task.env_backend
+        if task.contexts and runners.get("env_seeding") != "prioritized":
+            count = len(task.contexts)
+            runners["worker_env_config"] = [
+                dict(task.contexts[worker % count]) for worker in range(task.num_workers)
+            ]
     else:
         config = _stock(task, arm)
-    contexts = {"contexts": list(task.contexts)} if task.contexts else {}
     model = DefaultModelConfig(
         fcnet_hiddens=list(task.hidden),
         vf_share_layers=task.vf_share_layers,
         free_log_std=envs.has_continuous_actions(task.env),
     )
     return (
-        config.environment(task.env, env_config=contexts)
+        config.environment(task.env)
         .env_runners(num_env_runners=0, num_envs_per_env_runner=task.num_workers, **runners)
         .learners(**learners)
         .rl_module(model_config=model)
@@ -116,6 +120,7 @@ def _curve(algorithm: Algorithm, task: Task) -> tuple[dict[str, np.ndarray], dic
     workers, everybody = RecentReturns(task.num_workers), RecentReturns(1, _SCORED_EPISODES)
     rows: list[tuple[float, float, float]] = []
     measured: list[dict[str, float]] = []
+    returns: list[float] = []
     steps = 0
     while steps < task.total_steps:
         result = algorithm.train()
@@ -129,9 +134,14 @@ def _curve(algorithm: Algorithm, task: Task) -> tuple[dict[str, np.ndarray], dic
             means = {"episode_return": found.get("episode_return_mean", math.nan)}
             everybody.add({"0": {**means, "num_episodes": found.get("num_episodes", 0)}})
             score = everybody.mean
+        worst = workers.worst if task.contexts else math.nan
         if task.score == "workers":
             score = workers.mean
-        rows.append((steps, score, workers.worst if task.contexts else math.nan))
+        elif task.score == "greedy":
+            if len(rows) % task.greedy_interval == 0:
+                returns = context_returns(algorithm, task, task.contexts, task.greedy_episodes)
+            score, worst = float(np.mean(returns)), min(returns)
+        rows.append((steps, score, worst))
     env_steps, scores, worst = np.array(rows, dtype=np.float64).T
     curve = {"env_steps": env_steps, "score": scores, "worst": worst}
     return curve, mean_diagnostics(measured)

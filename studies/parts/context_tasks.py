@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from studies.design import Task
 from studies.parts.tasks import PPO
 
-_FORCES = [0.001 * (1 + 2.5 * worker / 7) for worker in range(8)]
+_FORCES = [0.0008 + 0.0012 * worker / 7 for worker in range(8)]
 
 MOUNTAIN_CAR = Task(
     name="MountainCar, unequal engines",
     env="study/SparseMountainCar",
-    total_steps=300_000,
+    total_steps=120_000,
     threshold=0.9,
     hold=3,
     score="workers",
     normalize_observations=True,
     contexts=tuple({"force": force} for force in _FORCES),
-    held_out=tuple({"force": force} for force in (0.0010, 0.0015, 0.0020, 0.0025, 0.0030, 0.0040)),
+    held_out=tuple({"force": force} for force in (0.0007, 0.0009, 0.0012, 0.0016, 0.0019, 0.0025)),
     training={
         **PPO,
-        "train_batch_size": 4096,
+        "train_batch_size": 2048,
         "num_epochs": 10,
         "lr": 3e-4,
         "gamma": 0.99,
@@ -29,13 +31,13 @@ MOUNTAIN_CAR = Task(
 )
 """Reward 1 at the goal, else 0: strong engines get there by chance, weak ones hardly ever.
 
-4096 steps a round are 512 per worker, two to three episodes of at most 200 steps."""
+A pilot of the average (seed 1) got to 0.9 after 45,000 steps. A worker has 256 steps a round."""
 
 LUNAR_LANDER_WORLDS = Task(
     name="LunarLander, unequal gravity and wind",
     env="study/LunarLander",
     total_steps=400_000,
-    threshold=150.0,
+    threshold=75.0,
     hold=3,
     score="workers",
     reward_scale=0.05,
@@ -60,13 +62,15 @@ LUNAR_LANDER_WORLDS = Task(
         "entropy_coeff": 0.01,
     },
 )
-"""Each worker its own gravity, and wind of its own power; turbulence a tenth of it."""
+"""Each worker its own gravity, and wind of its own power; turbulence a tenth of it.
+
+A pilot of the average (seed 1) got to 75 after about 280,000 steps, and to 103 at most."""
 
 NOISY_CART_POLE = Task(
     name="CartPole, noisy rewards for half of the workers",
     env="study/NoisyCartPole",
     total_steps=150_000,
-    threshold=450.0,
+    threshold=195.0,
     hold=3,
     score="workers",
     contexts=tuple({"deviation": deviation} for deviation in (0.0, 3.0) * 4),
@@ -80,13 +84,15 @@ NOISY_CART_POLE = Task(
     },
     held_out=({"deviation": 0.0},),
 )
-"""Every second worker has normal noise of deviation 3 on each reward of 1."""
+"""Every second worker has normal noise of deviation 3 on each reward of 1.
+
+A pilot of the average (seed 1) got to 195 after about 90,000 steps, and to 240 at most."""
 
 BIPEDAL_WALKER_HALVES = Task(
     name="BipedalWalker, half of the workers hardcore",
     env="study/BipedalWalker",
-    total_steps=1_000_000,
-    threshold=100.0,
+    total_steps=600_000,
+    threshold=-80.0,
     hold=3,
     score="workers",
     reward_scale=0.1,
@@ -103,3 +109,17 @@ BIPEDAL_WALKER_HALVES = Task(
         "lambda_": 0.95,
     },
 )
+"""A pilot of the average (seed 1) got to -80 after about 420,000 steps and to -70 at the end: the
+threshold is where learning has begun, not where it ends. 194 s of a core a run."""
+
+MOUNTAIN_CAR_LEVELS = replace(
+    MOUNTAIN_CAR, name="MountainCar, engines as levels", score="greedy", greedy_interval=2, hold=1
+)
+LUNAR_LANDER_LEVELS = replace(
+    LUNAR_LANDER_WORLDS,
+    name="LunarLander, gravity and wind as levels",
+    score="greedy",
+    greedy_interval=8,
+    hold=1,
+)
+"""The same contexts, scored by greedy episodes in all, because arms choose what they play."""

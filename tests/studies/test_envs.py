@@ -1,17 +1,7 @@
 import numpy as np
 import pytest
-from ray.rllib.env.env_context import EnvContext
 
 from studies import envs
-
-
-def test_sub_environment_i_gets_context_i_from_the_start_again_at_the_end():
-    contexts = [{"force": 0.001}, {"force": 0.002}]
-    found = [
-        envs.context_of(EnvContext({"contexts": contexts}, worker_index=0, vector_index=index))
-        for index in range(3)
-    ]
-    assert found == [contexts[0], contexts[1], contexts[0]]
 
 
 def test_a_stronger_engine_goes_faster_and_only_the_goal_pays():

@@ -38,4 +38,6 @@ def test_a_single_run_has_a_page(tmp_path):
 
 def test_a_page_without_any_runs(tmp_path):
     page.write([PART], tmp_path, tmp_path / "study.md")
-    assert "Made up" not in (tmp_path / "study.md").read_text()
+    text = (tmp_path / "study.md").read_text()
+    assert "## Made up" not in text
+    assert "| `made_up`: Made up | 60 | task (3 arms, 20 seeds) |" in text
