@@ -421,7 +421,8 @@ def algorithm_config(name: str) -> AlgorithmConfig:
         if name in ALGORITHMS:
             # Not through Tune's registry, which would import every algorithm of RLlib.
             return ALGORITHMS[name]()[0].get_default_config()
-        if tune_registry().contains(TRAINABLE_CLASS, name):
+        # Ray's registry makes ASCII of a name once Ray runs.
+        if name.isascii() and tune_registry().contains(TRAINABLE_CLASS, name):
             return tune_registry().get(TRAINABLE_CLASS, name).get_default_config()
     except (ImportError, AttributeError) as error:
         raise InputError(f"algorithm {shown(name)} cannot be loaded: {error}") from None

@@ -157,7 +157,9 @@ def _envpool_problem(env: Any) -> str | None:
 def _in_tune_registry(env: Any) -> bool:
     from ray.tune.registry import ENV_CREATOR
 
-    return isinstance(env, str) and bool(tune_registry().contains(ENV_CREATOR, env))
+    # Ray makes ASCII of a name once it runs: no other can be in there.
+    is_name = isinstance(env, str) and env.isascii()
+    return is_name and bool(tune_registry().contains(ENV_CREATOR, env))
 
 
 def _class_path_problem(env: str) -> str | None:

@@ -93,7 +93,7 @@ def stopped() -> Iterator[list[WeightedPPO]]:
     ("num_env_runners", "num_learners", "strategy"),
     [
         (2, 0, "reward_weighted"),
-        (2, 1, "reward_weighted"),
+        pytest.param(2, 1, "reward_weighted", marks=pytest.mark.slow),
         (0, 0, "reward_weighted"),
         (0, 0, "actor_average"),
         pytest.param(2, 2, "actor_sum", marks=pytest.mark.slow),

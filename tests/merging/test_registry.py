@@ -38,14 +38,15 @@ BUILT_IN = [
 
 @pytest.fixture(autouse=True)
 def _forget_what_a_test_registers():
+    before = strategy_names()
     yield
     for name in strategy_names():
-        if name not in BUILT_IN:
+        if name not in before:
             unregister_strategy(name)
 
 
 def test_built_in_names():
-    assert strategy_names() == BUILT_IN
+    assert strategy_names()[: len(BUILT_IN)] == BUILT_IN  # Others may have registered more.
 
 
 VALID = [
@@ -185,7 +186,7 @@ def register_power():
 
 def test_a_user_registers_a_strategy_with_options():
     power = register_power()
-    assert strategy_names() == [*BUILT_IN, "power"]
+    assert strategy_names()[-1] == "power"
     strategy = resolve_strategy("power", {"exponent": 3})
     assert strategy == power(exponent=3)
     # 1, 8, 27; sum 36; m = 1/3
@@ -313,7 +314,7 @@ def test_what_is_no_strategy_is_refused():
         register_strategy("mine")(Unknown)
     with pytest.raises(ValueError, match="`signal` of Silent should be"):
         resolve_strategy(Silent())
-    assert strategy_names() == BUILT_IN
+    assert not {"mine", "Silent"} & set(strategy_names())
 
 
 def test_signals_that_depend_on_options_are_checked_with_them():

@@ -134,6 +134,9 @@ def assert_same(groups: list[Any], rounds: list[Any], tolerance: float) -> None:
         value, other = (getattr(r, field.name) for r in (report, wanted_report))
         if field.name in ("drops", "gradient_signals") or value is None:
             assert value == other
+        elif isinstance(value, dict):
+            assert value.keys() == other.keys()
+            assert_close([*value.values()], [*other.values()], 10 * tolerance, field.name)
         else:
             assert_close(value, other, 10 * tolerance, field.name)
     assert metrics.keys() == wanted_metrics.keys()
