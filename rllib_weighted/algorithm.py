@@ -265,7 +265,7 @@ class WeightedPPO(TrialPPO):
     def _update(self, rollouts: Rollouts, data: dict[str, Any]) -> UpdateResult | None:
         """Merges the workers' gradients, minibatch by minibatch."""
         progress, num_workers = self._progress, self.config.worker_layout.num_workers
-        value = self.config.value_merge
+        value, measures = self.config.value_merge, self.config.measures_gradients(progress.round)
         trained = (LEARNER_RESULTS, ALL_MODULES, NUM_MODULE_STEPS_TRAINED_LIFETIME)
         results = self.learner_group.update(
             **data,
@@ -285,15 +285,22 @@ class WeightedPPO(TrialPPO):
                 value_strategy=value.resolve() if value else None,
                 value_min_weight=value.min_weight if value else None,
                 reward_signals=dict(progress.last_returns),
-                episode_signals=progress.episodes.signals(num_workers),
+                episode_signals=self._episode_signals(num_workers, measures),
                 ages=progress.episodes.ages(progress.round),
-                measures_gradients=self.config.measures_gradients(progress.round),
+                measures_gradients=measures,
                 predicts_gains=self.config.merge_diagnostics_interval is not None,
                 invalid=rollouts.invalid,
             ),
         )
         self.metrics.aggregate(results, key=LEARNER_RESULTS)
         return self.learner_group.take_update_result()
+
+    def _episode_signals(self, num_workers: int, measures: bool) -> dict[str, dict[int, float]]:
+        """Returns the signals of episodes, if a strategy reads one or all are wanted."""
+        of_episodes = {"success", "success_episodes", "return_variance"}
+        if measures or of_episodes & {*self.config.merge_signals}:
+            return self._progress.episodes.signals(num_workers)
+        return {}
 
     def _sync(self, rollouts: Rollouts) -> None:
         """Merges connector states; sends them and the weights to the env runners.

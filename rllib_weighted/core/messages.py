@@ -51,6 +51,12 @@ class UpdateRequest:
     predicts_gains: bool = True
     invalid: dict[int, str] = field(default_factory=dict)
 
+    @property
+    def needs_reward_sums(self) -> bool:
+        """Whether a strategy reads the reward rate, or all signals are wanted."""
+        strategies = self.strategy, self.value_strategy
+        return self.measures_gradients or any(s and "reward_rate" in s.signals for s in strategies)
+
 
 @dataclass(frozen=True)
 class UpdateResult:

@@ -42,12 +42,7 @@ from rllib_weighted.learning.minibatches import Minibatch
 from rllib_weighted.learning.parameters import PerWorkerParameters, drift
 from rllib_weighted.learning.signal_memory import SignalMemory
 from rllib_weighted.learning.update import update_round
-from rllib_weighted.learning.value_errors import (
-    ValueErrors,
-    column_value_errors,
-    tag_episodes,
-    tagged_value_errors,
-)
+from rllib_weighted.learning.value_errors import episode_value_errors
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +66,6 @@ class WeightedPPOLearner(PPOTorchLearner):
     signals: SignalMemory
     env_steps: int = 0  # Environment steps sampled so far, for the schedules.
     _result: UpdateResult | None = None
-    _value_errors: ValueErrors
 
     @override(PPOTorchLearner)
     def build(self) -> None:
@@ -163,9 +157,11 @@ class WeightedPPOLearner(PPOTorchLearner):
         self._weights_seq_no += 1
         env_steps = timesteps.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, self.env_steps)
         request = merge or self._request_from(training_data.finished_returns(), env_steps)
-        rewards = training_data.reward_sums()
-        self._value_errors = {}
+        # The connectors change episodes: what is asked of them is asked before.
+        ids = training_data.episode_ids() if self.config.env_seeding == "prioritized" else []
+        rewards = training_data.reward_sums() if request.needs_reward_sums else {}
         module_id, batch = self._round_batch(training_data)
+        value_errors = episode_value_errors(ids, batch) if ids else {}
         result = update_round(
             self,
             request,
@@ -176,7 +172,7 @@ class WeightedPPOLearner(PPOTorchLearner):
             minibatch_size=minibatch_size,
             shuffle=shuffle_batch_per_epoch,
         )
-        self._result = dataclasses.replace(result, value_errors=self._value_errors)
+        self._result = dataclasses.replace(result, value_errors=value_errors)
         self.env_steps = env_steps
         if self.per_worker is not None:
             self.per_worker.share(self.collectives)
@@ -215,14 +211,9 @@ class WeightedPPOLearner(PPOTorchLearner):
         if training_data.is_empty:
             (module_id,) = self.module.keys()
             return module_id, RoundBatch({}, {}, self.module[module_id].is_stateful())
-        scores_levels = self.config.env_seeding == "prioritized"
         if isinstance(training_data, ColumnTrainingData):
-            module_id, batch = column_batch(self, training_data.columns)
-            if scores_levels:
-                self._value_errors = column_value_errors(training_data.columns, batch.columns)
-            return module_id, batch
+            return column_batch(self, training_data.columns)
         tag_rows(training_data.workers)
-        ids = tag_episodes(training_data.episodes) if scores_levels else []
         columns = self._learner_connector(
             rl_module=self.module,
             batch={},
@@ -231,8 +222,6 @@ class WeightedPPOLearner(PPOTorchLearner):
             metrics=self.metrics,
         )
         ((module_id, module_columns),) = columns.items()
-        if scores_levels:
-            self._value_errors = tagged_value_errors(ids, module_columns)
         unused: Sequence[str] = ()
         if self.has_stock_loss(module_id):
             unused = (Columns.TERMINATEDS, Columns.TRUNCATEDS)

@@ -51,6 +51,10 @@ class WorkerTrainingData(TrainingData):
             for worker, episodes in self.workers.items()
         }
 
+    def episode_ids(self) -> list[str]:
+        """Returns the id of each episode, or piece of one, worker after worker."""
+        return [episode.id_ for episode in self.episodes]
+
     def reward_sums(self) -> dict[int, tuple[int, float]]:
         """Returns worker -> its steps and the sum of their rewards."""
         return {
@@ -113,6 +117,10 @@ class ColumnTrainingData(TrainingData):
             for worker, value in zip(workers.tolist(), returns[is_done].tolist(), strict=True):
                 found.setdefault(worker, []).append(value)
         return found
+
+    def episode_ids(self) -> list[str]:
+        """See `WorkerTrainingData.episode_ids`."""
+        return [] if self.columns is None else self.columns.ids
 
     def reward_sums(self) -> dict[int, tuple[int, float]]:
         """See `WorkerTrainingData.reward_sums`."""

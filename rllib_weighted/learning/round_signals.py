@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from ray.rllib.evaluation.postprocessing import Postprocessing
 
+from rllib_weighted.learning.batch import take_rows
 from rllib_weighted.learning.signal_memory import Values, values_of
 from rllib_weighted.learning.steps import Round
 from rllib_weighted.merging import SIGNALS
@@ -28,9 +29,10 @@ def batch_signals(round: Round, rewards: RewardSums) -> dict[str, Values]:
     batch = round.batch
     own = torch.zeros(0, 8, dtype=torch.float64)
     if batch.rows:
-        columns = batch.take(batch.all_rows)
+        index = torch.from_numpy(batch.all_rows)
         advantages, targets = (
-            columns[name] for name in (Postprocessing.ADVANTAGES, Postprocessing.VALUE_TARGETS)
+            take_rows(batch.columns[name], index)
+            for name in (Postprocessing.ADVANTAGES, Postprocessing.VALUE_TARGETS)
         )
         sums = torch.tensor([rewards.get(w, (0, 0.0)) for w in batch.rows], dtype=torch.float64)
         found = batch.moments(advantages, targets)
