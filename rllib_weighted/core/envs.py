@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 
 # Gymnasium and Ray are imported inside functions: the `rllib` command starts without them.
 
+OWN = "rllib_weighted/"
+"""What `get_attr` and `set_attr` know this module's own attributes by: every other name is the
+user's, and no attribute of an environment can be called this."""
+
+TRUE_REWARD = "rllib_weighted/reward"
+"""Key of a step's info: the reward in whose place 0 was put."""
+
 
 class _Family(NamedTuple):
     """A family of environments whose simulator is a separate package."""

@@ -32,6 +32,7 @@ from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 from torch import Tensor
 
 from rllib_weighted import _private
+from rllib_weighted.core.envs import TRUE_REWARD
 from rllib_weighted.core.messages import SampleRequest, SampleResult
 from rllib_weighted.core.modules import (
     ParameterPlaces,
@@ -54,7 +55,7 @@ from rllib_weighted.core.rollouts import (
 from rllib_weighted.core.seeding import Stream, draw_root_seed, seeded_globals, stream_seed
 from rllib_weighted.core.workers import ENV_INDEX_KEY, NUMBER_KEY, WORKER_KEY
 from rllib_weighted.sampling.collect import is_finite, repair_deltas
-from rllib_weighted.sampling.envs import TRUE_REWARD, EnvSeeds
+from rllib_weighted.sampling.envs import EnvSeeds
 from rllib_weighted.sampling.fast_sampler import (
     FastSampler,
     ForwardPass,

@@ -40,11 +40,13 @@ from torch import Tensor, nn
 from rllib_weighted import _private
 from rllib_weighted.core.actions import counted_in
 from rllib_weighted.core.eligibility import Requirement, first_reason, required
+from rllib_weighted.core.envs import OWN, TRUE_REWARD
 from rllib_weighted.core.episode_signals import success_of
 from rllib_weighted.core.modules import dense_layers, overriding_class
 from rllib_weighted.core.observations import DEFAULT_MODULES
 from rllib_weighted.core.rollouts import CHUNK, RolloutColumns, ranges
-from rllib_weighted.sampling.envs import OWN, TRUE_REWARD, EnvPoolVectorEnv, SeededEnv
+from rllib_weighted.sampling.envpool import EnvPoolVectorEnv
+from rllib_weighted.sampling.envs import SeededEnv
 
 if TYPE_CHECKING:
     from rllib_weighted.config import WeightedPPOConfig

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from ray.rllib.env.env_context import EnvContext
 
+from rllib_weighted.core.envs import OWN
 from rllib_weighted.core.seeding import environment_seed
-from rllib_weighted.sampling.envs import OWN, EnvSeeds
+from rllib_weighted.sampling.envs import EnvSeeds
 from tests.sampling.envs import NAN, ScriptedEnv
 from tests.sampling.helpers import make_config
 

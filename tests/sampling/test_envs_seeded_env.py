@@ -8,8 +8,9 @@ import pytest
 from ray.rllib.env.env_context import EnvContext
 from ray.tune.registry import register_env
 
+from rllib_weighted.core.envs import OWN, TRUE_REWARD
 from rllib_weighted.core.seeding import environment_seed
-from rllib_weighted.sampling.envs import OWN, TRUE_REWARD, SeededEnv, env_maker
+from rllib_weighted.sampling.envs import SeededEnv, env_maker
 from tests.sampling.envs import INF, NAN, ScriptedEnv
 
 

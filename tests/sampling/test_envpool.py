@@ -13,15 +13,10 @@ from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from scipy import stats
 
 from rllib_weighted import WeightedPPOConfig
-from rllib_weighted.core.envs import env_problem
+from rllib_weighted.core.envs import OWN, TRUE_REWARD, env_problem
 from rllib_weighted.core.messages import SampleRequest, SampleResult
 from rllib_weighted.sampling.env_runner import WeightedEnvRunner
-from rllib_weighted.sampling.envs import (
-    OWN,
-    TRUE_REWARD,
-    EnvPoolVectorEnv,
-    has_channels_first,
-)
+from rllib_weighted.sampling.envpool import EnvPoolVectorEnv, has_channels_first
 
 SEED = 11
 
