@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rllib_weighted.algorithm import log_drops, worker_drops, worker_records
 from rllib_weighted.core.workers import WorkerLayout
+from rllib_weighted.round_records import log_drops, worker_drops, worker_records
 from rllib_weighted.sampling.collect import Rollouts
 
 LAYOUT = WorkerLayout(3, 2, "env")
