@@ -55,10 +55,7 @@ bench: $(BENCH_STAMP) ## Measure throughput against RLlib and Stable-Baselines3;
 docs: $(DOCS_STAMP) ## Build the documentation into build/site; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --clean
 
-gpu-release: $(RELEASE_STAMP) ## Build wheel and sdist, check them, and train with each in an empty environment
-	ci/release.sh
-
-check: $(STAMP) ## Check on a GPU that the learners' device and number do not matter; skips without
+gpu-check: $(STAMP) ## Check on a GPU that the learners' device and number do not matter; skips without
 	$(BIN)/python ci/gpu_check.py $(ARGS)
 
 release: $(RELEASE_STAMP) ## Build wheel and sdist, check them, and train with each in an empty environment

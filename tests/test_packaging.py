@@ -107,6 +107,13 @@ def test_default_file_of_make_train_exists():
     assert (ROOT / default).is_file()
 
 
+def test_every_target_of_make_is_there_once():
+    """Twice, make would run the later recipe; a name of `.PHONY` alone would do nothing."""
+    makefile = (ROOT / "Makefile").read_text()
+    (phony,) = re.findall(r"^\.PHONY: (.+)$", makefile, re.MULTILINE)
+    assert sorted(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE)) == sorted(phony.split())
+
+
 def test_changelog_knows_the_version_or_is_unreleased():
     changelog = (ROOT / "CHANGELOG.md").read_text()
     assert f"## [{PROJECT['version']}]" in changelog or "## [Unreleased]" in changelog
