@@ -1,0 +1,45 @@
+"""HalfCheetah-v4 to a mean return of 3000 on EnvPool, merged from eight workers by their rewards.
+
+It needs the extra `envpool`.
+"""
+
+from ray.rllib.connectors.env_to_module import MeanStdFilter
+from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
+
+from rllib_weighted import ScaleRewards, WeightedPPOConfig
+
+config = (
+    WeightedPPOConfig()
+    .environment("envpool:HalfCheetah-v4")
+    .env_runners(
+        num_env_runners=0,
+        num_envs_per_env_runner=8,
+        env_to_module_connector=lambda env, spaces, device: MeanStdFilter(),
+    )
+    .training(
+        merge_strategy="reward_weighted",
+        merge_unit="env",
+        train_batch_size=4096,
+        minibatch_size=128,
+        num_epochs=10,
+        lr=[[0, 3e-4], [1_000_000, 3e-5]],
+        gamma=0.98,
+        lambda_=0.92,
+        clip_param=0.2,
+        vf_clip_param=1e4,
+        vf_loss_coeff=0.5,
+        use_kl_loss=False,
+        grad_clip=0.5,
+        grad_clip_by="global_norm",
+        learner_connector=lambda observation_space, action_space: ScaleRewards(0.1),
+    )
+    .rl_module(model_config=DefaultModelConfig(fcnet_hiddens=[64, 64], free_log_std=True))
+    .debugging(seed=0)
+)
+
+stop = {"merge/episode_return_mean": 3000.0, "num_env_steps_sampled_lifetime": 1_000_000}
+
+if __name__ == "__main__":
+    from rllib_weighted.cli import train_file_main
+
+    train_file_main(__file__)
