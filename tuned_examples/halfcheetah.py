@@ -3,27 +3,11 @@
 It needs the extra `envpool`.
 """
 
-import torch
-from ray.rllib.algorithms.ppo.ppo_catalog import PPOCatalog
 from ray.rllib.connectors.env_to_module import MeanStdFilter
 from ray.rllib.core.rl_module import RLModuleSpec
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 
-from rllib_weighted import ScaleRewards, WeightedPPOConfig
-
-
-class SmallFirstActions(PPOCatalog):
-    """RLlib's networks, of which the policy starts with a standard deviation of exp(-2) = 0.14.
-
-    RLlib starts at 1, where half of what is drawn is clipped at the actions' bounds.
-    """
-
-    def build_pi_head(self, framework: str) -> torch.nn.Module:
-        """Returns RLlib's head, its standard deviations set."""
-        head = super().build_pi_head(framework)
-        torch.nn.init.constant_(head.log_std, -2.0)
-        return head
-
+from rllib_weighted import CautiousPPOCatalog, ScaleRewards, WeightedPPOConfig
 
 config = (
     WeightedPPOConfig()
@@ -52,7 +36,7 @@ config = (
     )
     .rl_module(
         rl_module_spec=RLModuleSpec(
-            catalog_class=SmallFirstActions,
+            catalog_class=CautiousPPOCatalog,
             model_config=DefaultModelConfig(fcnet_hiddens=[64, 64], free_log_std=True),
         )
     )
