@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -148,11 +149,38 @@ def _envpool_problem(env: Any) -> str | None:
 
     known = envpool.list_all_envs()
     if env in known:
-        return None
+        return _pool_problem(env)
     hint = nearest(env, known) or ": `envpool.list_all_envs()` lists those that there are"
     if env in gym.registry:
         hint += ', or use gymnasium\'s: leave `env_backend` and "envpool:" out'
     return f"EnvPool has no environment {env!r}{hint}"
+
+
+def _pool_problem(env: str) -> str | None:
+    """Returns why one of EnvPool's environments cannot be trained in, and the remedy."""
+    import envpool
+    import gymnasium as gym
+
+    try:
+        spec = envpool.make_spec(env)
+        with warnings.catch_warnings():
+            # EnvPool's bounds are float64, its spaces float32; it makes them when asked.
+            warnings.filterwarnings("ignore", ".*precision lowered by casting")
+            space = spec.observation_space
+    except Exception as error:  # Some need libraries of the system, or files.
+        return f"EnvPool cannot make {env!r} here: {_one_line(error)}"
+    if spec.config.max_num_players > 1:
+        return (
+            f"EnvPool's {env!r} is played by up to {spec.config.max_num_players}: WeightedPPO "
+            "merges single-agent environments, use one of those"
+        )
+    if isinstance(space, gym.spaces.Dict):
+        return (
+            f"EnvPool's {env!r} observes {shown(space)}, which should be an array: EnvPool's "
+            "environments cannot be wrapped, use one of gymnasium's with "
+            "`gymnasium.wrappers.FlattenObservation` around it"
+        )
+    return None
 
 
 def _in_tune_registry(env: Any) -> bool:
