@@ -32,6 +32,8 @@ config = (
         use_kl_loss=False,
         grad_clip=0.5,
         grad_clip_by="global_norm",
+    )
+    .learners(
         learner_connector=lambda observation_space, action_space: ScaleRewards(0.001),
     )
     .rl_module(
