@@ -1,6 +1,17 @@
 """walker-walk of DeepMind Control, through Shimmy, to a mean return of 600.
 
-It needs the extra `dmc`.
+Shows an environment whose observations are a dict. It needs the extra `dmc`; without a screen, set
+`MUJOCO_GL=disabled`.
+
+Run it with `rllib train file tuned_examples/dmc_walker.py`, or as a script; `--set seed=1` takes
+another seed. It samples and learns in a single process.
+
+The stop criterion is the mean over the last 100 training episodes of the exploring policy. It has
+not been reached yet: this is how far it came with Ray 2.60.0, torch 2.13.0 and Python 3.11 before
+the time was up, on a 2-core machine that some thirty other processes used as well; start-up not
+counted. One seed:
+
+    seed 1     524,288 steps   32.3 minutes   return 39.4
 """
 
 import gymnasium as gym

@@ -1,6 +1,17 @@
 """HalfCheetah-v4 to a mean return of 3000 on EnvPool, merged from eight workers by their rewards.
 
-It needs the extra `envpool`.
+Shows `CautiousPPOCatalog`, whose policies start with small movements: from RLlib's own start the
+same settings came to 1,777 in 1,003,520 steps (seed 1). It needs the extra `envpool`.
+
+Run it with `rllib train file tuned_examples/halfcheetah.py`, or as a script; `--set seed=1` takes
+another seed. It samples and learns in a single process.
+
+The stop criterion is the mean over the last 100 training episodes of the exploring policy, or a
+million steps. Measured up to it with Ray 2.60.0, torch 2.13.0 and Python 3.11, on a 2-core machine
+that some thirty other processes used as well, so that the minutes are an upper bound; start-up not
+counted. One seed:
+
+    seed 1     520,192 steps   10.8 minutes   return 3,010
 """
 
 from ray.rllib.connectors.env_to_module import MeanStdFilter

@@ -2,9 +2,19 @@
 
 Shows a sparse reward (nothing before the goal is reached: take the key, open the door, walk through
 it) with level replay, `env_seeding="prioritized"`, and whole numbers as observations: the agent's
-view stays bytes until the network reads it.
+view stays bytes until the network reads it. It needs the extra `minigrid`.
 
-It needs the extra `minigrid`.
+Run it with `rllib train file tuned_examples/minigrid_doorkey.py`, or as a script; `--set seed=1` takes
+another seed. It samples and learns in a single process.
+
+The stop criterion is the mean over the last 100 training episodes of the exploring policy, all of
+them on levels of the pool. Measured up to it with Ray 2.60.0, torch 2.13.0 and Python 3.11, on a
+2-core machine that some thirty other processes used as well, so that the minutes are an upper
+bound; start-up not counted:
+
+    seed 1      34,854 steps    1.3 minutes   return 0.922
+    seed 2      45,115 steps    1.8 minutes   return 0.902
+    seed 3      45,129 steps    1.0 minutes   return 0.940
 """
 
 import gymnasium as gym

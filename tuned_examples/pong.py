@@ -1,6 +1,17 @@
 """Pong on EnvPool to a mean return of 15, a convolutional network on four 42 x 42 frames.
 
-It needs the extra `envpool`.
+Shows images that stay bytes until the network reads them (`observation_scale`), in frames half as
+wide and high as usual: a quarter of the work. It needs the extra `envpool`.
+
+Run it with `rllib train file tuned_examples/pong.py`, or as a script; `--set seed=1` takes
+another seed. It samples and learns in a single process.
+
+The stop criterion is the mean over the last 100 training episodes of the exploring policy. It has
+not been reached yet: this is how far it came with Ray 2.60.0, torch 2.13.0 and Python 3.11 before
+the time was up, on a 2-core machine that some thirty other processes used as well; start-up not
+counted. One seed:
+
+    seed 1     329,469 steps   50.4 minutes   return -20.2
 """
 
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
