@@ -136,9 +136,8 @@ def main() -> None:
     print("| network | arm | s per update | stock / it | s per round | stock / it |")
     print("|---|---|---|---|---|---|")
     logging.getLogger("ray").setLevel(logging.ERROR)
-    ray.init(
-        num_cpus=4, num_gpus=0 if args.cpu else 1, include_dashboard=False, log_to_driver=False
-    )
+    num_gpus = 0 if args.cpu else 1
+    ray.init(num_cpus=4, num_gpus=num_gpus, include_dashboard=False, log_to_driver=False)
     for network in args.networks:
         # Workers cannot have convolutions of their own that are computed at once.
         arms = [arm for arm in ARMS if network != "CNN" or "actor" not in arm]
