@@ -2,8 +2,8 @@
 
 What `lunarlander.py` does, with layers of 1024 and 1024 in place of 64 and 64 and smaller steps.
 
-Run it with `rllib train file tuned_examples/lunarlander_large.py`, or as a script; `--set seed=1` takes
-another seed. It samples and learns in a single process.
+Run it with `rllib train file tuned_examples/lunarlander_large.py`, or as a script; `--set seed=1`
+takes another seed. It samples and learns in a single process.
 
 The stop criterion is the mean over the last 100 training episodes of the exploring policy. It has
 not been reached yet: this is how far it came with Ray 2.60.0, torch 2.13.0 and Python 3.11 before

@@ -4,8 +4,8 @@ Shows a sparse reward (nothing before the goal is reached: take the key, open th
 it) with level replay, `env_seeding="prioritized"`, and whole numbers as observations: the agent's
 view stays bytes until the network reads it. It needs the extra `minigrid`.
 
-Run it with `rllib train file tuned_examples/minigrid_doorkey.py`, or as a script; `--set seed=1` takes
-another seed. It samples and learns in a single process.
+Run it with `rllib train file tuned_examples/minigrid_doorkey.py`, or as a script; `--set seed=1`
+takes another seed. It samples and learns in a single process.
 
 The stop criterion is the mean over the last 100 training episodes of the exploring policy, all of
 them on levels of the pool. Measured up to it with Ray 2.60.0, torch 2.13.0 and Python 3.11, on a

@@ -1,7 +1,7 @@
 """Pong on EnvPool to a mean return of 15, a convolutional network on four 42 x 42 frames.
 
 Shows images that stay bytes until the network reads them (`observation_scale`), in frames half as
-wide and high as usual: a quarter of the work. It needs the extra `envpool`.
+wide and high as usual. It needs the extra `envpool`.
 
 Run it with `rllib train file tuned_examples/pong.py`, or as a script; `--set seed=1` takes
 another seed. It samples and learns in a single process.

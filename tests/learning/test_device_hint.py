@@ -1,4 +1,4 @@
-"""Small dense networks on a GPU: the log says that a CPU is faster."""
+"""Small dense networks on a GPU: the log says that a CPU is often faster."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_the_learner_says_it_once(caplog: pytest.LogCaptureFixture) -> None:
     learner = learner_of(build_group(small_config(2)))
     learner.__class__ = OnAGpu
     with caplog.at_level(logging.WARNING, "rllib_weighted"):
-        assert learner.closed_form_networks is None
-        assert learner.closed_form_networks is None
+        networks = learner.closed_form_networks
+        assert learner.closed_form_networks is networks
     (message,) = caplog.messages
     assert message.startswith("The learner is on a GPU with ")
