@@ -10,8 +10,10 @@ import numpy as np
 import pandas as pd
 
 from rllib_weighted.report import statistics
+from rllib_weighted.report.arms import baseline_of, choose_baseline
+from rllib_weighted.report.formats import format_number
 from rllib_weighted.report.measures import Question, Threshold, convergence_runs, encoded, is_final
-from rllib_weighted.report.results import Results, baseline_of, choose_baseline, format_number
+from rllib_weighted.report.results import Results
 from rllib_weighted.report.statistics import CONFIDENCE
 
 
