@@ -132,8 +132,10 @@ def _listed(values: Sequence[str]) -> str:
 def _result_rows(a: Results | None, b: Results | None) -> Rows:
     """Returns the results of A and B: arm by arm, or as they are where each has a single arm."""
     found_a, found_b = _by_arm(a), _by_arm(b)
-    if len(found_a) == len(found_b) == 1:
-        found_a, found_b = ({"": facts} for (facts,) in (found_a.values(), found_b.values()))
+    if max(len(found_a), len(found_b)) == 1:
+        found_a, found_b = (
+            dict(zip([""], found.values(), strict=False)) for found in (found_a, found_b)
+        )
     rows = []
     for arm in dict.fromkeys([*found_a, *found_b]):
         own_a, own_b = found_a.get(arm, {}), found_b.get(arm, {})

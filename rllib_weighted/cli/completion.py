@@ -22,8 +22,8 @@ ALGORITHMS = (
 
 
 def complete_algorithm(incomplete: str) -> list[str]:
-    """Returns the algorithms whose names begin like this, in any case."""
-    return [name for name in ALGORITHMS if name.lower().startswith(incomplete.lower())]
+    """Returns the algorithms whose names begin like this."""
+    return [name for name in ALGORITHMS if name.startswith(incomplete)]
 
 
 def complete_example(incomplete: str) -> list[tuple[str, str]]:

@@ -102,7 +102,7 @@ app = typer.Typer(
 )
 train_app = typer.Typer(context_settings=_HELP, rich_markup_mode=None)
 example_app = typer.Typer(no_args_is_help=True, context_settings=_HELP, rich_markup_mode=None)
-app.add_typer(train_app, name="train")
+app.add_typer(train_app, name="train", short_help="Train an algorithm by name, or a training file.")
 app.add_typer(example_app, name="example", help="Tuned examples: list, show or run them.")
 
 
@@ -180,7 +180,7 @@ def _refuse_misplaced_options(ctx: typer.Context) -> None:
         raise InputError(f"put {', '.join(given)} after the file: rllib train file FILE ...")
 
 
-@train_app.command("file")
+@train_app.command("file", short_help="Train what a Python, YAML or JSON file asks for.")
 @takes_train_options
 def train_file(
     file: Annotated[Path, Argument(metavar="FILE", help="A .py, .yaml or .json file.")],
@@ -198,7 +198,7 @@ def train_file(
     raise typer.Exit(run_experiments(file, options)[-1].exit_code)
 
 
-@app.command()
+@app.command(short_help="Play whole episodes with a checkpoint, and print their returns.")
 def evaluate(
     checkpoint: Annotated[str, Argument(help="A checkpoint, or a trial's folder.")],
     episodes: Annotated[int, Option(min=1, help="Episodes to play.")] = 10,
@@ -260,7 +260,7 @@ def evaluate(
         typer.echo(f"video        {printable(str(path))}")
 
 
-@app.command()
+@app.command(short_help="Show in what two runs or experiments differ.")
 def compare(
     a: Annotated[str, Argument(metavar="A", help="A trial's or an experiment's folder.")],
     b: Annotated[str, Argument(metavar="B", help="Another one.")],
@@ -271,7 +271,7 @@ def compare(
     compare_runs(a, b)
 
 
-@app.command()
+@app.command(short_help="Write a checkpoint's policy as a file, and check it.")
 def export(
     checkpoint: Annotated[str, Argument(help="A checkpoint, or a trial's folder.")],
     onnx: Annotated[str | None, Option(metavar="FILE", help="ONNX file to write.")] = None,
@@ -295,7 +295,7 @@ def export(
         typer.echo(f"written      {file} ({found})")
 
 
-@app.command("push-to-hub")
+@app.command("push-to-hub", short_help="Upload a checkpoint to the Hugging Face Hub.")
 def push_to_hub(
     checkpoint: Annotated[str, Argument(help="A checkpoint, or a trial's folder.")],
     repo: Annotated[str, Argument(metavar="OWNER/NAME", help="The model's repository.")],
@@ -307,7 +307,7 @@ def push_to_hub(
     typer.echo(f"uploaded to  {push_checkpoint(checkpoint, repo, private=private)}")
 
 
-@app.command()
+@app.command(short_help="Compare strategies: a page with curves and conclusions.")
 def report(
     results: Annotated[
         list[str], Argument(metavar="RESULTS...", help="Folders of experiments or trials.")
@@ -394,7 +394,9 @@ def example_get(
 
 
 @example_app.command(
-    "run", context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
+    "run",
+    short_help="Train a tuned example.",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )
 def example_run(ctx: typer.Context, name: Annotated[str, NAME]) -> None:
     """Train a tuned example; takes the options of `rllib train file`, as `--dry-run`."""

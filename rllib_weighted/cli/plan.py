@@ -155,10 +155,10 @@ def _text(value: Any) -> str:
             return f"each of {_text(value['grid_search'])}"
         return "{" + ", ".join(f"{key}: {_text(item)}" for key, item in value.items()) + "}"
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        own = ((field, getattr(value, field.name)) for field in dataclasses.fields(value))
-        changed = {field.name: item for field, item in own if item != field.default}
-        named = ", ".join(f"{name}={_text(item)}" for name, item in changed.items())
-        return f"{type(value).__name__}({named})"
+        own = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
+        defaults = {field.name: _default(field) for field in dataclasses.fields(value)}
+        named = (f"{name}={_text(item)}" for name, item in own if item != defaults[name])
+        return f"{type(value).__name__}({', '.join(named)})"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_text, value)) + "]"
     if isinstance(value, Domain):
@@ -168,3 +168,8 @@ def _text(value: Any) -> str:
     text = without_addresses(str(value))
     match = _OBJECT.fullmatch(text)
     return match[1] if match else text
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:  # Of any type.
+    made = field.default_factory
+    return field.default if made is dataclasses.MISSING else made()
