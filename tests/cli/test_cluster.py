@@ -35,7 +35,8 @@ import warnings
 import a_noisy_package
 from ray.rllib.algorithms.ppo import PPOConfig
 
-config = PPOConfig().environment("CartPole-v1").training(learner_connector=None)  # Deprecated.
+config = PPOConfig().environment("CartPole-v1").env_runners(num_env_runners=0)
+config.training(learner_connector=None)  # Deprecated.
 warnings.warn("my own words")
 """
 
