@@ -105,7 +105,7 @@ def test_a_threshold_for_all_comes_alone() -> None:
 
 def test_help_names_the_defaults() -> None:
     text = rllib("report", "--help").output
-    assert f"[default: ({HOLD})]" in text
+    assert f"[default: ({HOLD})" in text
     assert f"[default: (./{DEFAULT_OUT})]" in text
 
 
