@@ -12,9 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 import torch
 import typer
+from nbclient import NotebookClient
 
 import rllib_weighted
 from rllib_weighted import WeightedPPOConfig
@@ -181,6 +183,46 @@ def test_the_code_of_a_page_runs(page: str, elsewhere: Path) -> None:
 def test_every_page_with_code_is_run() -> None:
     shown = {page for page in PAGES if blocks(page)} - {"specification.md"}  # See test_docs.py.
     assert shown == set(RUNS)
+
+
+NOTEBOOKS = sorted(DOCS.rglob("*.ipynb"))
+
+
+def noise(notebook: Any) -> list[str]:
+    """What a reader would see in red: warnings, logs, tracebacks."""
+    outputs = [out for cell in notebook.cells for out in cell.get("outputs", [])]
+    return [str(out) for out in outputs if out.get("name") == "stderr" or "ename" in out]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.filterwarnings("ignore:.*Kernel is running over TCP:UserWarning")
+def test_a_notebook_runs_and_is_quiet(path: Path, elsewhere: Path) -> None:
+    """In a process of its own, with a Ray of its own, as a reader's would be."""
+    notebook = nbformat.read(path, as_version=4)
+    assert noise(notebook) == []  # As it is shown.
+    NotebookClient(notebook, timeout=1800, kernel_name="python3").execute()
+    assert noise(notebook) == []
+    shown = [
+        out["data"] for cell in notebook.cells for out in cell.get("outputs", []) if "data" in out
+    ]
+    assert sum("<table>" in "".join(data.get("text/html", "")) for data in shown) == 3
+    assert sum("image/png" in data for data in shown) == 1
+
+
+def test_noise_is_noticed() -> None:
+    cell = nbformat.v4.new_code_cell("import warnings")
+    assert noise(nbformat.v4.new_notebook(cells=[cell])) == []
+    cell.outputs = [nbformat.v4.new_output("stream", name="stderr", text="Warning: …")]
+    assert len(noise(nbformat.v4.new_notebook(cells=[cell]))) == 1
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_links_to_pages_and_names_no_machine(path: Path) -> None:
+    text = path.read_text("utf-8")
+    links = re.findall(r"\]\(([^)#\s]+)\)", text)
+    assert [at for at in links if "://" not in at and not (path.parent / at).is_file()] == []
+    assert re.findall(r"/(?:work|tmp|root|opt)/[^\"\s]*", text) == []
 
 
 @pytest.mark.usefixtures("ray_session")
