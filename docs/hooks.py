@@ -45,8 +45,12 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Fills in what is made from the code; turns links out of docs/ to the site's own copies."""
+    """Fills in what is made from the code; turns links to files into those to the site's pages.
+
+    Those are notebooks, and the site's own copies of what lies outside of docs/.
+    """
     markdown = _MARK.sub(lambda match: GENERATED[match[1]](), markdown)
+    markdown = re.sub(r"(\]\([^)\s]+)\.ipynb\)", r"\1.md)", markdown)
     up = "../" * page.file.src_uri.count("/")
 
     def turned(match: re.Match[str]) -> str:
@@ -78,7 +82,7 @@ def notebook(path: Path) -> dict[str, str | bytes]:
     text, resources = MarkdownExporter().from_filename(
         str(path), resources={"unique_key": path.stem, "output_files_dir": "."}
     )
-    download = f"[Download this notebook]({path.name})\n"
+    download = f'<a href="{path.name}" download>Download this notebook</a>\n'
     pictures = {
         posixpath.basename(name).removeprefix(path.stem): content
         for name, content in resources["outputs"].items()

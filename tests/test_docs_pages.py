@@ -136,6 +136,12 @@ def tracking(tmp_path: Path) -> None:
     run("how-to/track.md")
 
 
+def upgrade(tmp_path: Path) -> None:
+    strategy = run("upgrade.md")["AboveMedian"]()
+    assert strategy.signals == ("return",)
+    assert strategy.shares(torch.tensor([1.0, 2.0, 3.0])).tolist() == [1 / 4, 1 / 4, 2 / 4]
+
+
 RUNS: dict[str, Callable[[Path], None]] = {
     "getting-started.md": getting_started,
     "tutorials/own-environment.md": own_environment,
@@ -150,6 +156,7 @@ RUNS: dict[str, Callable[[Path], None]] = {
     "how-to/envpool.md": only_configs("how-to/envpool.md"),
     "how-to/migrate.md": only_configs("how-to/migrate.md"),
     "how-to/track.md": tracking,
+    "upgrade.md": upgrade,
     "reference/history.md": history,
     "reference/commands.md": command,
 }
@@ -355,6 +362,25 @@ def test_links_out_of_the_docs_go_to_copies(hooks: Any) -> None:
     markdown = "[a](../../CONTRIBUTING.md) [b](../method.md) [c](../../not_there.md)"
     turned = "[a](../source/CONTRIBUTING.md.txt) [b](../method.md) [c](../../not_there.md)"
     assert hooks.on_page_markdown(markdown, page, None, None) == turned
+
+
+def test_links_to_notebooks_lead_to_their_pages(hooks: Any) -> None:
+    page = types.SimpleNamespace(file=types.SimpleNamespace(src_uri="index.md"))
+    turned = hooks.on_page_markdown("[a](tutorials/two-merges.ipynb) `x.ipynb`", page, None, None)
+    assert turned == "[a](tutorials/two-merges.md) `x.ipynb`"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_a_page_with_its_pictures(hooks: Any, path: Path) -> None:
+    page = hooks.notebook(path)
+    text = page.pop(".md")
+    assert text.startswith("# ")
+    assert "```python" in text
+    assert f'<a href="{path.name}" download>' in text
+    assert page
+    for name, content in page.items():
+        assert f"]({path.stem}{name})" in text.replace("(./", "(")
+        assert content.startswith(b"\x89PNG")
 
 
 def test_the_figure_shows_the_numbers_of_the_table() -> None:
