@@ -116,6 +116,7 @@ def test_wandb_needs_a_key_unless_it_is_offline(
         Settings=lambda **settings: settings,
         setup=lambda settings: types.SimpleNamespace(settings=given),
         login=lambda **options: asked.append(options),
+        teardown=lambda: None,
     )
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     message = r"needs an API key for https://example.org, found none: set WANDB_API_KEY, or call"
