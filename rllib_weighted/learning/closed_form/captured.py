@@ -254,7 +254,7 @@ class StepProgram:
         done = int(self._done)
         self._adam.counts = [count + done for count in self._adam.counts]
         norm = self._norm.clone() if done == len(minibatches) else None
-        return _Taken(self._table[:done].cpu(), norm)
+        return _Taken(self._table[:done].clone(), norm)
 
     def _step(self) -> None:
         """The step itself: no branch on a number, nothing read by the host."""
@@ -301,7 +301,10 @@ class StepProgram:
 
 @dataclass(frozen=True)
 class _Taken:
-    """What a program did: [steps, 3 + losses, n] on the CPU, and the last gradient's norm."""
+    """What a program did: [steps, 3 + losses, n], and the last gradient's norm.
+
+    On the device, as is what the plain steps note after it.
+    """
 
     table: Tensor
     norm: Tensor | None
