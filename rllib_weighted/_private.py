@@ -116,6 +116,21 @@ def ended_ray_processes() -> list[str]:
     return [] if node is None else [kind for kind, _ in node.dead_processes()]
 
 
+def control_process_answers(timeout_s: float) -> bool:
+    """Whether the control process of the cluster that this process is part of answers in time."""
+    import ray
+    from ray._private import worker
+
+    node = worker._global_node
+    if node is None:
+        return True  # There is none to ask.
+    try:
+        node.get_gcs_client().internal_kv_get(b"alive", _NAMESPACE.encode(), timeout=timeout_s)
+    except ray.exceptions.RpcError:
+        return False
+    return True
+
+
 def kill_ray_processes() -> None:
     """Ends the Ray that this process has started, without asking its control process.
 

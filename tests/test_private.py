@@ -83,6 +83,13 @@ NAMES: tuple[PrivateName, ...] = (
         "likewise",
         ("check_alive", "allow_graceful", "wait"),
     ),
+    PrivateName(
+        "ray._private.node:Node",
+        "get_gcs_client",
+        "whether the control process of a cluster that was joined answers",
+        (),
+    ),
+    PrivateName("ray._raylet:InnerGcsClient", "internal_kv_get", "likewise"),
     # Driver: package, algorithm, config, validation, tuning
     PrivateName(
         "ray.tune.registry",

@@ -6,16 +6,24 @@ import contextlib
 import logging
 import os
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from rllib_weighted._private import ended_ray_processes, ray_in_sessions_of_its_own
+from rllib_weighted._private import (
+    control_process_answers,
+    ended_ray_processes,
+    ray_in_sessions_of_its_own,
+)
 from rllib_weighted.cli import InputError
 from rllib_weighted.cli.inputs import TrainOptions
 
 _WATCH_S = 1.0
+_SILENCE_S = 45.0  # Of a control process, before it counts as ended; Ray itself gives it 60.
+
+_silent: list[str] = []  # The control process of a joined cluster, if it is.
 
 
 def start_ray(options: TrainOptions, import_folder: Path | None) -> None:
@@ -67,8 +75,10 @@ def quiet_ray(verbose: bool) -> Iterator[None]:
         if not verbose:
             import ray  # noqa: F401  # The first import sets the levels of these loggers itself.
 
-            # Failures of trials are reported by the command itself.
-            for name, level in (("ray", "ERROR"), ("ray.rllib", "ERROR"), ("ray.tune", "CRITICAL")):
+            # Failures of trials are reported by the command itself. TensorBoard's writer warns of
+            # every metric that is not known yet.
+            quiet = {"ray": "ERROR", "ray.rllib": "ERROR", "ray.tune": "CRITICAL"}
+            for name, level in {**quiet, "tensorboardX": "ERROR"}.items():
                 logger = logging.getLogger(name)
                 stack.callback(logger.setLevel, logger.level)
                 logger.setLevel(level)
@@ -78,21 +88,29 @@ def quiet_ray(verbose: bool) -> Iterator[None]:
 
 
 def ended_ray() -> str:
-    """Returns which processes without which a local Ray is nothing have ended; "" if none."""
-    return " and ".join(name for name in ended_ray_processes() if name in ("gcs_server", "raylet"))
+    """Returns which processes without which Ray is nothing have ended; "" if none."""
+    ended = [name for name in ended_ray_processes() if name in ("gcs_server", "raylet")]
+    return " and ".join([*ended, *_silent])
 
 
 @contextlib.contextmanager
 def watching_ray(on_end: Callable[[], None]) -> Iterator[None]:
-    """Calls `on_end`, in a thread, if a local Ray ends inside the block; see `ended_ray`.
+    """Calls `on_end`, in a thread, if Ray ends inside the block; see `ended_ray`.
 
     Ray (2.60) itself looks for its control process for a minute, and then ends this process from
-    C++, where nothing can be said or saved any more. A cluster that was joined is left to it.
+    C++, where nothing can be said or saved any more; for one that is there and does not answer, it
+    looks for ever.
     """
     stopped = threading.Event()
+    _silent.clear()
 
     def watch() -> None:
+        heard = time.monotonic()
         while not stopped.wait(_WATCH_S):
+            if control_process_answers(timeout_s=_WATCH_S):
+                heard = time.monotonic()
+            elif time.monotonic() - heard > _SILENCE_S:
+                _silent.append(f"gcs_server (no answer for {_SILENCE_S:.0f} s)")
             if ended_ray():
                 on_end()
                 return

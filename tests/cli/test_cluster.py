@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import time
@@ -59,7 +60,29 @@ def test_the_end_of_ray_is_told_once(
 ) -> None:
     monkeypatch.setattr(cluster, "_WATCH_S", 0.01)
     monkeypatch.setattr(cluster, "ended_ray_processes", lambda: ended)
+    monkeypatch.setattr(cluster, "control_process_answers", lambda timeout_s: True)
     told: list[bool] = []
     with watching_ray(lambda: told.append(True)):
         time.sleep(0.2)
     assert told == [True] * is_told
+
+
+@pytest.mark.parametrize(
+    ("answers", "is_told"), [([False] * 9, True), ([False, False, True], False)]
+)
+def test_a_control_process_that_does_not_answer_counts_as_ended_after_a_while(
+    monkeypatch: pytest.MonkeyPatch, answers: list[bool], is_told: bool
+) -> None:
+    """Each question takes 10 s, of a clock that the test turns."""
+    now = itertools.count(step=10)
+    replies = itertools.cycle(answers)
+    monkeypatch.setattr(cluster, "_WATCH_S", 0.01)
+    monkeypatch.setattr(cluster, "ended_ray_processes", list)
+    monkeypatch.setattr(cluster, "control_process_answers", lambda timeout_s: next(replies))
+    monkeypatch.setattr(cluster.time, "monotonic", lambda: next(now))
+    told: list[str] = []
+    with watching_ray(lambda: told.append(cluster.ended_ray())):
+        time.sleep(0.3)
+    assert told == ["gcs_server (no answer for 45 s)"] * is_told
+    with watching_ray(lambda: None):
+        assert cluster.ended_ray() == ""  # The next training begins with another one.
