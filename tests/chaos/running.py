@@ -1,0 +1,192 @@
+"""Does faults to a sweep one after the other, and checks what becomes of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from unittest import mock
+
+from tests.chaos import checks
+from tests.chaos.environment import noted_rounds
+from tests.chaos.faults import Fault, Store, inflict, mend
+from tests.chaos.sweep import Sweep, wait_until
+from tests.proxy import proxying
+from tests.s3 import serving
+
+START_S = 240.0  # From the command's start to its next round: a dozen processes import PyTorch.
+HANG_S = 60.0
+PERSON_S = 15.0  # After which a person would stop what seems to hang, and then at once.
+ENOUGH_ROUNDS = 3  # After a fault, to say that it goes on: the first may have been done before.
+DISK = "size=256m"
+
+
+@dataclass
+class Outcome:
+    """What became of a sweep.
+
+    Args:
+        lines: What happened, fault by fault.
+        problems: What should not have.
+        num_faults: How many faults hit something.
+        num_compared: Checkpoints that were compared with those of undisturbed runs.
+    """
+
+    lines: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    num_faults: int = 0
+    num_compared: int = 0
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+        print(text, flush=True)
+
+
+@contextlib.contextmanager
+def store_of(kind: str, folder: Path) -> Iterator[Store]:
+    """Makes a storage that can fail: a small disk (as root only), or an object store."""
+    if kind == "object store":
+        with serving() as server, proxying(server.endpoint) as proxy:
+            bucket = server.new_bucket()
+            variables = {**server.environment, "AWS_ENDPOINT_URL": proxy.endpoint}
+            yield Store(f"{bucket}/results", proxy, None, variables)
+        return
+    disk = folder / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", DISK, "tmpfs", str(disk)], check=True)
+    try:
+        yield Store(str(disk / "results"), None, disk, {})
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@contextlib.contextmanager
+def sweeping(kind: str) -> Iterator[tuple[Sweep, Store]]:
+    """Starts a cluster and the command on it; ends everything in the end."""
+    with (
+        mock.patch.dict(os.environ),
+        tempfile.TemporaryDirectory(prefix="chaos-", ignore_cleanup_errors=True) as folder,
+        tempfile.TemporaryDirectory(prefix="r", ignore_cleanup_errors=True) as ray_folder,
+        store_of(kind, Path(folder)) as store,
+    ):
+        sweep = Sweep(Path(folder), ray_folder, store.uri, store.environment)
+        try:
+            sweep.start_cluster()
+            sweep.start()
+            yield sweep, store
+        finally:
+            sweep.close()
+
+
+def undisturbed() -> dict[str, dict[int, checks.Parameters]]:
+    """Returns strategy -> round -> parameters, of a sweep that nobody disturbs."""
+    with sweeping("object store") as (sweep, _):
+        ended = wait_until(lambda: sweep.exit_code is not None, 2 * START_S)
+        assert ended, f"the sweep did not end:\n{sweep.output}"
+        assert sweep.exit_code == 0, sweep.output
+        return checks.all_parameters(sweep.storage)
+
+
+def disturb(
+    faults: list[Fault], kind: str, expected: dict[str, dict[int, checks.Parameters]]
+) -> Outcome:
+    """Runs a sweep to its end, through faults.
+
+    Args:
+        faults: In the order in which they strike.
+        kind: Of storage: "disk" or "object store".
+        expected: What `undisturbed` returned.
+    """
+    outcome = Outcome()
+    with sweeping(kind) as (sweep, store):
+        for fault in faults:
+            _survive(sweep, store, fault, outcome)
+        _finish(sweep, outcome)
+        if not outcome.problems:
+            found, outcome.num_compared = checks.sweep_problems(sweep, expected, sweep.folder)
+            outcome.problems += found
+    return outcome
+
+
+def _survive(sweep: Sweep, store: Store, fault: Fault, outcome: Outcome) -> None:
+    """Waits for a fault's moment, does it, and sees to it that the sweep goes on."""
+    due = wait_until(
+        lambda: sweep.round_of(fault.trial) >= fault.round or sweep.exit_code is not None, START_S
+    )
+    if sweep.exit_code == 0:
+        outcome.say(f"  {fault}: too late")
+        return
+    if not due or sweep.exit_code is not None:
+        outcome.problems.append(
+            f"the sweep did not come to {fault} (exit status {sweep.exit_code}):\n{sweep.output}"
+        )
+        _resume_if_ended(sweep)
+        return
+    hit = inflict(sweep, store, fault)
+    outcome.num_faults += hit
+    began = time.monotonic()
+    how = _awaited(sweep, fault)
+    seconds = time.monotonic() - began
+    outcome.say(f"  {fault}: {how if hit else 'there was nobody to hit'}, {seconds:.0f} s")
+    if how == "hangs":
+        outcome.problems.append(f"{fault}: hangs for {HANG_S:.0f} s:\n{sweep.output[-3000:]}")
+        assert sweep.command is not None
+        sweep.command.kill()
+        sweep.command.wait()
+    if sweep.exit_code is not None:
+        struck = fault.target == "driver" or how == "hangs"
+        outcome.problems += [f"{fault}: {p}" for p in checks.exit_problems(sweep, struck)]
+        outcome.problems += [f"{fault}: {problem}" for problem in checks.left_behind(sweep)]
+    mend(sweep, fault)
+    _resume_if_ended(sweep)
+
+
+def _awaited(sweep: Sweep, fault: Fault) -> str:
+    """Waits until a sweep goes on, or ends; returns which.
+
+    Where a person would have to stop what can do nothing any more, this does it: a stopped driver
+    is killed, and a command whose trial is stopped gets SIGTERM, twice.
+    """
+    assert sweep.command is not None
+    before = len(noted_rounds(sweep.folder))
+    if fault.target == "driver" and fault.deed == "stop":
+        sweep.command.kill()
+    asked = []
+    if fault.target == "trial" and fault.deed == "stop":
+        asked = [PERSON_S, 2 * PERSON_S]
+    began = time.monotonic()
+    while time.monotonic() - began < HANG_S:
+        if sweep.exit_code is not None:
+            return f"ended with {sweep.exit_code}, resumed" if sweep.exit_code else "ended"
+        if len(noted_rounds(sweep.folder)) >= before + ENOUGH_ROUNDS:
+            return "went on"
+        if asked and time.monotonic() - began > asked[0]:
+            asked.pop(0)
+            sweep.command.send_signal(signal.SIGTERM)
+        time.sleep(0.05)
+    return "hangs"
+
+
+def _resume_if_ended(sweep: Sweep) -> None:
+    if sweep.exit_code:
+        sweep.start()
+
+
+def _finish(sweep: Sweep, outcome: Outcome) -> None:
+    """Waits for the end of the sweep; resumes it where a fault of before ends it late."""
+    for _ in range(3):
+        ended = wait_until(lambda: sweep.exit_code is not None, 2 * START_S)
+        if not ended or sweep.exit_code == 0:
+            break
+        outcome.say(f"  ended late with {sweep.exit_code}, resumed")
+        outcome.problems += checks.exit_problems(sweep, struck_driver=False)
+        sweep.start()
+    if sweep.exit_code != 0:
+        outcome.problems.append(f"the sweep does not end ({sweep.exit_code}):\n{sweep.output}")
+    outcome.problems += checks.left_behind(sweep)
