@@ -8,6 +8,7 @@ make study ARGS=--report                    only the page
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +24,7 @@ def main(
     processes: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 2,
     hours: Annotated[float | None, typer.Option(min=0, help="Hours for each part.")] = None,
     arm: Annotated[list[str] | None, typer.Option(help="Only arms of these names.")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="Only tasks of these names.")] = None,
     results: Annotated[Path, typer.Option(help="Folder of the results.")] = store.HERE,
 ) -> None:
     """Makes the runs that are missing, part by part, and draws docs/study.md."""
@@ -31,11 +33,8 @@ def main(
     if unknown := sorted(set(names or ()) - set(PARTS)):
         raise typer.BadParameter(f"no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
     chosen = [PARTS[name] for name in names or PARTS]
-    known = {a.name for part in chosen for found in part.experiments for a in found.arms}
-    if unknown := sorted(set(arm or ()) - known):
-        raise typer.BadParameter(
-            f"no arm {', '.join(unknown)}; there are {', '.join(sorted(known))}"
-        )
+    _check("arm", arm, (a.name for part in chosen for e in part.experiments for a in e.arms))
+    _check("task", task, (e.name for part in chosen for e in part.experiments))
     if not report:
         from studies.running import run
 
@@ -45,6 +44,7 @@ def main(
                 processes=processes,
                 hours=hours,
                 arms=arm or (),
+                tasks=task or (),
                 folder=results.resolve(),
             )
             if missing:
@@ -52,6 +52,13 @@ def main(
                     f"{part.name}: {missing} runs are missing; the same command goes on with them"
                 )
     page.write(PARTS.values(), results)
+
+
+def _check(what: str, given: list[str] | None, known: Iterable[str]) -> None:
+    if unknown := sorted(set(given or ()) - (there := set(known))):
+        raise typer.BadParameter(
+            f"no {what} {', '.join(unknown)}; there are {'; '.join(sorted(there))}"
+        )
 
 
 if __name__ == "__main__":

@@ -81,6 +81,7 @@ def run(
     processes: int,
     hours: float | None = None,
     arms: Collection[str] = (),
+    tasks: Collection[str] = (),
     folder: Path = store.HERE,
 ) -> int:
     """Makes the runs that a part still lacks, some at once; returns how many it still lacks.
@@ -90,6 +91,7 @@ def run(
         processes: Runs at a time, a process and a CPU each.
         hours: After this time no run goes on. None: until all are there.
         arms: Only these, if there are any.
+        tasks: Likewise.
         folder: Where the results lie.
 
     Raises:
@@ -97,7 +99,11 @@ def run(
     """
     with store.held(part.name, folder):
         cases = store.outstanding(part, store.read(part.name, folder))
-        cases = [case for case in cases if not arms or case.arm in arms]
+        cases = [
+            case
+            for case in cases
+            if (not arms or case.arm in arms) and (not tasks or case.experiment in tasks)
+        ]
         if cases:
             _tune(part, cases, processes, hours, folder)
         return len(store.outstanding(part, store.read(part.name, folder)))
