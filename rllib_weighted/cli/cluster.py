@@ -21,7 +21,7 @@ from rllib_weighted.cli import InputError
 from rllib_weighted.cli.inputs import TrainOptions
 
 _WATCH_S = 1.0
-_SILENCE_S = 45.0  # Of a control process, before it counts as ended; Ray itself gives it 60.
+_SILENCE_S = 40.0  # Of a control process, before it counts as ended; Ray itself gives it 60.
 
 _silent: list[str] = []  # The control process of a joined cluster, if it is.
 

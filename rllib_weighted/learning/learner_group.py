@@ -325,13 +325,16 @@ class WeightedLearnerGroup(LearnerGroup):
         """Writes a checkpoint; see `Checkpointable.save_to_path`.
 
         Raises:
-            LearnerFailedError: A learner that was to write has died, or hangs. RLlib (2.60) leaves
-                its part out, and says nothing.
+            LearnerFailedError: The learner that was to write has died, or hangs. RLlib (2.60)
+                leaves its part out, and says nothing.
+            OSError: It could not write; likewise.
         """
         doing = "writing a checkpoint"
         with self._in_time(doing):
             path = super().save_to_path(*args, **kwargs)
-            self._ask_first("why_not_columns", doing)  # Has the learner that wrote lived so long?
+            problem = self._ask_first("save_problem", doing)
+        if problem is not None:
+            raise problem
         return path
 
     @override(LearnerGroup)

@@ -26,6 +26,7 @@ def main(
     hours: Annotated[float, typer.Option(min=0, help="Begins sweeps for so long.")] = 0.0,
     sweep: Annotated[int | None, typer.Option(help="Only that one of the seed.")] = None,
     num_faults: Annotated[int, typer.Option("--faults", min=1, help="Of each sweep.")] = 6,
+    patience: Annotated[float, typer.Option(help="Factor on all limits, on a busy machine.")] = 1.0,
     only: Annotated[str, typer.Option(help='Only faults like this: "kill learner".')] = "",
 ) -> None:
     """Runs sweeps through faults drawn at random, and checks what becomes of them."""
@@ -33,7 +34,7 @@ def main(
     print(f"seed {seed}", flush=True)
     stores = [kind for kind in STORES if kind != "disk" or os.geteuid() == 0]  # Only root mounts.
     began = time.monotonic()
-    expected = undisturbed()
+    expected = undisturbed(patience)
     print(f"the undisturbed sweep took {time.monotonic() - began:.0f} s", flush=True)
     number = sweep or 1
     faults = compared = 0
@@ -41,7 +42,9 @@ def main(
     while True:
         kind = stores[number % len(stores)]
         print(f"sweep {number}, results on {kind}", flush=True)
-        outcome = disturb(draw(f"{seed}-{number}", num_faults, kind, only), kind, expected)
+        outcome = disturb(
+            draw(f"{seed}-{number}", num_faults, kind, only), kind, expected, patience
+        )
         faults, compared = faults + outcome.num_faults, compared + outcome.num_compared
         for problem in outcome.problems:
             problems.append(f"seed {seed}, sweep {number}: {problem}")

@@ -150,7 +150,7 @@ def replayed(trial: TrialFolder, checkpoint: str, folder: Path) -> Parameters:
         env={**os.environ, "RAY_TMPDIR": os.environ["RAY_TMPDIR"]},
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=1200,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
@@ -197,13 +197,13 @@ def exit_problems(sweep: Sweep, struck_driver: bool) -> list[str]:
     return [f"{problem}:\n{output[-3000:]}" for problem in problems]
 
 
-def left_behind(sweep: Sweep) -> list[str]:
+def left_behind(sweep: Sweep, patience: float) -> list[str]:
     """Returns which processes of trials are still there some time after the command's end."""
 
     def left() -> list[str]:
         return [f"{role} {p.pid} ({p.status()})" for role in ROLES for p in sweep.of_role(role)]
 
-    return [] if wait_until(lambda: not left(), LEFT_S) else [f"left running: {left()}"]
+    return [] if wait_until(lambda: not left(), LEFT_S * patience) else [f"left running: {left()}"]
 
 
 assert ROUNDS % CHECKPOINT_FREQ, "the last round should have a checkpoint because it is the last"

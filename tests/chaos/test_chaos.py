@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.chaos.faults import DEEDS, STORES, TARGETS, Fault, draw
-from tests.chaos.running import disturb, undisturbed
+from tests.chaos.faults import DEEDS, STORES, TARGETS, Fault, draw, inflict
+from tests.chaos.running import HANG_S, START_S, disturb, sweeping, undisturbed
 from tests.chaos.soak import growth
-from tests.chaos.sweep import ROUNDS, STRATEGIES
+from tests.chaos.sweep import NAME, ROUNDS, STRATEGIES, wait_until
 
 SEED = "ci"
 NUM_FAULTS = 5
@@ -60,3 +60,18 @@ def test_a_sweep_comes_through_its_faults_and_nothing_is_lost() -> None:
     assert not outcome.problems, "\n".join([*outcome.lines, *outcome.problems])
     assert outcome.num_faults >= NUM_FAULTS - 1  # One may come when its trial is over.
     assert outcome.num_compared > 0
+
+
+@pytest.mark.slow
+def test_a_joined_cluster_whose_control_process_hangs_is_told_with_how_to_resume() -> None:
+    """Ray would wait for it for ever; where it dies, Ray ends the command without a word."""
+    first = STRATEGIES[0]
+    with sweeping("object store") as (sweep, store):
+        wait_until(lambda: sweep.round_of(first) >= 2 or sweep.exit_code is not None, START_S)
+        inflict(sweep, store, Fault(first, 2, "control process", "stop"))
+        assert wait_until(lambda: sweep.exit_code is not None, HANG_S), sweep.output
+        assert sweep.exit_code == 1, sweep.output
+        end = sweep.output[sweep.output.index("Error: ") :]
+    assert end.startswith("Error: Ray has ended: its process gcs_server (no answer for 40 s)")
+    assert f"--resume --name {NAME}" in end
+    assert "Traceback" not in end

@@ -83,6 +83,6 @@ def test_a_control_process_that_does_not_answer_counts_as_ended_after_a_while(
     told: list[str] = []
     with watching_ray(lambda: told.append(cluster.ended_ray())):
         time.sleep(0.3)
-    assert told == ["gcs_server (no answer for 45 s)"] * is_told
+    assert told == ["gcs_server (no answer for 40 s)"] * is_told
     with watching_ray(lambda: None):
         assert cluster.ended_ray() == ""  # The next training begins with another one.
