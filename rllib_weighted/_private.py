@@ -268,6 +268,13 @@ def has_forward_hooks(module: torch.nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
+def keep_in_service(learner_group: Any) -> None:
+    """Has remote learners asked again that RLlib (2.60) gave up: one raised, and is alive."""
+    manager = learner_group._worker_manager
+    for index in manager.actor_ids():
+        manager.set_actor_state(index, healthy=True)
+
+
 def learner_connectors(learner: Any) -> list[Any]:
     """The pieces of a learner's connector pipeline."""
     return list(learner._learner_connector.connectors)

@@ -288,6 +288,11 @@ NAMES: tuple[PrivateName, ...] = (
     PrivateName(
         _LEARNER_GROUP, "_workers", "remote learners: RLlib waits half an hour for a dead one"
     ),
+    PrivateName(
+        _LEARNER_GROUP,
+        "_worker_manager",
+        "a learner that could not write a checkpoint learns on; can go when RLlib raises its error",
+    ),
     PrivateName(_LEARNER_GROUP, "_module_spec", "what the learners were built with"),
 )
 

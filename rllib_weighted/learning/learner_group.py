@@ -20,6 +20,7 @@ from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.annotations import override
 
+from rllib_weighted._private import keep_in_service
 from rllib_weighted.core.messages import UpdateResult
 from rllib_weighted.core.rollouts import RolloutColumns, concatenated
 from rllib_weighted.core.workers import WORKER_KEY
@@ -334,6 +335,7 @@ class WeightedLearnerGroup(LearnerGroup):
             path = super().save_to_path(*args, **kwargs)
             problem = self._ask_first("save_problem", doing)
         if problem is not None:
+            keep_in_service(self)
             raise problem
         return path
 
