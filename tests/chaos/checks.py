@@ -91,6 +91,11 @@ def history_problems(rows: list[dict[str, Any]]) -> list[str]:
     return problems
 
 
+def drops_of(trial: TrialFolder) -> list[tuple[int, int]]:
+    """Returns the rounds and workers in which one was left out of a merge."""
+    return [(row["round"], row["worker"]) for row in history_of(trial) if row["dropped"]]
+
+
 def last_drop(rows: list[dict[str, Any]]) -> int:
     """Returns the last round in which a worker was left out; 0 if there is none."""
     return max((row["round"] for row in rows if row["dropped"]), default=0)
@@ -157,11 +162,11 @@ def replayed(trial: TrialFolder, checkpoint: str, folder: Path) -> Parameters:
     return TrialFolder(fs.LocalFileSystem(), str(copy)).parameters("to")
 
 
-def all_parameters(storage: str) -> dict[str, dict[int, Parameters]]:
+def all_parameters(trials: list[TrialFolder]) -> dict[str, dict[int, Parameters]]:
     """Returns strategy -> round -> the parameters of its checkpoint."""
     return {
         trial.strategy: {r: trial.parameters(name) for r, name in trial.checkpoints.items()}
-        for trial in trial_folders(storage)
+        for trial in trials
     }
 
 

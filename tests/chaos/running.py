@@ -69,7 +69,7 @@ def store_of(kind: str, folder: Path) -> Iterator[Store]:
 
 
 @contextlib.contextmanager
-def sweeping(kind: str) -> Iterator[tuple[Sweep, Store]]:
+def sweeping(kind: str, patience: float = 1.0) -> Iterator[tuple[Sweep, Store]]:
     """Starts a cluster and the command on it; ends everything in the end."""
     with (
         mock.patch.dict(os.environ),
@@ -77,7 +77,7 @@ def sweeping(kind: str) -> Iterator[tuple[Sweep, Store]]:
         tempfile.TemporaryDirectory(prefix="r", ignore_cleanup_errors=True) as ray_folder,
         store_of(kind, Path(folder)) as store,
     ):
-        sweep = Sweep(Path(folder), ray_folder, store.uri, store.environment)
+        sweep = Sweep(Path(folder), ray_folder, store.uri, store.environment, patience)
         try:
             sweep.start_cluster()
             sweep.start()
@@ -92,11 +92,14 @@ def undisturbed(patience: float = 1.0) -> dict[str, dict[int, checks.Parameters]
     Args:
         patience: Factor on how long it may take, for a machine that has other things to do.
     """
-    with sweeping("object store") as (sweep, _):
+    with sweeping("object store", patience) as (sweep, _):
         ended = wait_until(lambda: sweep.exit_code is not None, 2 * patience * START_S)
         assert ended, f"the sweep did not end:\n{sweep.output}"
         assert sweep.exit_code == 0, sweep.output
-        return checks.all_parameters(sweep.storage)
+        trials = checks.trial_folders(sweep.storage)
+        dropped = [rows for trial in trials for rows in checks.drops_of(trial)]
+        assert not dropped, f"env runners were too slow, be more patient: {dropped}"
+        return checks.all_parameters(trials)
 
 
 def disturb(
@@ -114,7 +117,7 @@ def disturb(
         patience: As there.
     """
     outcome = Outcome(patience)
-    with sweeping(kind) as (sweep, store):
+    with sweeping(kind, patience) as (sweep, store):
         for fault in faults:
             _survive(sweep, store, fault, outcome)
         _finish(sweep, outcome)

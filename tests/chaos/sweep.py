@@ -58,7 +58,7 @@ config = (
         num_env_runners=2,
         num_envs_per_env_runner=2,
         batch_mode="complete_episodes",
-        sample_timeout_s=8,
+        sample_timeout_s={sample_timeout_s},
     )
     .learners(num_learners=2)
     .training(
@@ -69,7 +69,7 @@ config = (
         num_epochs=1,
         lr=1e-3,
     )
-    .fault_tolerance(max_missed_rounds=2, learner_timeout_s=15)
+    .fault_tolerance(max_missed_rounds=2, learner_timeout_s={learner_timeout_s})
     .rl_module(model_config={{"fcnet_hiddens": [8]}})
     .callbacks(on_train_result=functools.partial(note_round, folder={folder!r}))
     .debugging(seed=5)
@@ -97,14 +97,26 @@ class Sweep:
         ray_folder: Where Ray writes: the names of its sockets are limited to some hundred letters.
         storage: Where results go.
         environment: More environment variables of all processes.
+        patience: Factor on how long a round may take, on a machine that has other things to do.
     """
 
     def __init__(
-        self, folder: Path, ray_folder: str, storage: str, environment: dict[str, str]
+        self,
+        folder: Path,
+        ray_folder: str,
+        storage: str,
+        environment: dict[str, str],
+        patience: float = 1.0,
     ) -> None:
         self.folder, self.storage = folder, storage
         self.file = folder / "train_me.py"
-        text = FILE.format(folder=str(folder), strategies=list(STRATEGIES), rounds=ROUNDS)
+        text = FILE.format(
+            folder=str(folder),
+            strategies=list(STRATEGIES),
+            rounds=ROUNDS,
+            sample_timeout_s=8 * patience,
+            learner_timeout_s=15 * patience,
+        )
         self.file.write_text(text)
         self.mark = uuid.uuid4().hex
         self.variables = {
