@@ -1,7 +1,7 @@
 """The faults: what they are, how they are drawn, and how each is done to a sweep.
 
-A fault names the trial and the round in which it strikes, so that the same seed gives the same
-faults; where in that round it strikes is up to the machine.
+A fault strikes a number of rounds after the one before it, whichever trial does them, so that the
+same seed gives the same faults; where in a round it strikes is up to the machine.
 """
 
 from __future__ import annotations
@@ -26,8 +26,6 @@ DEEDS = ("kill", "pause", "stop")
 
 PAUSES_S = (2.0, 6.0)
 STORE_S = (2.0, 12.0)  # For which a store is away, or a disk full.
-FIRST_ROUND = 3
-LAST_ROUND = ROUNDS - 8  # So that a fault does not come when a trial is over.
 STORES = {"disk": ("disk full",), "object store": ("away", "failing", "frozen")}
 
 
@@ -36,8 +34,7 @@ class Fault:
     """One fault.
 
     Args:
-        trial: In which trial it strikes, by its strategy.
-        round: After which round of it.
+        after: Rounds of any trial, since the sweep got over the fault before.
         target: What it strikes.
         deed: What happens to it: of `DEEDS`, or a mode of the storage, or "NaN".
         index: Which env runner or learner: of two.
@@ -45,8 +42,7 @@ class Fault:
         delay: Seconds after the round's end, so that it strikes anywhere in a round.
     """
 
-    trial: str
-    round: int
+    after: int
     target: str
     deed: str
     index: int = 0
@@ -56,7 +52,7 @@ class Fault:
     def __str__(self) -> str:
         number = f" {self.index + 1}" if self.target in ("env runner", "learner") else ""
         lasts = f" for {self.seconds:.1f} s" if self.seconds else ""
-        return f"{self.trial}, round {self.round}: {self.deed} {self.target}{number}{lasts}"
+        return f"{self.after} rounds later: {self.deed} {self.target}{number}{lasts}"
 
 
 def draw(seed: str, num_faults: int, storage: str, only: str = "") -> list[Fault]:
@@ -75,14 +71,14 @@ def draw(seed: str, num_faults: int, storage: str, only: str = "") -> list[Fault
     kinds = [kind for kind in kinds if only in f"{kind[1]} {kind[0]}"]
     # Each kind once before one comes again: few faults are to be of many kinds.
     order = [kind for _ in range(1 + num_faults // len(kinds)) for kind in shuffled(kinds, rng)]
+    most = max(2, ROUNDS * len(STRATEGIES) // (num_faults + 2))  # Before the sweep is over.
     faults = []
     for target, deed in order[:num_faults]:
         low, high = STORE_S if target == "storage" else PAUSES_S
         lasts = deed not in ("kill", "stop")
         faults.append(
             Fault(
-                trial=rng.choice(STRATEGIES),
-                round=rng.randint(FIRST_ROUND, LAST_ROUND),
+                after=rng.randint(2, most),
                 target=target,
                 deed=deed,
                 index=rng.randrange(2),
@@ -90,7 +86,7 @@ def draw(seed: str, num_faults: int, storage: str, only: str = "") -> list[Fault
                 delay=rng.uniform(0.0, 0.3),
             )
         )
-    return sorted(faults, key=lambda fault: (STRATEGIES.index(fault.trial), fault.round))
+    return faults
 
 
 def shuffled(kinds: list[tuple[str, str]], rng: random.Random) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -14,7 +15,6 @@ from pathlib import Path
 from unittest import mock
 
 from tests.chaos import checks
-from tests.chaos.environment import noted_rounds
 from tests.chaos.faults import Fault, Store, inflict, mend
 from tests.chaos.sweep import Sweep, wait_until
 from tests.proxy import proxying
@@ -23,7 +23,8 @@ from tests.s3 import serving
 START_S = 300.0  # From the command's start to its next round: a dozen processes import PyTorch.
 HANG_S = 60.0
 PERSON_S = 15.0  # After which a person would stop what seems to hang, and then at once.
-ENOUGH_ROUNDS = 3  # After a fault, to say that it goes on: the first may have been done before.
+ENOUGH_ROUNDS = 3  # After a fault, to say that it goes on: the first may have been under way.
+MAX_IDLE = 3
 DISK = "size=256m"
 
 
@@ -129,24 +130,15 @@ def disturb(
 
 def _survive(sweep: Sweep, store: Store, fault: Fault, outcome: Outcome) -> None:
     """Waits for a fault's moment, does it, and sees to it that the sweep goes on."""
-    due = wait_until(
-        lambda: sweep.round_of(fault.trial) >= fault.round or sweep.exit_code is not None,
-        START_S * outcome.patience,
-    )
-    if sweep.exit_code == 0:
+    if not _comes_to(sweep, sweep.num_rounds + fault.after, outcome):
         outcome.say(f"  {fault}: too late")
         return
-    if not due or sweep.exit_code is not None:
-        outcome.problems.append(
-            f"the sweep did not come to {fault} (exit status {sweep.exit_code}):\n{sweep.output}"
-        )
-        _resume_if_ended(sweep)
-        return
+    trials = {process.pid for process in sweep.of_role("trial")}
     hit = inflict(sweep, store, fault)
     outcome.num_faults += hit
     began = time.monotonic()
     hang_s = HANG_S * outcome.patience
-    how = _awaited(sweep, fault, hang_s)
+    how = _awaited(sweep, fault, trials, hang_s)
     seconds = time.monotonic() - began
     outcome.say(f"  {fault}: {how if hit else 'there was nobody to hit'}, {seconds:.0f} s")
     if how == "hangs":
@@ -164,14 +156,47 @@ def _survive(sweep: Sweep, store: Store, fault: Fault, outcome: Outcome) -> None
     _resume_if_ended(sweep)
 
 
-def _awaited(sweep: Sweep, fault: Fault, hang_s: float) -> str:
+def _comes_to(sweep: Sweep, num_rounds: int, outcome: Outcome) -> bool:
+    """Waits for so many rounds; returns whether there were, or the sweep was over before.
+
+    A trial that has failed ends the command only when the others are done: then it is resumed.
+    """
+    limit_s = START_S * outcome.patience
+    idle = 0  # Starts in a row that came to no round.
+    while sweep.exit_code != 0:
+        seen = sweep.num_rounds
+        if seen >= num_rounds:
+            return True
+        if not wait_until(lambda seen=seen: _has_moved(sweep, seen), limit_s) or idle == MAX_IDLE:
+            outcome.problems.append(f"no round after {idle} starts:\n{sweep.output[-3000:]}")
+            return False
+        idle = 0 if sweep.num_rounds > seen else idle + 1
+        if sweep.exit_code:
+            outcome.say(f"  the command ended with {sweep.exit_code}, resumed")
+            outcome.problems += checks.exit_problems(sweep, struck_driver=False)
+            sweep.start()
+    return False
+
+
+def _has_moved(sweep: Sweep, seen: int) -> bool:
+    return sweep.num_rounds > seen or sweep.exit_code is not None
+
+
+def _awaited(sweep: Sweep, fault: Fault, trials: set[int], hang_s: float) -> str:
     """Waits until a sweep goes on, or ends, or has done neither for so long; returns which.
 
-    Where a person would have to stop what can do nothing any more, this does it: a stopped driver
-    is killed, and a command whose trial is stopped gets SIGTERM, twice.
+    It goes on with other rounds, or, where the trial has failed of it, with the next trial. Where a
+    person would have to stop what can do nothing any more, this does it: a stopped driver is
+    killed, and a command whose trial is stopped gets SIGTERM, twice.
+
+    Args:
+        sweep: The sweep.
+        fault: What was done to it.
+        trials: The processes of trials before.
+        hang_s: How long to wait.
     """
     assert sweep.command is not None
-    before = len(noted_rounds(sweep.folder))
+    before = sweep.num_rounds
     # Trials do some rounds more without it: that is not what is waited for.
     must_end = fault.target == "control process" and fault.deed != "pause"
     if fault.target == "driver" and fault.deed == "stop":
@@ -183,12 +208,14 @@ def _awaited(sweep: Sweep, fault: Fault, hang_s: float) -> str:
     while time.monotonic() - began < hang_s:
         if sweep.exit_code is not None:
             return f"ended with {sweep.exit_code}, resumed" if sweep.exit_code else "ended"
-        if not must_end and len(noted_rounds(sweep.folder)) >= before + ENOUGH_ROUNDS:
+        if not must_end and sweep.num_rounds >= before + ENOUGH_ROUNDS:
             return "went on"
+        if not must_end and trials.isdisjoint(p.pid for p in sweep.of_role("trial")):
+            return "the trial ended"
         if asked and time.monotonic() - began > asked[0]:
             asked.pop(0)
             sweep.command.send_signal(signal.SIGTERM)
-        time.sleep(0.05)
+        time.sleep(0.2)
     return "hangs"
 
 
@@ -198,14 +225,8 @@ def _resume_if_ended(sweep: Sweep) -> None:
 
 
 def _finish(sweep: Sweep, outcome: Outcome) -> None:
-    """Waits for the end of the sweep; resumes it where a fault of before ends it late."""
-    for _ in range(3):
-        ended = wait_until(lambda: sweep.exit_code is not None, 2 * START_S * outcome.patience)
-        if not ended or sweep.exit_code == 0:
-            break
-        outcome.say(f"  ended late with {sweep.exit_code}, resumed")
-        outcome.problems += checks.exit_problems(sweep, struck_driver=False)
-        sweep.start()
+    """Lets the sweep come to its end."""
+    _comes_to(sweep, sys.maxsize, outcome)
     if sweep.exit_code != 0:
         outcome.problems.append(f"the sweep does not end ({sweep.exit_code}):\n{sweep.output}")
     outcome.problems += checks.left_behind(sweep, outcome.patience)

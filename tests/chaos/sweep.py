@@ -219,9 +219,10 @@ class Sweep:
         assert self.command is not None
         return self.command.poll()
 
-    def round_of(self, strategy: str) -> int:
-        """Returns the last round that a trial has ended."""
-        return next((k for name, k in reversed(noted_rounds(self.folder)) if name == strategy), 0)
+    @property
+    def num_rounds(self) -> int:
+        """How many rounds all trials have ended, those that were done again included."""
+        return len(noted_rounds(self.folder))
 
     # Processes
 
