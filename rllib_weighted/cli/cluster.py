@@ -103,18 +103,23 @@ def watching_ray(on_end: Callable[[], None]) -> Iterator[None]:
     """
     stopped = threading.Event()
     _silent.clear()
+    heard = [time.monotonic()]
 
-    def watch() -> None:
-        heard = time.monotonic()
+    def listen() -> None:
+        # In a thread of its own: Ray may keep a question to a process that has died for a minute.
         while not stopped.wait(_WATCH_S):
             if control_process_answers(timeout_s=_WATCH_S):
-                heard = time.monotonic()
-            elif time.monotonic() - heard > _SILENCE_S:
+                heard[0] = time.monotonic()
+
+    def watch() -> None:
+        while not stopped.wait(_WATCH_S):
+            if time.monotonic() - heard[0] > _SILENCE_S:
                 _silent.append(f"gcs_server (no answer for {_SILENCE_S:.0f} s)")
             if ended_ray():
                 on_end()
                 return
 
+    threading.Thread(target=listen, daemon=True).start()
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:

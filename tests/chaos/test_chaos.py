@@ -66,11 +66,12 @@ def test_a_sweep_comes_through_its_faults_and_nothing_is_lost() -> None:
 
 
 @pytest.mark.slow
-def test_a_joined_cluster_whose_control_process_hangs_is_told_with_how_to_resume() -> None:
+@pytest.mark.parametrize("deed", ["kill", "stop"])
+def test_the_end_of_a_joined_cluster_is_told_with_how_to_resume(deed: str) -> None:
     """Ray would wait for it for ever; where it dies, Ray ends the command without a word."""
     with sweeping("object store") as (sweep, store):
         wait_until(lambda: sweep.num_rounds >= 2 or sweep.exit_code is not None, START_S)
-        inflict(sweep, store, Fault(2, "control process", "stop"))
+        inflict(sweep, store, Fault(2, "control process", deed))
         assert wait_until(lambda: sweep.exit_code is not None, HANG_S), sweep.output
         assert sweep.exit_code == 1, sweep.output
         end = sweep.output[sweep.output.index("Error: ") :]
