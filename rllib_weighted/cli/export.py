@@ -16,6 +16,8 @@ import numpy as np
 from rllib_weighted.cli import InputError, TrainingError
 from rllib_weighted.cli.checkpoints import find_checkpoint
 from rllib_weighted.core.eligibility import Requirement, first_reason, required
+from rllib_weighted.core.redaction import redact
+from rllib_weighted.text import html_table, short_path
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -50,6 +52,18 @@ class ExportResult:
     obs_dtype: str
     action_shape: tuple[int, ...]
     differences: dict[Path, float]
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        rows = [
+            ("checkpoint", short_path(redact(self.checkpoint))),
+            ("input", f"obs [batch, *{list(self.obs_shape)}] {self.obs_dtype}"),
+            ("output", f"action [batch, *{list(self.action_shape)}]"),
+        ]
+        for path, difference in self.differences.items():
+            checked = f"differs by {difference:.1g} at most over {NUM_CHECKED:,} observations"
+            rows.append(("written", f"{short_path(path)} ({checked})"))
+        return html_table((), rows)
 
 
 def export_policy(

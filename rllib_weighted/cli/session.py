@@ -39,6 +39,7 @@ from rllib_weighted.cli.progress import (
     count_statuses,
     lookup,
 )
+from rllib_weighted.cli.tracking import Tracking
 from rllib_weighted.core.durable import durable
 from rllib_weighted.fault_tolerance import discard_rescue, rescued_iteration
 from rllib_weighted.records.history import HISTORY_DIR, MergeHistory
@@ -163,6 +164,7 @@ class TrainSession:
         checkpoint_seconds: Seconds between two checkpoints of a trial; infinity leaves them to
             Tune.
         resumed: Whether there are trials of an earlier process that have yet to be adopted.
+        tracking: What is told of results, too; see `cli/tracking.py`.
         trials: Progress by the trial's id.
         num_started: How many trials' processes have started.
         errors: What each trial that has failed has failed of, by its id, the first one first.
@@ -173,6 +175,7 @@ class TrainSession:
     stop: dict[str, float] | None
     checkpoint_seconds: float = math.inf
     resumed: bool = False
+    tracking: Tracking | None = None
     trials: dict[str, TrialProgress] = field(default_factory=dict)
     num_started: int = 0
     errors: dict[str, str] = field(default_factory=dict)
@@ -218,6 +221,8 @@ class TrainSession:
         progress.settings = trial_settings(trial)  # A scheduler may have changed them.
         progress.update(result)
         self.display.round_ended(progress)
+        if self.tracking is not None:
+            self.tracking.result(trial, result)
 
     def is_due(self, trial: Trial) -> bool:
         """Whether it is time for a checkpoint of a trial; the time counts from the first call."""
@@ -236,6 +241,25 @@ class TrainSession:
             text = Path(trial.error_file or "").read_text(errors="replace")
             # Tune appends to the file; before this failure may be those of an earlier process.
             self.errors[trial.trial_id] = re.split(r"(?m)^Failure # \d+ .*\n", text)[-1]
+
+    def ended(self, trial: Trial, *, failed: bool) -> None:
+        """Notes that a trial has ended for good."""
+        if failed:
+            self.failed(trial)
+        if self.tracking is not None:
+            self.tracking.ended(trial, failed=failed)
+
+    def warn(self) -> None:
+        """Shows what trackers have to say, if anything."""
+        for warning in self.tracking.new_warnings() if self.tracking is not None else ():
+            self.display.note(warning)
+
+    def stop_tracking(self, seconds: float) -> None:
+        """Lets trackers send what is left, for so long or until Ctrl-C."""
+        if self.tracking is not None:
+            with contextlib.suppress(KeyboardInterrupt):
+                self.tracking.close(seconds, say=self.display.note)
+            self.warn()
 
     def publish_logs(self) -> None:
         """Copies the logs of trials that have a new checkpoint into the storage.
@@ -302,6 +326,7 @@ class SessionCallback(Callback):
                 _current.progress(trial).status = trial.status
             _current.display.refresh(list(_current.trials.values()))
             _current.interrupt.after_step(trials)
+            _current.warn()
 
     def on_trial_start(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
@@ -328,7 +353,14 @@ class SessionCallback(Callback):
     ) -> None:
         """After a trial has failed for good."""
         if _current is not None:
-            _current.failed(trial)
+            _current.ended(trial, failed=True)
+
+    def on_trial_complete(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        """After a trial has reached its end."""
+        if _current is not None:
+            _current.ended(trial, failed=False)
 
     def get_state(self) -> None:
         """Before Tune saves the experiment's state in the storage; there is none of its own."""

@@ -35,19 +35,30 @@ from rllib_weighted.cli.failures import no_space, root_cause
 from rllib_weighted.cli.inputs import TrainFile, TrainOptions
 from rllib_weighted.cli.locks import locked_experiment, stop_at_once
 from rllib_weighted.cli.progress import (
+    NOTHING,
     ROUND,
     STEPS,
     TIME,
     Display,
+    TrialProgress,
     format_drops,
     format_duration,
     format_number,
     show,
 )
 from rllib_weighted.cli.storage import ExperimentRecord, child, locate
+from rllib_weighted.cli.tracking import (
+    ABORTED_WAIT_S,
+    LAST_WAIT_S,
+    Tracking,
+    check_trackers,
+    describe,
+    with_tensorboard,
+)
 from rllib_weighted.core.durable import DEFAULT_TIMEOUT_S, DurableFileSystem
 from rllib_weighted.core.redaction import redact
 from rllib_weighted.suggest import shown
+from rllib_weighted.text import html_table, short_path
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -77,6 +88,27 @@ class TrainResult:
     experiment: str
     exit_code: int = 0
     checkpoints: list[str] = field(default_factory=list)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a row per trial."""
+        head = ("trial", "strategy", "seed", "rounds", "steps", "time", "return", "ended")
+        rows = [_cells(self.results[index]) for index in range(len(self.results))]
+        return html_table(head, rows, short_path(redact(self.experiment)))
+
+
+def _cells(trial: Result) -> list[str]:
+    """Returns what a row says of a trial; see `TrainResult`."""
+    config, last = trial.config or {}, trial.metrics or {}
+    progress = TrialProgress("", {}, last=last)
+    return [
+        str(last.get("trial_id", NOTHING)).rpartition("_")[2],
+        str(config.get("merge_strategy", NOTHING)),
+        str(config.get("seed", NOTHING)),
+        *(format_number(progress.value(key)) for key in (ROUND, STEPS)),
+        format_duration(progress.value(TIME)),
+        format_number(progress.mean_return),
+        "failed" if trial.error else "done" if last.get("done") else "interrupted",
+    ]
 
 
 def run_file(
@@ -183,9 +215,12 @@ def run_experiment(
         TrainingError: A trial failed.
         Aborted: A second Ctrl-C.
     """
+    options = dataclasses.replace(options, name=options.name or asked.run.name)
     asked = asked.with_options(options)
     root = storage.storage_root(asked.storage_path)
     console = console or Console(highlight=False)
+    for warning in asked.warnings:
+        show(console, f"Warning: {warning}")
     lost: list[str] = []
     say = functools.partial(show, console)
     lock = locked_experiment(asked.name, options, root, say=say, lost=lost)
@@ -195,6 +230,7 @@ def run_experiment(
             storage.check_store(root, writes=True)
             storage.refuse_existing(root, options.name or "")
         record, config = _settled(asked, options, child(root, name))
+        record = dataclasses.replace(record, trackers=check_trackers(record.trackers))
         start_ray(options, asked.path.parent if asked.path else None)
         from ray.tune import TuneConfig
 
@@ -242,6 +278,7 @@ def _settled_record(asked: TrainFile, options: TrainOptions, experiment: str) ->
         local_mode=options.local_mode,
         metric=asked.tune_config.metric if asked.tune_config else None,
         mode=asked.tune_config.mode if asked.tune_config else None,
+        trackers=list(options.track),
     )
     before = storage.read_record(experiment) if options.resume else None
     if before is None:
@@ -253,7 +290,12 @@ def _settled_record(asked: TrainFile, options: TrainOptions, experiment: str) ->
             f"{_as_options(before.settings)}, not with {_as_options(given.settings)}. Leave --set "
             "away, or start a new experiment"
         )
-    return dataclasses.replace(given, settings=before.settings, local_mode=before.local_mode)
+    return dataclasses.replace(
+        given,
+        settings=before.settings,
+        local_mode=before.local_mode,
+        trackers=given.trackers or before.trackers,
+    )
 
 
 def _as_options(settings: list[str]) -> str:
@@ -327,18 +369,20 @@ class _Run:
 
         if not self.options.resume:  # Tune's own file, by which it counts, comes after it.
             storage.write_record(self.experiment, record)
-        tuner = self._restored_tuner() if self.options.resume else self._new_tuner()
-        self._announce(size)
-        by_time = self.asked.checkpoint_freq is None
+        tuner = self._restored_tuner() if self.options.resume else self._new_tuner(record)
+        self._announce(size, record.trackers)
+        by_time = self.asked.checkpoint_freq is None and not self.asked.run.checkpoint_frequency
         active = TrainSession(
             self.display,
             None if self.keeps_stop else self.asked.stop,
             checkpoint_seconds=CHECKPOINT_SECONDS if by_time else math.inf,
             resumed=self.options.resume,
+            tracking=Tracking(record.trackers, self.name),
         )
         try:
             with session(active), _frequent_snapshots(size.num_trials), watching_ray(stop_at_once):
                 results = tuner.fit()
+            active.stop_tracking(LAST_WAIT_S)
         except KeyboardInterrupt:
             self._require_ray()
             if self.lost:
@@ -352,6 +396,8 @@ class _Run:
             self._require_ray()
             cause = next(iter(active.errors.values()), str(error))
             raise TrainingError(self._failure("training failed", cause)) from error
+        finally:
+            active.stop_tracking(ABORTED_WAIT_S)
         self._require_ray()
         return self._finish(results, active)
 
@@ -364,29 +410,33 @@ class _Run:
                 f"  results     {self.experiment}\n  resume      {self._resume_command()}"
             ) from None
 
-    def _new_tuner(self) -> Tuner:
-        from ray.tune import CheckpointConfig, RunConfig, Tuner
+    def _new_tuner(self, record: ExperimentRecord) -> Tuner:
+        from ray.tune import RunConfig, Tuner
 
         from rllib_weighted.cli.session import ProgressTable, SessionCallback
 
         asked = self.asked
-        checkpoints = CheckpointConfig(
-            num_to_keep=NUM_TO_KEEP if asked.checkpoint_freq is None else None,
-            checkpoint_frequency=asked.checkpoint_freq or 0,
-            checkpoint_at_end=True if asked.checkpoint_at_end is None else asked.checkpoint_at_end,
+        checkpoints = asked.run.checkpoint_config(
+            frequency=asked.checkpoint_freq,
+            at_end=asked.checkpoint_at_end,
+            num_to_keep=NUM_TO_KEEP,
         )
+        callbacks = with_tensorboard(asked.run.callbacks, record.trackers)
         return Tuner(
             asked.config.algo_class,
             param_space=asked.config,
             tune_config=asked.tune_config,
             run_config=RunConfig(
-                name=self.name,
-                storage_path=self._durable_storage[1],
-                storage_filesystem=self.filesystem,
-                stop=asked.stop,
-                checkpoint_config=checkpoints,
-                callbacks=[SessionCallback(), ProgressTable()],
-                verbose=0,
+                **{
+                    **asked.run.others,
+                    "name": self.name,
+                    "storage_path": self._durable_storage[1],
+                    "storage_filesystem": self.filesystem,
+                    "stop": asked.run.stopper or asked.stop,
+                    "checkpoint_config": checkpoints,
+                    "callbacks": [SessionCallback(), ProgressTable(), *callbacks],
+                    "verbose": 0,
+                }
             ),
         )
 
@@ -419,7 +469,7 @@ class _Run:
     def _say(self, text: str) -> None:
         self.display.note(redact(text))
 
-    def _announce(self, size: ExperimentSize) -> None:
+    def _announce(self, size: ExperimentSize, trackers: Sequence[str]) -> None:
         say = self._say
         say(f"{'Resuming' if self.options.resume else 'Training'} {self.display.title}")
         say(f"  trials      {size}")
@@ -428,8 +478,15 @@ class _Run:
         if self.options.resume and fixed:
             say(f"  note        {fixed}: a resumed experiment keeps those of its start")
         if not self.keeps_stop:
-            goal = " or ".join(f"{key} >= {format_number(v)}" for key, v in self.asked.stop.items())
-            say(f"  until       {goal or 'Ctrl-C (no stop criterion is set)'}")
+            say(f"  until       {self._goal()}")
+        for line in describe(trackers, self.experiment):
+            say(f"  tracking    {line}")
+
+    def _goal(self) -> str:
+        if stopper := self.asked.run.stopper:
+            return f"{getattr(stopper, '__name__', type(stopper).__name__)} of the training file"
+        goal = " or ".join(f"{key} >= {format_number(v)}" for key, v in self.asked.stop.items())
+        return goal or "Ctrl-C (no stop criterion is set)"
 
     def _finish(self, results: ResultGrid, active: TrainSession) -> TrainResult:
         """Reports how the training ended and what to do next; raises if a trial failed."""

@@ -62,6 +62,7 @@ class Networks:
             not depend on the observation.
         log_std_bound: They are clamped to [-bound, bound]; None: not at all.
         floats: Makes the layers' inputs of observations; None: they are what the layers take.
+        is_dense: Whether the chains above are all there is to it; else only the module knows.
     """
 
     trunk: tuple[Layer, ...]
@@ -71,6 +72,7 @@ class Networks:
     log_std: str | None = None
     log_std_bound: float | None = None
     floats: Forward | None = None
+    is_dense: bool = True
 
 
 class UnknownNetworkError(Exception):
@@ -86,7 +88,7 @@ def read_networks(module: Any) -> Networks:
     Raises:
         UnknownNetworkError: It does not meet `NETWORKS`.
     """
-    if reason := first_reason(NETWORKS[:-1], module):
+    if reason := first_reason(ANY_NETWORKS, module):
         raise UnknownNetworkError(reason)
     names = {id(p): name for name, p in module.named_parameters()}
     encoder, is_shared = _policy_encoder(module)
@@ -110,9 +112,24 @@ def read_networks(module: Any) -> Networks:
     )
 
 
+def opaque_networks(module: Any) -> Networks:
+    """Returns what is known of RLlib's default PPO module with layers of any kind.
+
+    Args:
+        module: The module, unwrapped; it meets `ANY_NETWORKS`.
+    """
+    distribution = _DISTRIBUTIONS[module.get_train_action_dist_cls()]
+    return Networks((), (), (), distribution=distribution, is_dense=False)
+
+
 def why_not_networks(module: Any) -> str | None:
     """Returns why the layers of a module cannot be read; None if they can."""
     return first_reason(NETWORKS, module)
+
+
+def why_not_any(module: Any) -> str | None:
+    """Returns why not even the outputs of a module are known; None if they are."""
+    return first_reason(ANY_NETWORKS, module)
 
 
 def _why_not_dense(module: Any) -> str | None:
@@ -123,8 +140,7 @@ def _why_not_dense(module: Any) -> str | None:
     return None
 
 
-# The last one is what reading finds out, if the module meets all others.
-NETWORKS: tuple[Requirement[Any], ...] = (
+ANY_NETWORKS: tuple[Requirement[Any], ...] = (
     required(
         "RLlib's default PPO module, not compiled",
         lambda module: type(module) in DEFAULT_MODULES and "_forward_train" not in vars(module),
@@ -140,6 +156,11 @@ NETWORKS: tuple[Requirement[Any], ...] = (
         lambda module: all(parameter.requires_grad for parameter in module.parameters()),
         "some parameters are frozen",
     ),
+)
+
+# The last one is what reading finds out, if the module meets all others.
+NETWORKS = (
+    *ANY_NETWORKS,
     Requirement("dense layers with tanh, ReLU or nothing in between", _why_not_dense),
 )
 

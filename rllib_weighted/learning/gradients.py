@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from rllib_weighted.core.modules import StackedForward, swapped_parameters, why_not_stacked
+from rllib_weighted.learning.adam import flat_rows
 from rllib_weighted.learning.losses import WorkerLosses
 from rllib_weighted.learning.minibatches import Minibatch
-from rllib_weighted.learning.parameters import Stacked, flat_rows
+from rllib_weighted.learning.parameters import Stacked
 from rllib_weighted.learning.steps import Round, stacked_losses
 
 

@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rllib_weighted.core.modules import Networks
+    from rllib_weighted.learning.adam import ClipBy
     from rllib_weighted.learning.advantages import AdvantageNormalization
     from rllib_weighted.learning.batch import RoundBatch
+    from rllib_weighted.learning.closed_form.captured import Programs
     from rllib_weighted.learning.collectives import Collectives
     from rllib_weighted.learning.losses import WorkerLosses
     from rllib_weighted.learning.minibatches import Minibatch
-    from rllib_weighted.learning.parameters import ClipBy, PerWorkerParameters
+    from rllib_weighted.learning.parameters import PerWorkerParameters
     from rllib_weighted.learning.signal_memory import SignalMemory
 
 
@@ -63,6 +65,7 @@ class RoundLearner(Protocol):
     weights_version: int
     checks_gradients: bool
     closed_form_networks: Networks | None
+    programs: Programs
     signals: SignalMemory
     parameters_by_reference: dict[Any, Tensor]
 
@@ -106,6 +109,11 @@ class RoundLearner(Protocol):
 
     def get_optimizers_for_module(self, module_id: str) -> list[tuple[str, torch.optim.Optimizer]]:
         """RLlib's: returns all optimizers of a module, with their names."""
+
+
+def on_cpu(learner: RoundLearner) -> bool:
+    """Whether a learner computes on the CPU."""
+    return str(learner.device).startswith("cpu")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 from torch import Tensor
 
 from rllib_weighted.core.messages import UpdateRequest, UpdateResult
-from rllib_weighted.core.modules import Networks, read_networks
+from rllib_weighted.core.modules import Networks
 from rllib_weighted.learning.batch import (
     RoundBatch,
     column_batch,
@@ -27,7 +27,8 @@ from rllib_weighted.learning.batch import (
     tag_rows,
     why_not_columns,
 )
-from rllib_weighted.learning.closed_form.steps import why_not_closed_form
+from rllib_weighted.learning.closed_form.captured import Programs
+from rllib_weighted.learning.closed_form.steps import known_networks, why_not_closed_form
 from rllib_weighted.learning.collectives import Collectives
 from rllib_weighted.learning.connectors import EpisodeAdvantages
 from rllib_weighted.learning.interfaces import ModuleSettings
@@ -63,6 +64,7 @@ class WeightedPPOLearner(PPOTorchLearner):
 
     per_worker: PerWorkerParameters | None = None
     collectives: Collectives
+    programs: Programs
     signals: SignalMemory
     env_steps: int = 0  # Environment steps sampled so far, for the schedules.
     _result: UpdateResult | None = None
@@ -72,6 +74,7 @@ class WeightedPPOLearner(PPOTorchLearner):
     def build(self) -> None:
         if self._is_built:
             return
+        self.programs = Programs()
         self.signals = SignalMemory(self.config.worker_layout.num_workers)
         super().build()
         if self.config.merge_parts:
@@ -239,7 +242,7 @@ class WeightedPPOLearner(PPOTorchLearner):
             logger.info("The learner takes its steps with autograd: %s.", reason)
             return None
         logger.info("The learner takes its steps without autograd.")
-        return read_networks(self.module[module_id].unwrapped())
+        return known_networks(self, module_id)
 
     def why_not_columns(self) -> str | None:
         """Returns what needs episodes; None if columns are enough."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,6 +16,19 @@ from rllib_weighted.learning.losses import WorkerLosses
 from rllib_weighted.learning.signal_memory import SignalMemory, Values, values_of
 from rllib_weighted.merging import SIGNALS, Merge, Signal, is_quick, merge, quick_merge
 from rllib_weighted.merging.shares import NegativeSignalError
+
+
+@dataclass(frozen=True)
+class QuickLoss:
+    """Weights that follow from the losses of a minibatch alone, as `merging.quick_weights` does.
+
+    Attributes:
+        part: The part of the loss that is the signal.
+        from_lowest: Whether signals count from the lowest one.
+    """
+
+    part: str
+    from_lowest: bool
 
 
 class RoundWeights:
@@ -115,20 +129,43 @@ class RoundWeights:
         if key in self._fixed:
             return self._fixed[key]
         signals = {signal.name: self._values(signal, key, losses) for signal in self._signals}
-        merged, is_fixed = self._merge(key, signals), self.is_fixed
+        merged = self._merge(key, signals)
         if self._value is not None:
             _, of_value = self._value.weigh(workers, losses)
             merged = dataclasses.replace(merged, value_weights=of_value.weights)
-            is_fixed = is_fixed and self._value.is_fixed
         found = signals[self._signals[0].name], merged
-        if is_fixed:
+        if self.is_fixed:
             self._fixed[key] = found
         return found
 
     @property
     def is_fixed(self) -> bool:
         """Whether the weights of some workers are the same at every step."""
-        return all(signal.when == "round" for signal in self._signals)
+        of_value = self._value is None or self._value.is_fixed
+        return of_value and all(signal.when == "round" for signal in self._signals)
+
+    @property
+    def has_value_weights(self) -> bool:
+        """Whether the value function's part of the loss has weights of its own."""
+        return self._value is not None
+
+    @property
+    def quick_loss(self) -> QuickLoss | None:
+        """How weights follow from the losses of a minibatch alone; None: they do not."""
+        (signal, *_), strategy = self._signals, self._quick
+        is_alone = self._value is None and not self._smoothing
+        if strategy is None or not is_alone or signal.when != "minibatch" or signal.loss is None:
+            return None
+        return QuickLoss(signal.loss, strategy.offset == "min")
+
+    def min_weight_of(self, num_workers: int) -> float:
+        """The minimum weight of a merge of so many workers."""
+        given = self._request.min_weight
+        return 1.0 / num_workers if given is None else given
+
+    def weigh_before(self, workers: Sequence[int]) -> tuple[Tensor, Merge]:
+        """As `weigh`, before there is any loss; only where `is_fixed`."""
+        return self.weigh(workers, WorkerLosses(torch.zeros(len(workers), dtype=torch.float64)))
 
     def _values(self, signal: Signal, workers: tuple[int, ...], losses: WorkerLosses) -> Tensor:
         if signal.when == "minibatch":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from ray.rllib.core.columns import Columns
 from torch import Tensor
 
 from rllib_weighted.core.modules import StackedForward, swapped_parameters, why_not_stacked
+from rllib_weighted.learning.adam import clip_rows
 from rllib_weighted.learning.batch import RoundBatch
 from rllib_weighted.learning.interfaces import TrainedModule
 from rllib_weighted.learning.losses import WorkerLosses
@@ -21,7 +22,6 @@ from rllib_weighted.learning.parameters import (
     PerWorkerParameters,
     Stacked,
     actor_gradients,
-    clip_rows,
     finite_rows,
     weighted_rows,
 )
@@ -78,6 +78,14 @@ class Steps(abc.ABC):
         Returns:
             The losses of the workers that took part; None if the step was skipped.
         """
+
+    def take_all(self, minibatches: Iterable[Minibatch]) -> WorkerLosses | None:
+        """Merges one minibatch after the other; returns the losses of the last step taken."""
+        losses = None
+        for minibatch in minibatches:
+            taken = self.take(minibatch)
+            losses = losses if taken is None else taken
+        return losses
 
     @abc.abstractmethod
     def losses_of_round(self) -> WorkerLosses:

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import torch
 from ray.rllib.evaluation.postprocessing import Postprocessing
 from torch import Tensor
+from torch.optim import Optimizer
 
 from rllib_weighted.core.messages import UpdateRequest, UpdateResult
+from rllib_weighted.core.modules import Networks
+from rllib_weighted.learning.adam import FlatAdam, Rows, has_one_step_count
 from rllib_weighted.learning.advantages import pooled
 from rllib_weighted.learning.aggregated_steps import AggregatedSteps
 from rllib_weighted.learning.batch import WORKER_COLUMN, RoundBatch, predict_values
-from rllib_weighted.learning.closed_form.steps import ClosedFormPerWorkerSteps, ClosedFormSteps
+from rllib_weighted.learning.closed_form.captured import CapturedSteps, captures
+from rllib_weighted.learning.closed_form.steps import ClosedFormSteps
 from rllib_weighted.learning.diagnostics import measure_gradients
 from rllib_weighted.learning.interfaces import RoundLearner
 from rllib_weighted.learning.losses import WorkerLosses
 from rllib_weighted.learning.metrics import log_explained_variance, log_losses, log_steps
 from rllib_weighted.learning.minibatches import minibatches, num_minibatches
-from rllib_weighted.learning.parameters import FlatAdam, has_one_step_count
 from rllib_weighted.learning.round_signals import BATCH_SIGNALS, RewardSums, batch_signals
 from rllib_weighted.learning.round_weights import RoundWeights
 from rllib_weighted.learning.signal_memory import Values
@@ -64,17 +68,16 @@ def update_round(
     steps = make_steps(round, request)
     if merger.needs_round_losses and round.workers:
         merger.set_round_losses(round.workers, steps.losses_of_round())
-    losses = None
-    for minibatch in minibatches(
-        batch.rows,
-        per_epoch=per_epoch,
-        num_epochs=num_epochs,
-        shuffle=shuffle,
-        seed=request.root_seed,
-        round=request.round,
-    ):
-        taken = steps.take(minibatch)
-        losses = losses if taken is None else taken
+    losses = steps.take_all(
+        minibatches(
+            batch.rows,
+            per_epoch=per_epoch,
+            num_epochs=num_epochs,
+            shuffle=shuffle,
+            seed=request.root_seed,
+            round=request.round,
+        )
+    )
     steps.finish()
     if losses is not None:
         _log_losses(round, losses)
@@ -127,13 +130,31 @@ def make_steps(round: Round, request: UpdateRequest) -> Steps:
         return reference
     if parameters is not None:
         rows = parameters.rows_of(round.own)
-        adam = FlatAdam(parameters.stacked, parameters.optimizer, rows)
-        return ClosedFormPerWorkerSteps(round, reference, networks, adam)
+        return _closed_form(
+            round, reference, networks, parameters.stacked, parameters.optimizer, rows
+        )
     shared = dict(round.module.named_parameters())
     optimizer = learner.get_optimizer(module_id=round.module_id)
     if not has_one_step_count(shared.values(), optimizer):
         return reference
-    return ClosedFormSteps(round, reference, networks, FlatAdam(shared, optimizer))
+    return _closed_form(round, reference, networks, shared, optimizer)
+
+
+def _closed_form(
+    round: Round,
+    reference: Steps,
+    networks: Networks,
+    parameters: Mapping[str, Tensor],
+    optimizer: Optimizer,
+    rows: Rows = slice(None),
+) -> Steps:
+    learner = round.learner
+    if not captures(learner):
+        adam = FlatAdam(parameters, optimizer, rows)
+        return ClosedFormSteps(round, reference, networks, adam)
+    adam = learner.programs.adam(parameters, optimizer, rows)
+    plain = ClosedFormSteps(round, reference, networks, adam)
+    return CapturedSteps(round, networks, adam, plain)
 
 
 def _standardize_advantages(round: Round) -> None:

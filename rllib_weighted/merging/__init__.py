@@ -11,6 +11,7 @@ from rllib_weighted.merging.merge import (
     merge,
     merge_weights,
     quick_merge,
+    quick_weights,
     weighted_sum,
 )
 from rllib_weighted.merging.registry import (
@@ -58,6 +59,7 @@ __all__ = [
     "merge",
     "merge_weights",
     "quick_merge",
+    "quick_weights",
     "register_strategy",
     "resolve_strategy",
     "strategy_names",

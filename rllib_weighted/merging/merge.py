@@ -252,6 +252,27 @@ def is_quick(strategy: Weighting) -> TypeGuard[LossWeighted | RewardWeighted]:
     )
 
 
+def quick_weights(
+    signals: Tensor, from_lowest: bool, min_weight: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `quick_merge`, on any device, and without a look at a number.
+
+    Args:
+        signals: [N] float64.
+        from_lowest: Whether signals count from the lowest one; else only if that is negative.
+        min_weight: m >= 0, [].
+
+    Returns:
+        Shares [N]; weights [N]; and whether the numbers are plain, []. If not, `merge` is to be
+        asked.
+    """
+    lowest = signals.min()
+    shares = signals - (lowest if from_lowest else lowest.clamp(max=0.0))
+    total = shares.sum()
+    shares = shares / total
+    return shares, shares + min_weight, (total > _TINY) & torch.isfinite(total)
+
+
 _TINY = 1e-300  # Below, halving a signal as `merge` does loses digits.
 
 

@@ -35,6 +35,7 @@ from rllib_weighted.report.results import FINAL_FRACTION, Results, format_number
 from rllib_weighted.report.tables import Tables, compute, of_env
 from rllib_weighted.report.trials import ReportError, counted
 from rllib_weighted.report.verdicts import WORTH_SEEING
+from rllib_weighted.text import html_paragraphs, short_path
 
 GENERATOR = "rllib report"
 MOST_SENTENCES = 100
@@ -59,6 +60,10 @@ class Report:
 
     page: Path
     tables: Tables
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return self.tables._repr_html_() + html_paragraphs([f"Written to {short_path(self.page)}"])
 
 
 def write_report(

@@ -42,7 +42,7 @@ from rllib_weighted.report.trials import (
     read_settings,
     unknown,
 )
-from rllib_weighted.text import printable
+from rllib_weighted.text import html_paragraphs, html_table, printable
 
 METRIC = f"{names.MERGE}/{names.EPISODE_RETURN_MEAN}"
 STOCK_METRIC = "env_runners/episode_return_mean"
@@ -125,6 +125,22 @@ class Results:
         runs = self.counting(env)
         for arm in self.arms.loc[self.arms["env"] == env, "arm"]:
             yield arm, runs[runs["arm"] == arm]
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a row per arm, and what was left out."""
+        rows = [
+            (
+                env,
+                arm,
+                len(runs),
+                format_number(runs["env_steps"].mean()),
+                format_number(runs["final"].mean()),
+            )
+            for env in self.envs
+            for arm, runs in self.by_arm(env)
+        ]
+        head = ("environment", "arm", "runs", "env steps, mean", f"final {self.metric}, mean")
+        return html_table(head, rows) + html_paragraphs(self.problems)
 
 
 def load_results(

@@ -122,16 +122,18 @@ class DiagonalGaussian(Policy):
 class RowColumns:
     """What the loss reads, as one matrix [rows, …] of floats, and which columns are what.
 
-    One matrix, so that rows are put into the order of an epoch by one operation.
+    One matrix, so that rows are put into the order of an epoch by one operation. Observations that
+    only the module itself can read (images) keep their shape and type beside it.
     """
 
     values: Tensor
     slices: dict[str, slice]
+    obs: Tensor | None = None
 
     @classmethod
     def pack(cls, columns: dict[str, Any], *, networks: Networks, use_kl_loss: bool) -> RowColumns:
         """Packs a round's columns; discrete actions become one-hot rows."""
-        obs = columns[Columns.OBS]
+        obs, dtype = columns[Columns.OBS], columns[Postprocessing.ADVANTAGES].dtype
         if networks.floats is not None:
             obs = networks.floats(obs)
         actions = columns[Columns.ACTIONS]
@@ -139,7 +141,6 @@ class RowColumns:
             num_actions = columns[Columns.ACTION_DIST_INPUTS].shape[-1]
             actions = F.one_hot(actions.long(), num_actions)
         pieces = {
-            Columns.OBS: obs,
             Columns.ACTIONS: actions,
             Columns.ACTION_LOGP: logp_of_actions(columns).unsqueeze(1),
             Postprocessing.ADVANTAGES: columns[Postprocessing.ADVANTAGES].unsqueeze(1),
@@ -147,22 +148,40 @@ class RowColumns:
         }
         if use_kl_loss:
             pieces[Columns.ACTION_DIST_INPUTS] = columns[Columns.ACTION_DIST_INPUTS]
+        if networks.is_dense:
+            pieces, dtype = {Columns.OBS: obs, **pieces}, obs.dtype
         slices, width = {}, 0
         for name, piece in pieces.items():
             slices[name] = slice(width, width + piece.shape[1])
             width += piece.shape[1]
-        return cls(torch.cat([piece.to(obs.dtype) for piece in pieces.values()], 1), slices)
+        values = torch.cat([piece.to(dtype) for piece in pieces.values()], 1)
+        return cls(values, slices, None if networks.is_dense else obs)
 
     def take(self, index: Tensor) -> RowColumns:
         """Returns some rows, in the order of the index."""
-        return RowColumns(self.values.index_select(0, index), self.slices)
+        obs = None if self.obs is None else self.obs.index_select(0, index)
+        return RowColumns(self.values.index_select(0, index), self.slices, obs)
+
+    def room_for(self, num_rows: int) -> RowColumns:
+        """Returns zeros of the same columns and types."""
+        obs = None if self.obs is None else self.obs.new_zeros(num_rows, *self.obs.shape[1:])
+        return RowColumns(self.values.new_zeros(num_rows, self.values.shape[1]), self.slices, obs)
+
+    def take_into(self, target: RowColumns, index: Tensor) -> None:
+        """Writes some rows, in the order of the index, where they have room."""
+        torch.index_select(self.values, 0, index, out=target.values)
+        if self.obs is not None and target.obs is not None:
+            torch.index_select(self.obs, 0, index, out=target.obs)
 
     def cut(self, start: int, stop: int) -> RowColumns:
         """Returns a run of rows, without a copy."""
-        return RowColumns(self.values[start:stop], self.slices)
+        obs = None if self.obs is None else self.obs[start:stop]
+        return RowColumns(self.values[start:stop], self.slices, obs)
 
     def __getitem__(self, name: str) -> Tensor:
         """Returns a column, [rows, size]; advantages, targets and log-probabilities as [rows]."""
+        if name == Columns.OBS and self.obs is not None:
+            return self.obs
         columns = self.values[:, self.slices[name]]
         is_flat = name not in (Columns.OBS, Columns.ACTIONS, Columns.ACTION_DIST_INPUTS)
         return columns.squeeze(1) if is_flat else columns
@@ -194,13 +213,23 @@ class PPOLoss:
         self._clip = settings.clip_param
         self._value_clip = math.inf if settings.vf_clip_param is None else settings.vf_clip_param
         self._value_coeff = settings.vf_loss_coeff
-        self._entropy_coeff = entropy_coeff
-        self._kl_coeff = kl_coeff if settings.use_kl_loss else 0.0
+        # What the derivatives by a row's entropy and KL are multiplied by; None: they are 0.
+        self._by_entropy: float | Tensor | None = -entropy_coeff or None
+        self._by_kl: float | Tensor | None = kl_coeff if settings.use_kl_loss and kl_coeff else None
         self._networks = networks
         self._zero = like.new_zeros(())
         self.mix = like.new_tensor(
-            [1.0, self._value_coeff, 0.0, -self._entropy_coeff, self._kl_coeff]
+            [1.0, self._value_coeff, 0.0, self._by_entropy or 0.0, self._by_kl or 0.0]
         )
+
+    def follow(self, mix: Tensor) -> None:
+        """Takes entropy and KL coefficient from a vector like `mix` that changes between passes.
+
+        What is 0 now stays out.
+        """
+        self.mix = mix
+        self._by_entropy = None if self._by_entropy is None else mix[3]
+        self._by_kl = None if self._by_kl is None else mix[4]
 
     def forward(self, rows: RowColumns, outputs: Tensor, values: Tensor) -> Tensor:
         """Returns the parts of every row's loss, [5, rows], and keeps what `backward` needs.
@@ -248,8 +277,8 @@ class PPOLoss:
         by_value.mul_(2 * self._value_coeff)
         by_outputs = self._policy.backward(
             by_logp,
-            factors * -self._entropy_coeff if self._entropy_coeff else None,
-            factors * self._kl_coeff if self._kl_coeff else None,
+            None if self._by_entropy is None else factors * self._by_entropy,
+            None if self._by_kl is None else factors * self._by_kl,
         )
         return by_outputs, by_value
 

@@ -5,27 +5,35 @@ Parameters and gradients are flat; the gradients are written out, no graph is bu
 
 from __future__ import annotations
 
-import abc
 import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
-from ray.rllib.core.columns import Columns
 from torch import Tensor
 
 from rllib_weighted._private import uses_torch_lr_schedulers
 from rllib_weighted.core.eligibility import Requirement, first_reason, required
-from rllib_weighted.core.modules import Networks, user_override, why_not_networks
-from rllib_weighted.learning.closed_form.kernel import Kernel
+from rllib_weighted.core.modules import (
+    Networks,
+    opaque_networks,
+    read_networks,
+    user_override,
+    why_not_any,
+    why_not_networks,
+)
+from rllib_weighted.learning.adam import FlatAdam
+from rllib_weighted.learning.closed_form.arithmetic import (
+    Arithmetic,
+    PerWorkerArithmetic,
+    SharedArithmetic,
+)
 from rllib_weighted.learning.closed_form.loss import PPOLoss, RowColumns
-from rllib_weighted.learning.interfaces import RoundLearner, TrainedModule
+from rllib_weighted.learning.interfaces import RoundLearner, TrainedModule, on_cpu
 from rllib_weighted.learning.losses import WorkerLosses
 from rllib_weighted.learning.metrics import log_gradient_norm
 from rllib_weighted.learning.minibatches import Minibatch
-from rllib_weighted.learning.parameters import FlatAdam
 from rllib_weighted.learning.steps import Round, Steps, padding, positions
-from rllib_weighted.merging import Merge
 
 # What the autograd reference calls at every step, or what made the optimizer that it steps: no
 # user's override of these may be left out.
@@ -90,9 +98,9 @@ CLOSED_FORM: tuple[Requirement[TrainedModule], ...] = (
         "torch learning-rate schedulers",
     ),
     required(
-        "a learner on CPUs",
-        lambda s: str(s.learner.device) == "cpu",
-        "the learner is on a GPU",
+        "a learner on CPUs, or the only one and on a GPU",
+        lambda s: on_cpu(s.learner) or s.learner.collectives.is_solo,
+        "it is one of several learners on GPUs",
     ),
     required(
         "one `torch.optim.Adam` without weight decay, AMSGrad and parameter groups",
@@ -105,12 +113,31 @@ CLOSED_FORM: tuple[Requirement[TrainedModule], ...] = (
         "the optimizer steps some of the parameters only",
     ),
     Requirement(
-        "RLlib's default dense networks; see `NETWORKS`", lambda s: why_not_networks(s.module)
+        "RLlib's default dense networks; see `NETWORKS`. On a GPU, with one set of parameters: "
+        "RLlib's default networks of any layers",
+        lambda s: why_not_networks(s.module) if _needs_layers(s.learner) else why_not_any(s.module),
     ),
 )
 
 
-class _ClosedForm(Steps):
+def _needs_layers(learner: RoundLearner) -> bool:
+    """Whether layers that are not known need autograd step by step.
+
+    Of convolutions nearly all time is the layers' own: nothing is to be had on a CPU. On a GPU the
+    whole step, autograd's passes too, is captured.
+    """
+    return on_cpu(learner) or learner.per_worker is not None
+
+
+def known_networks(learner: RoundLearner, module_id: str) -> Networks:
+    """Returns what closed-form steps need to know of a module; see `why_not_closed_form`."""
+    module = TrainedModule(learner, module_id).module
+    if why_not_networks(module) is None:
+        return read_networks(module)
+    return opaque_networks(module)
+
+
+class ClosedFormSteps(Steps):
     """Steps that do the same as the autograd reference, without autograd.
 
     Where a loss or a gradient is not finite, the step is left to the reference, which finds out
@@ -120,8 +147,13 @@ class _ClosedForm(Steps):
         round: The round.
         reference: Autograd steps of the same round, for such steps and for the losses before the
             first.
-        networks: The module's layers.
+        networks: What is known of the module.
         adam: The parameters and their optimizer.
+
+    Attributes:
+        rows: The rows of this learner's workers; None without any.
+        last_norm: Norm of the last step's gradient; None where the reference has taken it, which
+            logs it itself.
     """
 
     def __init__(self, round: Round, reference: Steps, networks: Networks, adam: FlatAdam) -> None:
@@ -129,26 +161,15 @@ class _ClosedForm(Steps):
         self._reference = reference
         self._adam = adam
         self._group = self._learner.get_optimizer(module_id=round.module_id).param_groups[0]
-        self._kernel = Kernel(
-            networks,
-            adam.views(adam.parameters),
-            adam.views(adam.gradients),
-            stacked=adam.is_stacked,
-        )
-        self._loss = PPOLoss(
-            self._settings,
-            networks,
-            entropy_coeff=self._learner.entropy_coeff(round.module_id),
-            kl_coeff=self._learner.kl_coeff(round.module_id),
-            like=adam.parameters,
-        )
-        self._rows: RowColumns | None = None
+        self._arithmetic = make_arithmetic(round, networks, adam, make_loss(round, networks, adam))
+        self.rows: RowColumns | None = None
         if self._own:
-            self._rows = RowColumns.pack(
+            self.rows = RowColumns.pack(
                 round.batch.columns, networks=networks, use_kl_loss=self._settings.use_kl_loss
             )
         self._epoch: tuple[np.ndarray, RowColumns] | None = None
-        self._means: dict[tuple[int, ...], tuple[Tensor, Tensor | None]] = {}
+        self._layouts: dict[tuple[int, ...], tuple[Tensor, Tensor | None]] = {}
+        self.last_norm: Tensor | None = None
         adam.load()
 
     def take(self, minibatch: Minibatch) -> WorkerLosses | None:
@@ -156,6 +177,7 @@ class _ClosedForm(Steps):
         losses = self._take(minibatch) if self._workers else None
         if losses is not None:
             return losses
+        self.last_norm = None
         self._adam.store()
         try:
             return self._reference.take(minibatch)
@@ -167,20 +189,22 @@ class _ClosedForm(Steps):
         return self._reference.losses_of_round()
 
     def finish(self) -> None:
-        """See `Steps.finish`."""
+        """See `Steps.finish`; also logs the shared gradient's norm, as RLlib does at every step."""
         self._adam.store()
+        is_logged = self._settings.grad_clip and self._settings.grad_clip_by == "global_norm"
+        if self.last_norm is not None and is_logged and not self._adam.is_stacked:
+            norm = float(self.last_norm)
+            log_gradient_norm(self._learner.metrics, self._round.module_id, norm)
 
     def _take(self, minibatch: Minibatch) -> WorkerLosses | None:
         """Takes a step; None, and nothing has changed, if something is not finite."""
         local, means = None, None
         if self._own:
-            means, filled = self._means_of(minibatch.sizes)
-            rows = self._rows_of(minibatch)
+            means, filled = self._layout(minibatch.sizes)
+            rows = self._minibatch_rows(minibatch)
             rows = rows if filled is None else rows.take(filled)
-            outputs, values = self._kernel.forward(self._by_set(rows[Columns.OBS]))
-            parts = self._loss.forward(rows, self._by_row(outputs), self._by_row(values))
-            own_parts = parts @ means.T  # [5, n]
-            local = WorkerLosses(self._loss.mix @ own_parts, *own_parts)
+            total, parts = self._arithmetic.losses(rows, means)
+            local = WorkerLosses(total, *parts)
         losses = self._collectives.losses(self._own, local, self._workers)
         if not _is_finite(losses.total):
             return None
@@ -188,108 +212,69 @@ class _ClosedForm(Steps):
         own = merged
         if len(self._own) < len(self._workers):
             own = merged.take(positions(self._own, self._workers))
-        if not self._step(means, own):
+        gradients, finite = self._arithmetic.gradients(means, own.weights, own.value_weights)
+        if not _is_finite(finite):
             return None
+        self.last_norm = finite
+        self._adam.step(gradients, self._group)
         self._merger.record(self._workers, signals, merged, losses)
         return losses
 
-    @abc.abstractmethod
-    def _step(self, means: Tensor | None, merged: Merge) -> bool:
-        """Takes a step with the gradients of the last forward pass.
-
-        Args:
-            means: See `_means_of`; None without own workers.
-            merged: The weights of this learner's workers, [n].
-
-        Returns:
-            Whether it was taken; if not, nothing has changed.
-        """
-
-    def _by_set(self, rows: Tensor) -> Tensor:
-        """[rows, ...] as the kernel takes them: by worker, if each has its own parameters."""
-        return rows.view(len(self._own), -1, *rows.shape[1:]) if self._adam.is_stacked else rows
-
-    def _by_row(self, outputs: Tensor) -> Tensor:
-        """The kernel's outputs as [rows, ...]."""
-        return outputs.flatten(0, 1) if self._adam.is_stacked else outputs
-
-    def _means_of(self, sizes: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
+    def _layout(self, sizes: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
         """Returns the matrix of each worker's mean over its rows, and how rows are laid out.
 
         [n, rows], and the indices of rows that are given to the forward pass; None: all, in order.
         """
-        if sizes not in self._means:
-            means, filled = segment_mean_matrix(sizes, like=self._adam.parameters), None
-            index, real = padding(sizes)
-            if self._adam.is_stacked and real is not None:
-                # 0 at the entries that repeat a row to fill the rectangle.
-                wide = means.new_zeros(len(sizes), index.size)
-                wide[:, torch.from_numpy(real)] = means
-                means, filled = wide, torch.from_numpy(index.ravel())
-            self._means[sizes] = means, filled
-        return self._means[sizes]
+        if sizes not in self._layouts:
+            self._layouts[sizes] = layout(sizes, self._adam)
+        return self._layouts[sizes]
 
-    def _rows_of(self, minibatch: Minibatch) -> RowColumns:
+    def _minibatch_rows(self, minibatch: Minibatch) -> RowColumns:
         """Returns the columns of a minibatch; those of a whole epoch are gathered at once."""
-        assert self._rows is not None
+        assert self.rows is not None
         if self._epoch is None or self._epoch[0] is not minibatch.order:
-            self._epoch = minibatch.order, self._rows.take(torch.from_numpy(minibatch.order))
+            order = torch.from_numpy(minibatch.order).to(self.rows.values.device)
+            self._epoch = minibatch.order, self.rows.take(order)
         return self._epoch[1].cut(minibatch.start, minibatch.stop)
 
-    def _clip(self, gradients: Tensor) -> Tensor:
-        clip, by = self._settings.grad_clip, self._settings.grad_clip_by
-        return self._adam.clip(gradients, clip=clip, by=by)
+
+def make_loss(round: Round, networks: Networks, adam: FlatAdam) -> PPOLoss:
+    """Returns PPO's loss with the coefficients of a round."""
+    return PPOLoss(
+        round.settings,
+        networks,
+        entropy_coeff=round.learner.entropy_coeff(round.module_id),
+        kl_coeff=round.learner.kl_coeff(round.module_id),
+        like=adam.parameters,
+    )
 
 
-class ClosedFormSteps(_ClosedForm):
-    """Steps of one parameter set; see `SharedSteps`."""
-
-    _last_norm: Tensor | None = None
-
-    def finish(self) -> None:
-        """Also logs the gradient's norm, as RLlib does at every step."""
-        super().finish()
-        is_logged = self._settings.grad_clip and self._settings.grad_clip_by == "global_norm"
-        if self._last_norm is not None and is_logged:
-            norm = float(self._last_norm)
-            log_gradient_norm(self._learner.metrics, self._round.module_id, norm)
-
-    def _take(self, minibatch: Minibatch) -> WorkerLosses | None:
-        self._last_norm = None  # Where the reference takes a step, it logs the norm itself.
-        return super()._take(minibatch)
-
-    def _step(self, means: Tensor | None, merged: Merge) -> bool:
-        if means is None:
-            self._adam.gradients.zero_()
-        else:
-            of_value = merged.value_weights
-            value_factors = None if of_value is None else of_value.to(means) @ means
-            factors = merged.weights.to(means) @ means
-            self._kernel.backward(*self._loss.backward(factors, value_factors))
-        gradients = self._collectives.sum(self._adam.gradients)
-        norms = self._clip(gradients)
-        if not _is_finite(norms):
-            return False
-        self._last_norm = norms
-        self._adam.step(gradients, self._group)
-        return True
+def make_arithmetic(round: Round, networks: Networks, adam: FlatAdam, loss: PPOLoss) -> Arithmetic:
+    """Returns the arithmetic for the parameters that an optimizer has."""
+    kind = PerWorkerArithmetic if adam.is_stacked else SharedArithmetic
+    add_up = round.learner.collectives.sum
+    return kind(round.module, networks, adam, loss, round.settings, add_up)
 
 
-class ClosedFormPerWorkerSteps(_ClosedForm):
-    """Steps of every worker's own parameters; see `PerWorkerSteps`."""
+def layout(sizes: tuple[int, ...], adam: FlatAdam) -> tuple[Tensor, Tensor | None]:
+    """Returns how the rows of n workers are laid out for one pass.
 
-    def _step(self, means: Tensor | None, merged: Merge) -> bool:
-        own = self._adam.gradients
-        if means is not None:
-            by_outputs, by_values = self._loss.backward(means.sum(0))
-            self._kernel.backward(self._by_set(by_outputs), self._by_set(by_values))
-        total = self._collectives.sum(merged.weights.to(own) @ own)
-        if not _is_finite(total):  # So it is if any worker's gradient is not.
-            return False
-        own.add_(total)
-        self._clip(own)
-        self._adam.step(own, self._group)
-        return True
+    Args:
+        sizes: Rows of each worker, which lie one after the other.
+        adam: Its parameters say whether workers' rows need a rectangle.
+
+    Returns:
+        The matrix of each worker's mean, [n, rows]; and the indices of the rows to lay out, None:
+        all as they are.
+    """
+    means = segment_mean_matrix(sizes, like=adam.parameters)
+    index, real = padding(sizes)
+    if not adam.is_stacked or real is None:
+        return means, None
+    # 0 at the entries that repeat a row to fill the rectangle.
+    wide = means.new_zeros(len(sizes), index.size)
+    wide[:, torch.from_numpy(real).to(wide.device)] = means
+    return wide, torch.from_numpy(index.ravel()).to(wide.device)
 
 
 def segment_mean_matrix(sizes: Sequence[int], *, like: Tensor) -> Tensor:

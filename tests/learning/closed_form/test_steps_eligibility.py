@@ -112,10 +112,20 @@ def test_actions_that_need_the_general_way(caplog):
     assert reason == "the actions are neither discrete nor continuous."
 
 
-def test_a_learner_on_a_gpu_needs_the_general_way(monkeypatch, caplog):
+def test_one_of_several_learners_on_gpus_needs_the_general_way(monkeypatch, caplog):
     learner = learner_of(build_group(small_config(2)))
     monkeypatch.setattr(learner, "_device", torch.device("cuda", 0))
-    assert "the learner is on a GPU." in outcome(learner, caplog)
+    monkeypatch.setattr(learner.collectives, "is_solo", False)
+    assert "it is one of several learners on GPUs." in outcome(learner, caplog)
+
+
+def test_on_a_gpu_layers_of_any_kind_will_do_with_one_set_of_parameters(monkeypatch, caplog):
+    silu = DefaultModelConfig(fcnet_activation="silu")
+    for strategy, reason in (("average", FAST), ("actor_sum", "a network has a SiLU layer.")):
+        config = small_config(2).training(merge_strategy=strategy).rl_module(model_config=silu)
+        learner = learner_of(build_group(config))
+        monkeypatch.setattr(learner, "_device", torch.device("cuda", 0))
+        assert outcome(learner, caplog).endswith(reason)
 
 
 def subclass(name: str) -> type:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from ray.rllib.utils.torch_utils import clip_gradients
 
-from rllib_weighted.learning.parameters import clip_rows
+from rllib_weighted.learning.adam import clip_rows
 from tests.learning.test_parameters import assert_same, copies, f64, make_rows
 from tests.merging._asserts import assert_close
 

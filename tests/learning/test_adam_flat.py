@@ -10,7 +10,7 @@ import torch
 from ray.rllib.utils.torch_utils import clip_gradients
 from torch import Tensor
 
-from rllib_weighted.learning.parameters import FlatAdam, StackedAdam, adam_state, clip_rows
+from rllib_weighted.learning.adam import FlatAdam, StackedAdam, adam_state, clip_rows
 
 SHAPES = {"weight": (4, 3), "bias": (4,), "log_std": (1,)}
 SIZE = 12 + 4 + 1

@@ -7,7 +7,7 @@ from ray.rllib.utils.numpy import convert_to_numpy
 from ray.rllib.utils.torch_utils import convert_to_torch_tensor
 from torch import Tensor
 
-from rllib_weighted.learning.parameters import StackedAdam
+from rllib_weighted.learning.adam import StackedAdam
 from tests.merging._asserts import assert_close
 
 N = 4
