@@ -7,16 +7,24 @@ import logging
 import os
 import re
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from rllib_weighted._private import ended_ray_processes, ray_in_sessions_of_its_own
+from rllib_weighted._private import (
+    control_process_answers,
+    ended_ray_processes,
+    ray_in_sessions_of_its_own,
+)
 from rllib_weighted.cli import InputError
 from rllib_weighted.cli.inputs import FILE_MODULE, TrainOptions
 
 _WATCH_S = 1.0
+_SILENCE_S = 40.0  # Of a control process, before it counts as ended; Ray itself gives it 60.
+
+_silent: list[str] = []  # The control process of a joined cluster, if it is.
 
 
 def start_ray(options: TrainOptions, import_folder: Path | None) -> None:
@@ -70,8 +78,10 @@ def quiet_ray(verbose: bool) -> Iterator[None]:
         if not verbose:
             import ray  # noqa: F401  # The first import sets the levels of these loggers itself.
 
-            # Failures of trials are reported by the command itself.
-            for name, level in (("ray", "ERROR"), ("ray.rllib", "ERROR"), ("ray.tune", "CRITICAL")):
+            # Failures of trials are reported by the command itself. TensorBoard's writer warns of
+            # every metric that is not known yet.
+            quiet = {"ray": "ERROR", "ray.rllib": "ERROR", "ray.tune": "CRITICAL"}
+            for name, level in {**quiet, "tensorboardX": "ERROR"}.items():
                 logger = logging.getLogger(name)
                 stack.callback(logger.setLevel, logger.level)
                 logger.setLevel(level)
@@ -82,25 +92,38 @@ def quiet_ray(verbose: bool) -> Iterator[None]:
 
 
 def ended_ray() -> str:
-    """Returns which processes without which a local Ray is nothing have ended; "" if none."""
-    return " and ".join(name for name in ended_ray_processes() if name in ("gcs_server", "raylet"))
+    """Returns which processes without which Ray is nothing have ended; "" if none."""
+    ended = [name for name in ended_ray_processes() if name in ("gcs_server", "raylet")]
+    return " and ".join([*ended, *_silent])
 
 
 @contextlib.contextmanager
 def watching_ray(on_end: Callable[[], None]) -> Iterator[None]:
-    """Calls `on_end`, in a thread, if a local Ray ends inside the block; see `ended_ray`.
+    """Calls `on_end`, in a thread, if Ray ends inside the block; see `ended_ray`.
 
     Ray (2.60) itself looks for its control process for a minute, and then ends this process from
-    C++, where nothing can be said or saved any more. A cluster that was joined is left to it.
+    C++, where nothing can be said or saved any more; for one that is there and does not answer, it
+    looks for ever.
     """
     stopped = threading.Event()
+    _silent.clear()
+    heard = [time.monotonic()]
+
+    def listen() -> None:
+        # In a thread of its own: Ray may keep a question to a process that has died for a minute.
+        while not stopped.wait(_WATCH_S):
+            if control_process_answers(timeout_s=_WATCH_S):
+                heard[0] = time.monotonic()
 
     def watch() -> None:
         while not stopped.wait(_WATCH_S):
+            if time.monotonic() - heard[0] > _SILENCE_S:
+                _silent.append(f"gcs_server (no answer for {_SILENCE_S:.0f} s)")
             if ended_ray():
                 on_end()
                 return
 
+    threading.Thread(target=listen, daemon=True).start()
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:

@@ -95,7 +95,34 @@ def test_the_end_of_ray_is_told_once(
 ) -> None:
     monkeypatch.setattr(cluster, "_WATCH_S", 0.01)
     monkeypatch.setattr(cluster, "ended_ray_processes", lambda: ended)
+    monkeypatch.setattr(cluster, "control_process_answers", lambda timeout_s: True)
     told: list[bool] = []
     with watching_ray(lambda: told.append(True)):
         time.sleep(0.2)
     assert told == [True] * is_told
+
+
+def _hangs(timeout_s: float) -> bool:
+    time.sleep(60)  # As Ray may, where the process has died.
+    return True
+
+
+@pytest.mark.parametrize(
+    ("answers", "is_told"),
+    [(lambda timeout_s: False, True), (_hangs, True), (lambda timeout_s: True, False)],
+)
+def test_a_control_process_that_does_not_answer_counts_as_ended_after_a_while(
+    monkeypatch: pytest.MonkeyPatch, answers: Any, is_told: bool
+) -> None:
+    monkeypatch.setattr(cluster, "_WATCH_S", 0.01)
+    monkeypatch.setattr(cluster, "_SILENCE_S", 2.0)
+    monkeypatch.setattr(cluster, "ended_ray_processes", list)
+    monkeypatch.setattr(cluster, "control_process_answers", answers)
+    told: list[str] = []
+    with watching_ray(lambda: told.append(cluster.ended_ray())):
+        time.sleep(1)
+        assert told == []  # Not at once.
+        time.sleep(2)
+    assert told == ["gcs_server (no answer for 2 s)"] * is_told
+    with watching_ray(lambda: None):
+        assert cluster.ended_ray() == ""  # The next training begins with another one.
