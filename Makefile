@@ -10,7 +10,7 @@ DOCS_STAMP := .venv/.installed-docs
 RELEASE_STAMP := .venv/.installed-release
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-slow bench study cluster-job docs gpu-check release check format clean
+.PHONY: help install train test test-slow chaos soak bench study cluster-job docs gpu-check release check format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -23,7 +23,7 @@ $(BENCH_STAMP): $(STAMP)
 
 $(STAMP): pyproject.toml ci/constraints.txt
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check --constraint ci/constraints.txt --editable '.[box2d,envpool,mujoco,atari,minigrid,video,optuna,torchjd,onnx,hub,dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint ci/constraints.txt --editable '.[box2d,envpool,mujoco,atari,minigrid,video,optuna,torchjd,onnx,hub,wandb,mlflow,dev]'
 	@touch $(STAMP)
 
 $(DOCS_STAMP): $(STAMP)
@@ -42,6 +42,12 @@ test: $(STAMP) ## Run the fast tests; ARGS goes to pytest
 
 test-slow: $(STAMP) ## Run the slow tests; ARGS goes to pytest
 	$(BIN)/python -m pytest -m slow -o faulthandler_timeout=3600 $(ARGS)
+
+chaos: $(STAMP) ## Faults at random in a sweep on two nodes; ARGS="--hours 2" for longer
+	$(BIN)/python -W ignore -m tests.chaos $(ARGS)
+
+soak: $(STAMP) ## Two hours of short rounds: memory and descriptors may not grow
+	$(BIN)/python -W ignore -m tests.chaos.soak $(ARGS)
 
 study: $(STAMP) ## Make the study's missing runs and draw its page; ARGS=--report only draws
 	$(BIN)/python -m studies $(ARGS)

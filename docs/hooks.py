@@ -1,4 +1,4 @@
-"""What MkDocs cannot do alone: pages made from the code, formulas as MathML, links out of docs/.
+"""What MkDocs cannot do alone: pages from code and notebooks, MathML, links out of docs/.
 
 The reference pages are written here from the package at build time, so that they cannot be out of
 date. `reference/*.md` in docs/ hold the prose around them; `<!-- generated: NAME -->` is replaced
@@ -27,9 +27,16 @@ _SOURCE = "source"  # Where the site keeps the files outside of docs/ that its p
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Adds the files outside of docs/ that pages link to; as text, so that a browser shows them."""
+    """Adds notebooks as pages, and the files outside of docs/ that pages link to.
+
+    The files are added as text, so that a browser shows them.
+    """
     from mkdocs.structure.files import File
 
+    for path in sorted((ROOT / "docs").rglob("*.ipynb")):
+        uri = path.relative_to(ROOT / "docs").with_suffix("")
+        for name, content in notebook(path).items():
+            files.append(File.generated(config, f"{uri}{name}", content=content))
     found = {path for page in files.documentation_pages() for path in _outside(page)}
     for path in sorted(found):
         text = (ROOT / path).read_text(encoding="utf-8")
@@ -38,8 +45,12 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Fills in what is made from the code; turns links out of docs/ to the site's own copies."""
+    """Fills in what is made from the code; turns links to files into those to the site's pages.
+
+    Those are notebooks, and the site's own copies of what lies outside of docs/.
+    """
     markdown = _MARK.sub(lambda match: GENERATED[match[1]](), markdown)
+    markdown = re.sub(r"(\]\([^)\s]+)\.ipynb\)", r"\1.md)", markdown)
     up = "../" * page.file.src_uri.count("/")
 
     def turned(match: re.Match[str]) -> str:
@@ -58,6 +69,25 @@ def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
         return str(convert(unescape(match[2]), display=display))
 
     return _FORMULA.sub(drawn, html)
+
+
+def notebook(path: Path) -> dict[str, str | bytes]:
+    """Returns a notebook with its outputs as a page, and the pictures that the page shows.
+
+    Returns:
+        What follows the notebook's stem -> content: `".md"`, and `"_0_1.png"` and so on.
+    """
+    from nbconvert import MarkdownExporter
+
+    text, resources = MarkdownExporter().from_filename(
+        str(path), resources={"unique_key": path.stem, "output_files_dir": "."}
+    )
+    download = f'<a href="{path.name}" download>Download this notebook</a>\n'
+    pictures = {
+        posixpath.basename(name).removeprefix(path.stem): content
+        for name, content in resources["outputs"].items()
+    }
+    return {".md": f"{text}\n{download}", **pictures}
 
 
 def _outside(page: Any) -> set[str]:

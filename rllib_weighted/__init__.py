@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from rllib_weighted.policy import load_policy
     from rllib_weighted.tuning import merge_grid
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "ActorAverage",

@@ -116,6 +116,21 @@ def ended_ray_processes() -> list[str]:
     return [] if node is None else [kind for kind, _ in node.dead_processes()]
 
 
+def control_process_answers(timeout_s: float) -> bool:
+    """Whether the control process of the cluster that this process is part of answers in time."""
+    import ray
+    from ray._private import worker
+
+    node = worker._global_node
+    if node is None:
+        return True  # There is none to ask.
+    try:
+        node.get_gcs_client().internal_kv_get(b"alive", _NAMESPACE.encode(), timeout=timeout_s)
+    except ray.exceptions.RpcError:
+        return False
+    return True
+
+
 def kill_ray_processes() -> None:
     """Ends the Ray that this process has started, without asking its control process.
 
@@ -251,6 +266,13 @@ def module_parameters(module: torch.nn.Module) -> dict[str, Any]:
 def has_forward_hooks(module: torch.nn.Module) -> bool:
     """Whether something of a user's runs before or after a module's `forward`."""
     return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def keep_in_service(learner_group: Any) -> None:
+    """Has remote learners asked again that RLlib (2.60) gave up: one raised, and is alive."""
+    manager = learner_group._worker_manager
+    for index in manager.actor_ids():
+        manager.set_actor_state(index, healthy=True)
 
 
 def learner_connectors(learner: Any) -> list[Any]:

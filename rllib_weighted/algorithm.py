@@ -63,6 +63,7 @@ from rllib_weighted.records import metrics as names
 from rllib_weighted.records.history import HISTORY_DIR, MergeHistory
 from rllib_weighted.records.metrics import (
     diagnostic_metrics,
+    for_tune,
     summarize,
     worker_metrics,
 )
@@ -177,6 +178,8 @@ class WeightedPPO(TrialPPO):
             raise self._rescue.save(error) from error
         if self._drops:
             results[names.MERGE][names.DROP_CAUSE] = drops_text(self._drops)
+        if self._tune_trial_id is not None:
+            results[names.MERGE] = for_tune(results[names.MERGE])
         return results
 
     @override(TrialPPO)

@@ -43,6 +43,7 @@ logger = logging.getLogger(__name__)
 
 _LACKED_BY_0_1 = (
     "env_backend",
+    "learner_timeout_s",
     "level_options",
     "max_missed_rounds",
     "max_rounds_without_update",
@@ -74,6 +75,7 @@ class WeightedPPOConfig(PPOConfig):
     env_backend = "gymnasium"
     observation_scale: float = 1.0
     per_worker_parameters: bool | None = None
+    learner_timeout_s: float | None = 1800
     max_missed_rounds: int | None = 3
     max_rounds_without_update: int | None = 5
     storage_timeout_s = DEFAULT_TIMEOUT_S
@@ -104,6 +106,7 @@ class WeightedPPOConfig(PPOConfig):
         self.observation_scale = 1.0
         self.fast_learner = True
         self.fast_sampling = True
+        self.learner_timeout_s = 1800
         self.max_missed_rounds = 3
         self.max_rounds_without_update = 5
         self.storage_timeout_s = DEFAULT_TIMEOUT_S
@@ -274,6 +277,7 @@ class WeightedPPOConfig(PPOConfig):
     def fault_tolerance(
         self,
         *,
+        learner_timeout_s: Any = NotProvided,
         max_missed_rounds: Any = NotProvided,
         max_rounds_without_update: Any = NotProvided,
         storage_timeout_s: Any = NotProvided,
@@ -282,6 +286,10 @@ class WeightedPPOConfig(PPOConfig):
         """Sets what happens when processes, environments or a storage fail.
 
         Args:
+            learner_timeout_s: Seconds within which remote learners should be done with a round's
+                update, or with a part of a checkpoint (default 1800, as long as learners wait for
+                each other). Who is not is ended, and the run with an error; the state before the
+                round is saved, and the trial goes on from it when it is run again. None: any time.
             max_missed_rounds: After how many rounds in a row of which an env runner sends nothing
                 within `sample_timeout_s` it is killed and started anew (default 3). None: never.
                 It needs `restart_failed_env_runners`.
@@ -298,6 +306,7 @@ class WeightedPPOConfig(PPOConfig):
         """
         super().fault_tolerance(**kwargs)
         self._set_given(
+            learner_timeout_s=learner_timeout_s,
             max_missed_rounds=max_missed_rounds,
             max_rounds_without_update=max_rounds_without_update,
             storage_timeout_s=storage_timeout_s,

@@ -115,6 +115,7 @@ _NUMBERS = _COUNTS | {
     "grad_clip": _POSITIVE_OR_NONE,
     "observation_scale": _POSITIVE,
     "storage_timeout_s": _NOT_NEGATIVE,
+    "learner_timeout_s": _POSITIVE_OR_NONE,
     "seed": _Rule(
         f"None or a whole number from 0 to {_MAX_SEED}",
         lambda x: _is_count(x, 0) and x <= _MAX_SEED,

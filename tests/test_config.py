@@ -40,6 +40,7 @@ def test_settings_that_earlier_versions_lack_are_named_only_if_changed():
         "observation_scale": 0.5,
         "per_worker_parameters": True,
         "storage_timeout_s": 5,
+        "learner_timeout_s": 60,
         "worker_env_config": [{}, {}],
         "level_options": {"beta": 0.5},
     }
@@ -49,7 +50,9 @@ def test_settings_that_earlier_versions_lack_are_named_only_if_changed():
     config.env_runners(
         env_backend="envpool", worker_env_config=[{}, {}], level_options={"beta": 0.5}
     )
-    config.fault_tolerance(storage_timeout_s=5, restart_failed_env_runners=False)
+    config.fault_tolerance(
+        learner_timeout_s=60, storage_timeout_s=5, restart_failed_env_runners=False
+    )
     assert config.restart_failed_env_runners is False
     assert {name: config.to_dict()[name] for name in new} == new
     assert WeightedPPOConfig().update_from_dict(config.to_dict()).env_backend == "envpool"
@@ -185,7 +188,7 @@ def _by_setter(config, name, value):
         return config.debugging(seed=value)
     if name == "observation_scale":
         return config.rl_module(observation_scale=value)
-    if name in ("max_missed_rounds", "max_rounds_without_update", "storage_timeout_s"):
+    if name.startswith("max_") or name.endswith("_timeout_s"):
         return config.fault_tolerance(**{name: value})
     return config.training(**{name.removeprefix("_"): value})
 

@@ -12,9 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 import torch
 import typer
+from nbclient import NotebookClient
 
 import rllib_weighted
 from rllib_weighted import WeightedPPOConfig
@@ -134,6 +136,12 @@ def tracking(tmp_path: Path) -> None:
     run("how-to/track.md")
 
 
+def upgrade(tmp_path: Path) -> None:
+    strategy = run("upgrade.md")["AboveMedian"]()
+    assert strategy.signals == ("return",)
+    assert strategy.shares(torch.tensor([1.0, 2.0, 3.0])).tolist() == [1 / 4, 1 / 4, 2 / 4]
+
+
 RUNS: dict[str, Callable[[Path], None]] = {
     "getting-started.md": getting_started,
     "tutorials/own-environment.md": own_environment,
@@ -149,6 +157,7 @@ RUNS: dict[str, Callable[[Path], None]] = {
     "how-to/environments.md": only_configs("how-to/environments.md"),
     "how-to/migrate.md": only_configs("how-to/migrate.md"),
     "how-to/track.md": tracking,
+    "upgrade.md": upgrade,
     "reference/history.md": history,
     "reference/commands.md": command,
 }
@@ -182,6 +191,46 @@ def test_the_code_of_a_page_runs(page: str, elsewhere: Path) -> None:
 def test_every_page_with_code_is_run() -> None:
     shown = {page for page in PAGES if blocks(page)} - {"specification.md"}  # See test_docs.py.
     assert shown == set(RUNS)
+
+
+NOTEBOOKS = sorted(DOCS.rglob("*.ipynb"))
+
+
+def noise(notebook: Any) -> list[str]:
+    """What a reader would see in red: warnings, logs, tracebacks."""
+    outputs = [out for cell in notebook.cells for out in cell.get("outputs", [])]
+    return [str(out) for out in outputs if out.get("name") == "stderr" or "ename" in out]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.filterwarnings("ignore:.*Kernel is running over TCP:UserWarning")
+def test_a_notebook_runs_and_is_quiet(path: Path, elsewhere: Path) -> None:
+    """In a process of its own, with a Ray of its own, as a reader's would be."""
+    notebook = nbformat.read(path, as_version=4)
+    assert noise(notebook) == []  # As it is shown.
+    NotebookClient(notebook, timeout=1800, kernel_name="python3").execute()
+    assert noise(notebook) == []
+    shown = [
+        out["data"] for cell in notebook.cells for out in cell.get("outputs", []) if "data" in out
+    ]
+    assert sum("<table>" in "".join(data.get("text/html", "")) for data in shown) == 3
+    assert sum("image/png" in data for data in shown) == 1
+
+
+def test_noise_is_noticed() -> None:
+    cell = nbformat.v4.new_code_cell("import warnings")
+    assert noise(nbformat.v4.new_notebook(cells=[cell])) == []
+    cell.outputs = [nbformat.v4.new_output("stream", name="stderr", text="Warning: …")]
+    assert len(noise(nbformat.v4.new_notebook(cells=[cell]))) == 1
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_links_to_pages_and_names_no_machine(path: Path) -> None:
+    text = path.read_text("utf-8")
+    links = re.findall(r"\]\(([^)#\s]+)\)", text)
+    assert [at for at in links if "://" not in at and not (path.parent / at).is_file()] == []
+    assert re.findall(r"/(?:work|tmp|root|opt)/[^\"\s]*", text) == []
 
 
 @pytest.mark.usefixtures("ray_session")
@@ -314,6 +363,25 @@ def test_links_out_of_the_docs_go_to_copies(hooks: Any) -> None:
     markdown = "[a](../../CONTRIBUTING.md) [b](../method.md) [c](../../not_there.md)"
     turned = "[a](../source/CONTRIBUTING.md.txt) [b](../method.md) [c](../../not_there.md)"
     assert hooks.on_page_markdown(markdown, page, None, None) == turned
+
+
+def test_links_to_notebooks_lead_to_their_pages(hooks: Any) -> None:
+    page = types.SimpleNamespace(file=types.SimpleNamespace(src_uri="index.md"))
+    turned = hooks.on_page_markdown("[a](tutorials/two-merges.ipynb) `x.ipynb`", page, None, None)
+    assert turned == "[a](tutorials/two-merges.md) `x.ipynb`"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_a_page_with_its_pictures(hooks: Any, path: Path) -> None:
+    page = hooks.notebook(path)
+    text = page.pop(".md")
+    assert text.startswith("# ")
+    assert "```python" in text
+    assert f'<a href="{path.name}" download>' in text
+    assert page
+    for name, content in page.items():
+        assert f"]({path.stem}{name})" in text.replace("(./", "(")
+        assert content.startswith(b"\x89PNG")
 
 
 def test_the_figure_shows_the_numbers_of_the_table() -> None:

@@ -83,6 +83,13 @@ NAMES: tuple[PrivateName, ...] = (
         "likewise",
         ("check_alive", "allow_graceful", "wait"),
     ),
+    PrivateName(
+        "ray._private.node:Node",
+        "get_gcs_client",
+        "whether the control process of a cluster that was joined answers",
+        (),
+    ),
+    PrivateName("ray._raylet:InnerGcsClient", "internal_kv_get", "likewise"),
     # Driver: package, algorithm, config, validation, tuning
     PrivateName(
         "ray.tune.registry",
@@ -280,6 +287,11 @@ NAMES: tuple[PrivateName, ...] = (
     PrivateName(_LEARNER_GROUP, "_learner", "the local learner: its update's result"),
     PrivateName(
         _LEARNER_GROUP, "_workers", "remote learners: RLlib waits half an hour for a dead one"
+    ),
+    PrivateName(
+        _LEARNER_GROUP,
+        "_worker_manager",
+        "a learner that could not write a checkpoint learns on; can go when RLlib raises its error",
     ),
     PrivateName(_LEARNER_GROUP, "_module_spec", "what the learners were built with"),
 )

@@ -54,6 +54,7 @@ NUMBERS = {
     "kl_target": ([0.01, 1], [-1, 0]),
     "observation_scale": ([1, 0.5, 1 / 255], [-1, 0, -0.1]),
     "storage_timeout_s": ([0, 0.5, 300], [-1, math.inf]),
+    "learner_timeout_s": ([None, 0.5, 1800], [-1, 0, math.inf]),
     "grad_clip": ([None, 0.5, 40], [-1, 0, -0.5]),
     "min_weight": ([None, 0, 0.0, 0.125, 3, [[0, 0.5], [1e6, 0]]], [-1, -1.0, -1e-9]),
 }

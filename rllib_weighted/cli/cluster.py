@@ -5,17 +5,26 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from rllib_weighted._private import ended_ray_processes, ray_in_sessions_of_its_own
+from rllib_weighted._private import (
+    control_process_answers,
+    ended_ray_processes,
+    ray_in_sessions_of_its_own,
+)
 from rllib_weighted.cli import InputError
-from rllib_weighted.cli.inputs import TrainOptions
+from rllib_weighted.cli.inputs import FILE_MODULE, TrainOptions
 
 _WATCH_S = 1.0
+_SILENCE_S = 40.0  # Of a control process, before it counts as ended; Ray itself gives it 60.
+
+_silent: list[str] = []  # The control process of a joined cluster, if it is.
 
 
 def start_ray(options: TrainOptions, import_folder: Path | None) -> None:
@@ -59,44 +68,62 @@ def start_ray(options: TrainOptions, import_folder: Path | None) -> None:
 
 @contextlib.contextmanager
 def quiet_ray(verbose: bool) -> Iterator[None]:
-    """Hides Ray's warnings and logs of this process inside the block, unless `verbose`.
+    """Hides Ray's logs, and the warnings of packages, inside the block, unless `verbose`.
 
-    Tune's own progress output is off in either case: the command has its own.
+    What a training file itself warns of is shown. Tune's own progress output is off in either case:
+    the command has its own. A training file is to be loaded inside the block, too: it is what
+    imports Ray, RLlib and gymnasium first.
     """
     with environment_variable("RAY_AIR_NEW_OUTPUT", "0"), contextlib.ExitStack() as stack:
         if not verbose:
             import ray  # noqa: F401  # The first import sets the levels of these loggers itself.
 
-            # Failures of trials are reported by the command itself.
-            for name, level in (("ray", "ERROR"), ("ray.rllib", "ERROR"), ("ray.tune", "CRITICAL")):
+            # Failures of trials are reported by the command itself. TensorBoard's writer warns of
+            # every metric that is not known yet.
+            quiet = {"ray": "ERROR", "ray.rllib": "ERROR", "ray.tune": "CRITICAL"}
+            for name, level in {**quiet, "tensorboardX": "ERROR"}.items():
                 logger = logging.getLogger(name)
                 stack.callback(logger.setLevel, logger.level)
                 logger.setLevel(level)
             stack.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")
+            warnings.filterwarnings("default", module=re.escape(FILE_MODULE))
         yield
 
 
 def ended_ray() -> str:
-    """Returns which processes without which a local Ray is nothing have ended; "" if none."""
-    return " and ".join(name for name in ended_ray_processes() if name in ("gcs_server", "raylet"))
+    """Returns which processes without which Ray is nothing have ended; "" if none."""
+    ended = [name for name in ended_ray_processes() if name in ("gcs_server", "raylet")]
+    return " and ".join([*ended, *_silent])
 
 
 @contextlib.contextmanager
 def watching_ray(on_end: Callable[[], None]) -> Iterator[None]:
-    """Calls `on_end`, in a thread, if a local Ray ends inside the block; see `ended_ray`.
+    """Calls `on_end`, in a thread, if Ray ends inside the block; see `ended_ray`.
 
     Ray (2.60) itself looks for its control process for a minute, and then ends this process from
-    C++, where nothing can be said or saved any more. A cluster that was joined is left to it.
+    C++, where nothing can be said or saved any more; for one that is there and does not answer, it
+    looks for ever.
     """
     stopped = threading.Event()
+    _silent.clear()
+    heard = [time.monotonic()]
+
+    def listen() -> None:
+        # In a thread of its own: Ray may keep a question to a process that has died for a minute.
+        while not stopped.wait(_WATCH_S):
+            if control_process_answers(timeout_s=_WATCH_S):
+                heard[0] = time.monotonic()
 
     def watch() -> None:
         while not stopped.wait(_WATCH_S):
+            if time.monotonic() - heard[0] > _SILENCE_S:
+                _silent.append(f"gcs_server (no answer for {_SILENCE_S:.0f} s)")
             if ended_ray():
                 on_end()
                 return
 
+    threading.Thread(target=listen, daemon=True).start()
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:

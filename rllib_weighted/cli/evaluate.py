@@ -24,8 +24,10 @@ from rllib_weighted.cli.cluster import quiet_ray
 from rllib_weighted.cli.inputs import load_experiments
 from rllib_weighted.core.checkpoints import MODULE_FOLDER, restoring
 from rllib_weighted.core.envs import env_creator, env_problem, envpool_id
+from rllib_weighted.core.redaction import redact
 from rllib_weighted.records.schema import is_uri
 from rllib_weighted.suggest import shown
+from rllib_weighted.text import html_table, short_path
 
 if TYPE_CHECKING:
     import gymnasium as gym
@@ -90,6 +92,20 @@ class EvaluationResult:
             for name, value in values.items()
         }
         return json.dumps(known, indent=2)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        actions = "drawn, as in training" if self.explore else "the most likely ones"
+        rows = [
+            ("checkpoint", short_path(redact(self.checkpoint))),
+            ("episodes", f"{len(self.returns)} (actions {actions})"),
+            ("return mean", f"{self.return_mean:.2f}"),
+            ("return std", f"{self.return_std:.2f}"),
+            ("return min, max", f"{min(self.returns):.2f}, {max(self.returns):.2f}"),
+            ("length mean", f"{self.length_mean:.1f}"),
+            *(("video", short_path(path)) for path in self.videos),
+        ]
+        return html_table((), rows)
 
 
 def _or_null(value: Any) -> Any:  # Any of the above.

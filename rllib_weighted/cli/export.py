@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,10 @@ import numpy as np
 
 from rllib_weighted.cli import InputError, TrainingError
 from rllib_weighted.cli.checkpoints import find_checkpoint
+from rllib_weighted.cli.cluster import quiet_ray
 from rllib_weighted.core.eligibility import Requirement, first_reason, required
+from rllib_weighted.core.redaction import redact
+from rllib_weighted.text import html_table, short_path
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -51,6 +53,18 @@ class ExportResult:
     action_shape: tuple[int, ...]
     differences: dict[Path, float]
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        rows = [
+            ("checkpoint", short_path(redact(self.checkpoint))),
+            ("input", f"obs [batch, *{list(self.obs_shape)}] {self.obs_dtype}"),
+            ("output", f"action [batch, *{list(self.action_shape)}]"),
+        ]
+        for path, difference in self.differences.items():
+            checked = f"differs by {difference:.1g} at most over {NUM_CHECKED:,} observations"
+            rows.append(("written", f"{short_path(path)} ({checked})"))
+        return html_table((), rows)
+
 
 def export_policy(
     checkpoint: str | Path,
@@ -82,9 +96,9 @@ def export_policy(
     }
     _check_files(files, needs_onnx=onnx is not None)
     location = find_checkpoint(checkpoint)
-    from rllib_weighted.policy import load_policy
+    with quiet_ray(verbose), contextlib.nullcontext() if verbose else _quiet():
+        from rllib_weighted.policy import load_policy
 
-    with contextlib.nullcontext() if verbose else _quiet():
         try:
             policy = load_policy(location)
         except ValueError as error:
@@ -135,13 +149,11 @@ def _check_files(files: dict[Path, Any], *, needs_onnx: bool) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hides what the exporters say: torch calls `torch.jit.trace` deprecated, ONNX is chatty."""
+    """Hides what the exporters log: ONNX's is chatty."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     finally:
         logging.disable(disabled)
 

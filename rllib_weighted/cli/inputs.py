@@ -24,6 +24,7 @@ from typer import Option
 
 from rllib_weighted._private import tune_registry
 from rllib_weighted.cli import InputError
+from rllib_weighted.cli.run_config import RunSettings, read_run, unused_names
 from rllib_weighted.suggest import nearest, shown
 
 if TYPE_CHECKING:
@@ -71,6 +72,9 @@ _MAX_DEPTH = 50  # What copies and merges settings calls itself at each level.
 _MAX_VALUES = 100_000
 _MAX_NAME = 200  # Bytes; file systems end at 255, and Tune appends to the names of trials.
 
+FILE_MODULE = "__rllib_train_file__"
+"""The name under which a Python training file is loaded."""
+
 VERBOSE = Option("--verbose", "-v", "--log-info", help="Show Ray's logs.")
 
 
@@ -104,6 +108,8 @@ class TrainOptions:
         ray_address: The Ray cluster to join.
         ray_num_cpus: CPUs that a local Ray counts with.
         local_mode: Samples and learns in a single process, for debugging.
+        track: Where results go besides the experiment's folder: `"wandb"`, `"mlflow"`,
+            `"tensorboard"`. A resumed experiment keeps those of its start if there are none here.
         verbose: Shows Ray's logs.
     """
 
@@ -152,6 +158,13 @@ class TrainOptions:
     local_mode: bool = _option(
         "--local-mode", default=False, help="Sample and learn in one process per trial, to debug."
     )
+    track: Sequence[str] = _option(
+        "--track",
+        default=(),
+        metavar="TRACKER",
+        help="Send results to wandb, mlflow or tensorboard, too; may be repeated. Their usual "
+        "environment variables count.",
+    )
     verbose: bool = field(default=False, metadata={"option": VERBOSE})
 
     def __post_init__(self) -> None:
@@ -177,7 +190,7 @@ def folder_name(text: str) -> str:
 def takes_train_options(command: Callable[..., None]) -> Callable[..., None]:
     """Adds the options of `rllib train` to a command, which gets them as its argument `options`."""
     # Typer takes a repeated option only as a list.
-    hints = {**get_type_hints(TrainOptions), "settings": list[str]}
+    hints = {**get_type_hints(TrainOptions), "settings": list[str], "track": list[str]}
     added = [
         inspect.Parameter(
             option.name,
@@ -214,6 +227,8 @@ class TrainFile:
         checkpoint_at_end: Whether a last checkpoint is written, if the file says so.
         storage_path: Where results go, if the file says so.
         arguments: `algo`, `env` and `config` of the command line, when there is no file.
+        run: What the file says of the run itself: `run_config` and `callbacks`.
+        warnings: What in the file looks like a mistake, a sentence each.
     """
 
     config: AlgorithmConfig
@@ -226,6 +241,8 @@ class TrainFile:
     checkpoint_at_end: bool | None = None
     storage_path: str | None = None
     arguments: dict[str, Any] | None = None  # Settings may be of any type.
+    run: RunSettings = field(default_factory=RunSettings)
+    warnings: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.name = folder_name(self.name)
@@ -234,8 +251,14 @@ class TrainFile:
         """Returns what is asked for when the options' stop criteria and values go over these.
 
         Raises:
-            InputError: `--stop` is wrong, or the name would end up in the query of a URI.
+            InputError: `--stop` is wrong, or cannot go over what the file has; or the name would
+                end up in the query of a URI.
         """
+        if options.stop is not None and self.run.stopper is not None:
+            raise InputError(
+                f"--stop should be left out; found {shown(options.stop)}: the file's own stop "
+                f"criterion is code ({shown(self.run.stopper)}), over which no other one goes"
+            )
         values = {name: getattr(options, name) for name in _OPTIONAL_KEYS}
         given = {name: value for name, value in values.items() if value not in (None, "")}
         asked = dataclasses.replace(self, stop=merge_stop(self.stop, options.stop), **given)
@@ -261,9 +284,9 @@ def load_experiments(path: str | Path) -> list[TrainFile]:
     """Reads a training file.
 
     Args:
-        path: A `.py` file that defines `config` (an AlgorithmConfig) and optionally `stop` and
-            `tune_config`; or a `.yaml`, `.yml` or `.json` file of Tune experiments,
-            `{name: {run: ..., env: ..., stop: ..., config: ...}}`.
+        path: A `.py` file that defines `config` (an AlgorithmConfig) and optionally `stop`,
+            `tune_config`, `run_config` and `callbacks`; or a `.yaml`, `.yml` or `.json` file of
+            Tune experiments, `{name: {run: ..., env: ..., stop: ..., config: ...}}`.
 
     Raises:
         InputError: The file is missing, cannot be read, raises, or does not define what it must.
@@ -296,16 +319,27 @@ def _load_python(path: Path, source: bytes) -> list[TrainFile]:
         raise InputError(
             f"{path}: `tune_config` must be a ray.tune.TuneConfig; found {shown(tune_config)}"
         )
-    stop = read_stop(found.get("stop"), str(path))
-    config = config.copy(copy_frozen=False)
-    return [TrainFile(config, stop, path.stem, path, tune_config)]
+    run = read_run(found, str(path))
+    stop = read_stop(None if run.stopper else run.stop, str(path))
+    return [
+        TrainFile(
+            config.copy(copy_frozen=False),
+            stop,
+            path.stem,
+            path,
+            tune_config,
+            storage_path=run.storage_path,
+            run=run,
+            warnings=unused_names(source, found, path),
+        )
+    ]
 
 
 def _execute(path: Path, source: bytes) -> dict[str, Any]:  # A file may define anything.
     """Runs a Python file as a module and returns the names that it defines."""
     import ray.cloudpickle as cloudpickle
 
-    module = types.ModuleType("__rllib_train_file__")
+    module = types.ModuleType(FILE_MODULE)
     module.__file__ = str(path)
     sys.modules[module.__name__] = module
     # Worker processes cannot import this module: pickle what it defines by value.

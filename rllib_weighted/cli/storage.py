@@ -232,6 +232,7 @@ class ExperimentRecord:
         local_mode: Whether `--local-mode` was on.
         metric: The metric of the file's `tune_config`, if it names one.
         mode: "max" or "min", likewise.
+        trackers: What its results go to, besides its folder; see `cli/tracking.py`.
     """
 
     file: str | None = None
@@ -241,6 +242,7 @@ class ExperimentRecord:
     local_mode: bool = False
     metric: str | None = None
     mode: str | None = None
+    trackers: list[str] = field(default_factory=list)
 
 
 _ARGUMENTS = {"algo", "env", "config"}  # Of `run_algorithm`.

@@ -24,6 +24,7 @@ from pyarrow import fs
 from rich.console import Console
 
 from rllib_weighted.cli import Aborted, InputError, RayEnded, TrainingError, inputs, storage
+from rllib_weighted.cli.checkpoints import DEFAULT_METRICS
 from rllib_weighted.cli.cluster import (
     ended_ray,
     environment_variable,
@@ -31,27 +32,39 @@ from rllib_weighted.cli.cluster import (
     start_ray,
     watching_ray,
 )
+from rllib_weighted.cli.display import Display, ranking, show
 from rllib_weighted.cli.failures import no_space, root_cause
 from rllib_weighted.cli.inputs import TrainFile, TrainOptions
 from rllib_weighted.cli.locks import locked_experiment, stop_at_once
 from rllib_weighted.cli.progress import (
+    NOTHING,
     ROUND,
     STEPS,
     TIME,
-    Display,
+    TrialProgress,
     format_drops,
     format_duration,
     format_number,
-    show,
+    lookup,
 )
 from rllib_weighted.cli.storage import ExperimentRecord, child, locate
+from rllib_weighted.cli.sweep import Sweep
+from rllib_weighted.cli.tracking import (
+    ABORTED_WAIT_S,
+    LAST_WAIT_S,
+    Tracking,
+    check_trackers,
+    describe,
+    with_tensorboard,
+)
 from rllib_weighted.core.durable import DEFAULT_TIMEOUT_S, DurableFileSystem
 from rllib_weighted.core.redaction import redact
 from rllib_weighted.suggest import shown
+from rllib_weighted.text import html_table, short_path
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
-    from ray.tune import Result, ResultGrid, Tuner
+    from ray.tune import Result, ResultGrid, TuneConfig, Tuner
 
     from rllib_weighted.cli.session import TrainSession
     from rllib_weighted.cli.sizing import ExperimentSize
@@ -60,6 +73,7 @@ CHECKPOINT_SECONDS = 60.0  # Between two checkpoints of a trial, where no number
 NUM_TO_KEEP = 3  # Of those; population-based training needs more than two.
 _SNAPSHOT_VARIABLE = "TUNE_GLOBAL_CHECKPOINT_S"
 _MAX_LISTED = 8  # Trials whose paths are listed one by one.
+_MAX_ARMS = 30
 
 
 @dataclass(frozen=True)
@@ -78,6 +92,27 @@ class TrainResult:
     exit_code: int = 0
     checkpoints: list[str] = field(default_factory=list)
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a row per trial."""
+        head = ("trial", "strategy", "seed", "rounds", "steps", "time", "return", "ended")
+        rows = [_cells(self.results[index]) for index in range(len(self.results))]
+        return html_table(head, rows, short_path(redact(self.experiment)))
+
+
+def _cells(trial: Result) -> list[str]:
+    """Returns what a row says of a trial; see `TrainResult`."""
+    config, last = trial.config or {}, trial.metrics or {}
+    progress = TrialProgress("", {}, last=last)
+    return [
+        str(last.get("trial_id", NOTHING)).rpartition("_")[2],
+        str(config.get("merge_strategy", NOTHING)),
+        str(config.get("seed", NOTHING)),
+        *(format_number(progress.value(key)) for key in (ROUND, STEPS)),
+        format_duration(progress.value(TIME)),
+        format_number(progress.mean_return),
+        "failed" if trial.error else "done" if last.get("done") else "interrupted",
+    ]
+
 
 def run_file(
     path: str | Path, options: TrainOptions | None = None, *, console: Console | None = None
@@ -93,20 +128,25 @@ def run_file(
         InputError: Something is wrong with the file or the options; nothing was started.
         TrainingError: A trial failed.
     """
-    return run_experiment(inputs.load_file(path), options or TrainOptions(), console=console)
+    options = options or TrainOptions()
+    with quiet_ray(options.verbose):
+        return run_experiment(inputs.load_file(path), options, console=console)
 
 
 def run_experiments(path: str | Path, options: TrainOptions) -> list[TrainResult]:
     """Checks all experiments of a file and trains one after the other; see `run_file`."""
-    experiments = inputs.load_experiments(path)
+    with quiet_ray(options.verbose):
+        return _run_all(inputs.load_experiments(path), options)
+
+
+def _run_all(experiments: Sequence[TrainFile], options: TrainOptions) -> list[TrainResult]:
     named = [options] * len(experiments)
     if options.name and len(experiments) > 1:
         names = [f"{options.name}_{experiment.name}" for experiment in experiments]
         named = [dataclasses.replace(options, name=name) for name in names]
     if not options.resume:
-        with quiet_ray(options.verbose):
-            for experiment, its_options in zip(experiments[1:], named[1:], strict=True):
-                _settled(experiment.with_options(its_options), its_options, "")
+        for experiment, its_options in zip(experiments[1:], named[1:], strict=True):
+            _settled(experiment.with_options(its_options), its_options, "")
     results: list[TrainResult] = []
     for experiment, its_options in zip(experiments, named, strict=True):
         results.append(run_experiment(experiment, its_options))
@@ -136,17 +176,27 @@ def run_algorithm(
         InputError: Something is wrong with what is asked; nothing was started.
         TrainingError: A trial failed.
     """
+    options = options or TrainOptions()
+    with quiet_ray(options.verbose):
+        return run_experiment(algorithm_file(algo, env, config), options, console=console)
+
+
+def algorithm_file(algo: str, env: str | None, config: str | dict[str, Any]) -> TrainFile:
+    """Returns what `rllib train --algo` asks for; see `run_algorithm`.
+
+    Raises:
+        InputError: Something is wrong with it.
+    """
     settings = inputs.parse_json_object(config, "--config") if isinstance(config, str) else config
     if not isinstance(settings, Mapping):
         raise InputError(f"--config must be a dict of settings; found {shown(settings)}")
     built = inputs.algorithm_config(algo)
     inputs.apply_settings(built, {**({"env": env} if env else {}), **settings}, "--config")
-    asked = TrainFile(
+    return TrainFile(
         config=built,
         name=f"{algo}_{built.env}".replace("/", "-").replace(":", "-"),
         arguments={"algo": algo, "env": env, "config": settings},
     )
-    return run_experiment(asked, options or TrainOptions(), console=console)
 
 
 def resume_by_name(options: TrainOptions) -> TrainResult:
@@ -167,9 +217,10 @@ def resume_by_name(options: TrainOptions) -> TrainResult:
         )
     if record.arguments:
         return run_algorithm(**record.arguments, options=options)
-    for experiment in inputs.load_experiments(str(record.file)):
-        if experiment.name == record.experiment:
-            return run_experiment(experiment, options)
+    with quiet_ray(options.verbose):
+        for experiment in inputs.load_experiments(str(record.file)):
+            if experiment.name == record.experiment:
+                return run_experiment(experiment, options)
     raise InputError(f"{record.file} no longer holds the experiment {record.experiment!r}")
 
 
@@ -183,9 +234,12 @@ def run_experiment(
         TrainingError: A trial failed.
         Aborted: A second Ctrl-C.
     """
+    options = dataclasses.replace(options, name=options.name or asked.run.name)
     asked = asked.with_options(options)
     root = storage.storage_root(asked.storage_path)
     console = console or Console(highlight=False)
+    for warning in asked.warnings:
+        show(console, f"Warning: {warning}")
     lost: list[str] = []
     say = functools.partial(show, console)
     lock = locked_experiment(asked.name, options, root, say=say, lost=lost)
@@ -195,14 +249,11 @@ def run_experiment(
             storage.check_store(root, writes=True)
             storage.refuse_existing(root, options.name or "")
         record, config = _settled(asked, options, child(root, name))
+        record = dataclasses.replace(record, trackers=check_trackers(record.trackers))
         start_ray(options, asked.path.parent if asked.path else None)
-        from ray.tune import TuneConfig
-
         from rllib_weighted.cli.sizing import experiment_size
 
-        tune_config = asked.tune_config or TuneConfig()
-        if asked.num_samples is not None:
-            tune_config = dataclasses.replace(tune_config, num_samples=asked.num_samples)
+        tune_config = tune_config_of(asked)
         size = experiment_size(config, tune_config)
         name = name or stack.enter_context(lock)  # The first thing that is written.
         algorithm = config.algo_class or type(config)
@@ -210,9 +261,29 @@ def run_experiment(
             console,
             title=f"{algorithm.__name__} on {getattr(config.env, '__name__', config.env)}",
             live=False if options.verbose else None,
+            sweep=Sweep(size.num_trials, size.points, max(1, size.num_samples)),
         )
         asked = dataclasses.replace(asked, config=config, tune_config=tune_config)
         return _Run(asked, options, display, root, name, lost).fit(record, size)
+
+
+def tune_config_of(asked: TrainFile) -> TuneConfig:
+    """Returns Tune's own configuration, with the number of samples that is asked for."""
+    from ray.tune import TuneConfig
+
+    tune_config = asked.tune_config or TuneConfig()
+    if asked.num_samples is None:
+        return tune_config
+    return dataclasses.replace(tune_config, num_samples=asked.num_samples)
+
+
+def checked_config(asked: TrainFile, options: TrainOptions) -> AlgorithmConfig:
+    """Returns the config that a new experiment would train.
+
+    Raises:
+        InputError: Everything that is wrong with it.
+    """
+    return _settled(asked, options, "")[1]
 
 
 def _settled(
@@ -242,6 +313,7 @@ def _settled_record(asked: TrainFile, options: TrainOptions, experiment: str) ->
         local_mode=options.local_mode,
         metric=asked.tune_config.metric if asked.tune_config else None,
         mode=asked.tune_config.mode if asked.tune_config else None,
+        trackers=list(options.track),
     )
     before = storage.read_record(experiment) if options.resume else None
     if before is None:
@@ -253,7 +325,12 @@ def _settled_record(asked: TrainFile, options: TrainOptions, experiment: str) ->
             f"{_as_options(before.settings)}, not with {_as_options(given.settings)}. Leave --set "
             "away, or start a new experiment"
         )
-    return dataclasses.replace(given, settings=before.settings, local_mode=before.local_mode)
+    return dataclasses.replace(
+        given,
+        settings=before.settings,
+        local_mode=before.local_mode,
+        trackers=given.trackers or before.trackers,
+    )
 
 
 def _as_options(settings: list[str]) -> str:
@@ -327,18 +404,20 @@ class _Run:
 
         if not self.options.resume:  # Tune's own file, by which it counts, comes after it.
             storage.write_record(self.experiment, record)
-        tuner = self._restored_tuner() if self.options.resume else self._new_tuner()
-        self._announce(size)
-        by_time = self.asked.checkpoint_freq is None
+        tuner = self._restored_tuner() if self.options.resume else self._new_tuner(record)
+        self._announce(size, record.trackers)
+        by_time = self.asked.checkpoint_freq is None and not self.asked.run.checkpoint_frequency
         active = TrainSession(
             self.display,
             None if self.keeps_stop else self.asked.stop,
             checkpoint_seconds=CHECKPOINT_SECONDS if by_time else math.inf,
             resumed=self.options.resume,
+            tracking=Tracking(record.trackers, self.name),
         )
         try:
             with session(active), _frequent_snapshots(size.num_trials), watching_ray(stop_at_once):
                 results = tuner.fit()
+            active.stop_tracking(LAST_WAIT_S)
         except KeyboardInterrupt:
             self._require_ray()
             if self.lost:
@@ -352,6 +431,8 @@ class _Run:
             self._require_ray()
             cause = next(iter(active.errors.values()), str(error))
             raise TrainingError(self._failure("training failed", cause)) from error
+        finally:
+            active.stop_tracking(ABORTED_WAIT_S)
         self._require_ray()
         return self._finish(results, active)
 
@@ -364,29 +445,33 @@ class _Run:
                 f"  results     {self.experiment}\n  resume      {self._resume_command()}"
             ) from None
 
-    def _new_tuner(self) -> Tuner:
-        from ray.tune import CheckpointConfig, RunConfig, Tuner
+    def _new_tuner(self, record: ExperimentRecord) -> Tuner:
+        from ray.tune import RunConfig, Tuner
 
         from rllib_weighted.cli.session import ProgressTable, SessionCallback
 
         asked = self.asked
-        checkpoints = CheckpointConfig(
-            num_to_keep=NUM_TO_KEEP if asked.checkpoint_freq is None else None,
-            checkpoint_frequency=asked.checkpoint_freq or 0,
-            checkpoint_at_end=True if asked.checkpoint_at_end is None else asked.checkpoint_at_end,
+        checkpoints = asked.run.checkpoint_config(
+            frequency=asked.checkpoint_freq,
+            at_end=asked.checkpoint_at_end,
+            num_to_keep=NUM_TO_KEEP,
         )
+        callbacks = with_tensorboard(asked.run.callbacks, record.trackers)
         return Tuner(
             asked.config.algo_class,
             param_space=asked.config,
             tune_config=asked.tune_config,
             run_config=RunConfig(
-                name=self.name,
-                storage_path=self._durable_storage[1],
-                storage_filesystem=self.filesystem,
-                stop=asked.stop,
-                checkpoint_config=checkpoints,
-                callbacks=[SessionCallback(), ProgressTable()],
-                verbose=0,
+                **{
+                    **asked.run.others,
+                    "name": self.name,
+                    "storage_path": self._durable_storage[1],
+                    "storage_filesystem": self.filesystem,
+                    "stop": asked.run.stopper or asked.stop,
+                    "checkpoint_config": checkpoints,
+                    "callbacks": [SessionCallback(), ProgressTable(), *callbacks],
+                    "verbose": 0,
+                }
             ),
         )
 
@@ -419,7 +504,7 @@ class _Run:
     def _say(self, text: str) -> None:
         self.display.note(redact(text))
 
-    def _announce(self, size: ExperimentSize) -> None:
+    def _announce(self, size: ExperimentSize, trackers: Sequence[str]) -> None:
         say = self._say
         say(f"{'Resuming' if self.options.resume else 'Training'} {self.display.title}")
         say(f"  trials      {size}")
@@ -428,8 +513,15 @@ class _Run:
         if self.options.resume and fixed:
             say(f"  note        {fixed}: a resumed experiment keeps those of its start")
         if not self.keeps_stop:
-            goal = " or ".join(f"{key} >= {format_number(v)}" for key, v in self.asked.stop.items())
-            say(f"  until       {goal or 'Ctrl-C (no stop criterion is set)'}")
+            say(f"  until       {self._goal()}")
+        for line in describe(trackers, self.experiment):
+            say(f"  tracking    {line}")
+
+    def _goal(self) -> str:
+        if stopper := self.asked.run.stopper:
+            return f"{getattr(stopper, '__name__', type(stopper).__name__)} of the training file"
+        goal = " or ".join(f"{key} >= {format_number(v)}" for key, v in self.asked.stop.items())
+        return goal or "Ctrl-C (no stop criterion is set)"
 
     def _finish(self, results: ResultGrid, active: TrainSession) -> TrainResult:
         """Reports how the training ended and what to do next; raises if a trial failed."""
@@ -453,17 +545,35 @@ class _Run:
                 name = f"trial {trial.name}: " if len(trials) > 1 else ""
                 say(f"  dropped     {name}{format_drops(trial)}")
         say(f"  results     {self.experiment}")
-        if len(trials) > 1 and checkpoints:
-            say(f"  checkpoints in the folders of {len(checkpoints)} trials")
+        if len(trials) > 1:
+            self._rank_arms(trials)
         elif checkpoints:
             say(f"  checkpoint  {checkpoints[0]}")
         if code:
             say(f"  resume      {self._resume_command()}")
         elif len(trials) > 1:
-            say(f"  report      rllib report {shlex.quote(self.experiment)}")
+            say(f"  next        rllib report {shlex.quote(self.experiment)}")
         elif checkpoints:
             say(f"  evaluate    rllib evaluate {shlex.quote(checkpoints[0])}")
         return TrainResult(results, self.experiment, code, checkpoints)
+
+    def _rank_arms(self, trials: Sequence[Result]) -> None:
+        """Shows a sweep's arms, the best one first, and its best checkpoint."""
+        console = self.display.console
+        width = console.width - len("  ") if console.is_terminal else None
+        head, *rows = ranking(self.display.arms(), width)
+        self._say(f"  {head}")
+        for row in rows[:_MAX_ARMS]:
+            self._say(f"  {row}")
+        if len(rows) > _MAX_ARMS:
+            self._say(f"  … and {len(rows) - _MAX_ARMS} more arms")
+        tune_config = self.asked.tune_config
+        metric, mode = (tune_config.metric, tune_config.mode) if tune_config else (None, None)
+        if best := best_checkpoint(trials, metric, mode):
+            path, name, value = best
+            self._say(f"  best        {locate(self.root, path)} ({name} {format_number(value)})")
+        elif any(trial.checkpoint for trial in trials):
+            self._say("  checkpoints in the folders of the trials")
 
     def _raise_failures(self, trials: list[Result], active: TrainSession, code: int) -> None:
         """Raises if results are not in the storage, or if a trial failed.
@@ -531,6 +641,34 @@ def _rescue(trial: str) -> str | None:
     folder = child(trial, RESCUE_DIR)
     filesystem, path = storage.open_storage(folder)
     return folder if filesystem.get_file_info(path).type == fs.FileType.Directory else None
+
+
+def best_checkpoint(
+    trials: Sequence[Result], metric: str | None, mode: str | None
+) -> tuple[str, str, float] | None:
+    """Returns the checkpoint that `rllib evaluate` takes of a sweep's folder; None without one.
+
+    Args:
+        trials: Tune's results.
+        metric: The metric to choose by; None takes the mean return.
+        mode: Whether it is to be the least (`"min"`) or, by default, the largest.
+
+    Returns:
+        Its path, and the metric's name and value in the round that it was saved in.
+    """
+    sign = -1.0 if mode == "min" else 1.0
+    found: list[tuple[float, str, str]] = []
+    for trial in trials:
+        for checkpoint, result in trial.best_checkpoints or ():
+            for name in (metric,) if metric else DEFAULT_METRICS:
+                value = lookup(result, name)
+                if isinstance(value, int | float) and math.isfinite(value):
+                    found.append((sign * value, checkpoint.path, name))
+                    break
+    if not found:
+        return None
+    value, path, name = max(found)
+    return path, name, sign * value
 
 
 def _frequent_snapshots(num_trials: int | None) -> AbstractContextManager[None]:

@@ -69,6 +69,7 @@ class WeightedPPOLearner(PPOTorchLearner):
     signals: SignalMemory
     env_steps: int = 0  # Environment steps sampled so far, for the schedules.
     _result: UpdateResult | None = None
+    _save_problem: OSError | None = None
 
     @override(PPOTorchLearner)
     def build(self) -> None:
@@ -249,6 +250,22 @@ class WeightedPPOLearner(PPOTorchLearner):
     def why_not_columns(self) -> str | None:
         """Returns what needs episodes; None if columns are enough."""
         return why_not_columns(self)
+
+    @override(PPOTorchLearner)
+    def save_to_path(self, *args: Any, **kwargs: Any) -> Any:
+        self._save_problem = None
+        try:
+            return super().save_to_path(*args, **kwargs)
+        except OSError as error:
+            self._save_problem = error
+            raise
+
+    def save_problem(self) -> OSError | None:
+        """Returns why the last checkpoint could not be written; None if it could.
+
+        Where a remote learner writes it, RLlib (2.60) looks at no error.
+        """
+        return self._save_problem
 
     def module_settings(self, module_id: str) -> ModuleSettings:
         """The settings of a module."""

@@ -1,9 +1,14 @@
-"""The learner group: hands whole workers to the learners, and never waits for a dead one."""
+"""The learner group: hands whole workers to the learners, and never waits for a dead one.
+
+Nor for one that hangs: what is asked of remote learners has `learner_timeout_s` to be done in.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any
@@ -15,6 +20,7 @@ from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.annotations import override
 
+from rllib_weighted._private import keep_in_service
 from rllib_weighted.core.messages import UpdateResult
 from rllib_weighted.core.rollouts import RolloutColumns, concatenated
 from rllib_weighted.core.workers import WORKER_KEY
@@ -235,12 +241,53 @@ class WeightedLearnerGroup(LearnerGroup):
         ]
         return self._results(calls, "updating")
 
+    @contextlib.contextmanager
+    def _in_time(self, doing: str) -> Iterator[None]:
+        """Ends the remote learners if the block takes longer than `learner_timeout_s`.
+
+        RLlib's waits for an actor have no end, and a learner that is stopped, or whose machine is,
+        never answers. Killing it ends every wait for it, as its death would.
+
+        Raises:
+            LearnerFailedError: The block has failed, and took too long.
+        """
+        timeout_s = self.config.learner_timeout_s
+        if self.is_local or timeout_s is None:
+            yield
+            return
+        late = threading.Event()
+
+        def give_up() -> None:
+            late.set()
+            self.end_all()
+
+        timer = threading.Timer(timeout_s, give_up)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        except Exception as error:
+            if not late.is_set():
+                raise
+            raise LearnerFailedError(
+                f"The {len(self)} learners were not done with {doing} within "
+                f"`learner_timeout_s`={timeout_s:g} s, and were ended: one hangs, or its machine "
+                "does. If they only need longer, allow it with `.fault_tolerance("
+                "learner_timeout_s=…)` (None: any time)"
+            ) from error
+        finally:
+            timer.cancel()
+
     def _results(self, calls: list[ray.ObjectRef[Any]], doing: str) -> list[Any]:
-        """Waits for all learners, or for the first that fails.
+        """Waits for all learners, or for the first that fails, or that is not done in time.
 
         RLlib waits for all of them: where one raises inside a step, the others wait for its part
         of a sum, and that for half an hour.
         """
+        with self._in_time(doing):
+            return self._first_failure_or_all(calls, doing)
+
+    def _first_failure_or_all(self, calls: list[ray.ObjectRef[Any]], doing: str) -> list[Any]:
         waiting = list(calls)
         while waiting:
             (call,), waiting = ray.wait(waiting)
@@ -265,12 +312,44 @@ class WeightedLearnerGroup(LearnerGroup):
         Raises:
             LearnerFailedError: If it has died.
         """
-        try:
-            state: dict[str, Any] = super().get_state(*args, **kwargs)
-        except RayActorError as error:
-            self.end_all()
-            raise _failure({0: error}, len(self), "giving its state") from error
+        doing = "giving its state"
+        with self._in_time(doing):
+            try:
+                state: dict[str, Any] = super().get_state(*args, **kwargs)
+            except RayActorError as error:
+                self.end_all()
+                raise _failure({0: error}, len(self), doing) from error
         return state
+
+    @override(LearnerGroup)
+    def save_to_path(self, *args: Any, **kwargs: Any) -> Any:
+        """Writes a checkpoint; see `Checkpointable.save_to_path`.
+
+        Raises:
+            LearnerFailedError: The learner that was to write has died, or hangs. RLlib (2.60)
+                leaves its part out, and says nothing.
+            OSError: It could not write; likewise.
+        """
+        doing = "writing a checkpoint"
+        with self._in_time(doing):
+            path = super().save_to_path(*args, **kwargs)
+            problem = self._ask_first("save_problem", doing)
+        if problem is not None:
+            keep_in_service(self)
+            raise problem
+        return path
+
+    @override(LearnerGroup)
+    def restore_from_path(self, *args: Any, **kwargs: Any) -> None:
+        """Reads a checkpoint, within `learner_timeout_s`; see `Checkpointable`."""
+        with self._in_time("reading a checkpoint"):
+            super().restore_from_path(*args, **kwargs)
+
+    @override(LearnerGroup)
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Takes a state, within `learner_timeout_s`; see `LearnerGroup.set_state`."""
+        with self._in_time("taking a state"):
+            super().set_state(state)
 
     def per_worker_parameters(self) -> Any:
         """Returns the workers' own parameters, name -> [N, …]; None if they share one set."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -179,7 +179,8 @@ METRICS: tuple[MetricInfo, ...] = (
         "mean over the last 100 episodes",
         "reward",
         "Undiscounted return of all workers' episodes, over `metrics_num_episodes_for_smoothing` "
-        "of them (RLlib's own mean has this round's only); NaN before the first has ended.",
+        "of them (RLlib's own mean has this round's only); NaN before the first has ended, which "
+        "Tune's max, min and means leave out.",
     ),
     _merge(
         FAST_SAMPLING,
@@ -353,6 +354,20 @@ def summarize(
         SIGNAL_AGE_MEAN: float(np.mean(ages)) if ages else math.nan,
         **({DRIFT_MEAN: float(np.mean(drifts))} if drifts else {}),
     }
+
+
+def for_tune(summary: dict[str, Any]) -> dict[str, Any]:
+    """Return a summary as Tune can take it: a mean return that is not known yet is no number.
+
+    Tune's own mean of a metric never gets over a NaN: with `scope="avg"` it finds no best trial.
+    It cannot be left out, as RLlib (2.60) leaves out its own: where a scheduler or a search is to
+    go by it, Tune then ends the experiment. An array without dimensions is neither: Tune's max,
+    min and means pass over what is no `Number`, and whoever calculates with it finds NaN.
+    """
+    value = summary[EPISODE_RETURN_MEAN]
+    if isinstance(value, float) and math.isnan(value):
+        return {**summary, EPISODE_RETURN_MEAN: np.array(value)}
+    return summary
 
 
 def worker_metrics(records: Sequence[WorkerRecord]) -> dict[str, dict[str, float]]:

@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from rllib_weighted.report import measures, statistics
 from rllib_weighted.report import tables as views
-from rllib_weighted.report.comparisons import fewest_pairs
+from rllib_weighted.report.conclusions import fewest_pairs
 from rllib_weighted.report.diagnostics import (
     diagnostics_sentences,
     diagnostics_view,
@@ -29,12 +29,14 @@ from rllib_weighted.report.figures import (
     Drawing,
     draw_environments,
 )
+from rllib_weighted.report.formats import format_number
 from rllib_weighted.report.levels import draw_levels, levels_view
 from rllib_weighted.report.measures import Options
-from rllib_weighted.report.results import FINAL_FRACTION, Results, format_number
+from rllib_weighted.report.results import FINAL_FRACTION, Results
 from rllib_weighted.report.tables import Tables, compute, of_env
 from rllib_weighted.report.trials import ReportError, counted
 from rllib_weighted.report.verdicts import WORTH_SEEING
+from rllib_weighted.text import html_paragraphs, short_path
 
 GENERATOR = "rllib report"
 MOST_SENTENCES = 100
@@ -59,6 +61,10 @@ class Report:
 
     page: Path
     tables: Tables
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return self.tables._repr_html_() + html_paragraphs([f"Written to {short_path(self.page)}"])
 
 
 def write_report(

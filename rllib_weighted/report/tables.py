@@ -12,20 +12,15 @@ import pandas as pd
 
 from rllib_weighted.records.origin import versions
 from rllib_weighted.report import measures
-from rllib_weighted.report.comparisons import Sentence, comparisons, sentences
+from rllib_weighted.report.arms import baseline_of, choose_baseline, is_baseline
+from rllib_weighted.report.conclusions import Sentence, comparisons, sentences
+from rllib_weighted.report.formats import ABSENT, format_number, shorten
 from rllib_weighted.report.measures import HOLD, Question, Threshold
-from rllib_weighted.report.results import (
-    ABSENT,
-    Results,
-    baseline_of,
-    choose_baseline,
-    format_number,
-    is_baseline,
-    shorten,
-)
+from rllib_weighted.report.results import Results
 from rllib_weighted.report.statistics import CONFIDENCE, SEED
 from rllib_weighted.report.trials import listed
 from rllib_weighted.report.verdicts import verdicts
+from rllib_weighted.text import html_paragraphs, html_table
 
 _MOST_SEEDS = 12
 _DISTRIBUTIONS = ("rllib-weighted", "ray", "torch", "gymnasium", "numpy", "scipy", "matplotlib")
@@ -70,6 +65,16 @@ class Tables(Results):
     def level(self) -> str:
         """The confidence as text."""
         return f"{100 * self.confidence:g} %"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: for each environment the verdict and the headline's table."""
+        parts = []
+        for env in self.envs:
+            view = headline(self, env)
+            title = f"{env}: {view.title}"
+            table = html_table(list(view.columns), view.rows, title, bold=view.marked)
+            parts.append(html_paragraphs(self.verdicts[env]) + table + html_paragraphs([view.note]))
+        return "".join(parts) + html_paragraphs(self.problems)
 
 
 def compute(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,6 +28,41 @@ assert logging.getLogger("ray.rllib").isEnabledFor(logging.WARNING)
 
 def test_rllib_is_quiet_also_where_it_had_not_been_imported() -> None:
     subprocess.run([sys.executable, "-c", IMPORTED_LATER], check=True, timeout=300)
+
+
+NOISY_FILE = """
+import warnings
+import a_noisy_package
+from ray.rllib.algorithms.ppo import PPOConfig
+
+config = PPOConfig().environment("CartPole-v1").env_runners(num_env_runners=0)
+config.training(learner_connector=None)  # Deprecated.
+warnings.warn("my own words")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verbose", [False, True])
+def test_a_command_opens_with_no_others_words(tmp_path: Path, verbose: bool) -> None:
+    """What the file warns of itself is shown; what it imports and RLlib say, only with `-v`."""
+    (tmp_path / "a_noisy_package.py").write_text("import warnings\nwarnings.warn('noise')")
+    file = tmp_path / "train_me.py"
+    file.write_text(NOISY_FILE)
+    command = [sys.executable, "-m", "rllib_weighted.cli.main", "train", "file", str(file)]
+    done = subprocess.run(
+        [*command, "--dry-run", *["-v"] * verbose],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    assert done.stdout.startswith("Would train PPO on CartPole-v1\n")
+    assert "UserWarning: my own words" in done.stderr
+    if verbose:
+        assert "UserWarning: noise" in done.stderr
+        assert "has been deprecated" in done.stderr
+    else:
+        assert len(done.stderr.splitlines()) == 2  # The warning, and the line that it is of.
 
 
 @pytest.mark.parametrize(
@@ -59,7 +95,34 @@ def test_the_end_of_ray_is_told_once(
 ) -> None:
     monkeypatch.setattr(cluster, "_WATCH_S", 0.01)
     monkeypatch.setattr(cluster, "ended_ray_processes", lambda: ended)
+    monkeypatch.setattr(cluster, "control_process_answers", lambda timeout_s: True)
     told: list[bool] = []
     with watching_ray(lambda: told.append(True)):
         time.sleep(0.2)
     assert told == [True] * is_told
+
+
+def _hangs(timeout_s: float) -> bool:
+    time.sleep(60)  # As Ray may, where the process has died.
+    return True
+
+
+@pytest.mark.parametrize(
+    ("answers", "is_told"),
+    [(lambda timeout_s: False, True), (_hangs, True), (lambda timeout_s: True, False)],
+)
+def test_a_control_process_that_does_not_answer_counts_as_ended_after_a_while(
+    monkeypatch: pytest.MonkeyPatch, answers: Any, is_told: bool
+) -> None:
+    monkeypatch.setattr(cluster, "_WATCH_S", 0.01)
+    monkeypatch.setattr(cluster, "_SILENCE_S", 2.0)
+    monkeypatch.setattr(cluster, "ended_ray_processes", list)
+    monkeypatch.setattr(cluster, "control_process_answers", answers)
+    told: list[str] = []
+    with watching_ray(lambda: told.append(cluster.ended_ray())):
+        time.sleep(1)
+        assert told == []  # Not at once.
+        time.sleep(2)
+    assert told == ["gcs_server (no answer for 2 s)"] * is_told
+    with watching_ray(lambda: None):
+        assert cluster.ended_ray() == ""  # The next training begins with another one.

@@ -298,3 +298,14 @@ def test_envpools_environments_cannot_be_shown(drawing: Path) -> None:
     config.env = "envpool:CartPole-v1"
     with pytest.raises(InputError, match="which cannot be shown or recorded"):
         evaluate_module._show(config, "human", lambda env: env)
+
+
+def test_a_notebook_shows_a_table() -> None:
+    location = "s3://me:secret@bucket/<run>"
+    result = EvaluationResult(location, [1.0, 3.0], [10, 20], explore=False, videos=[])
+    shown = result._repr_html_()
+    assert "<th>checkpoint</th><td>s3://bucket/&lt;run&gt;</td>" in shown
+    assert "<th>episodes</th><td>2 (actions the most likely ones)</td>" in shown
+    assert "<th>return mean</th><td>2.00</td>" in shown
+    assert "<th>return min, max</th><td>1.00, 3.00</td>" in shown
+    assert "secret" not in shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import time
 from pathlib import Path
@@ -102,6 +103,20 @@ def test_an_exception_in_one_of_two_learners_is_shown_and_hangs_nobody():
     ):
         algorithm.train()
     assert time.monotonic() - started < 60
+    algorithm.stop()
+
+
+class HasNoRoom(WeightedPPOLearner):
+    def get_metadata(self) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device", "/full")
+
+
+def test_a_checkpoint_that_a_remote_learner_cannot_write_is_an_error(tmp_path):
+    algorithm = make_config(1).learners(learner_class=HasNoRoom).build_algo()
+    algorithm.train()
+    with pytest.raises(OSError, match="No space left on device: '/full'"):
+        algorithm.save_to_path(str(tmp_path))
+    algorithm.train()  # The learner lives, and the run goes on.
     algorithm.stop()
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import json
+import math
 import signal
 import time
 from pathlib import Path
@@ -15,6 +17,7 @@ from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining
 
 from rllib_weighted.records import read_history
+from tests.sampling.envs import ScriptedEnv
 
 pytestmark = [
     pytest.mark.slow,
@@ -101,6 +104,40 @@ def test_asha_stops_trials_early(tmp_path: Path) -> None:
     assert len(rounds) == 4
     assert rounds[0] in (2, 4)
     assert rounds[-1] == 8
+
+
+# ASHA's percentile leaves NaN out; numpy warns of a rung where nobody has a return yet.
+@pytest.mark.filterwarnings("ignore:All-NaN slice encountered:RuntimeWarning")
+@pytest.mark.parametrize("with_asha", [False, True])
+def test_rounds_before_the_first_episode_has_ended_are_no_hindrance(
+    tmp_path: Path, with_asha: bool
+) -> None:
+    """16 steps in each environment and round, 40 in an episode: the first ends in round 3."""
+    contexts = [{"length": 40, "rewards": {40: last}} for last in (1.0, 11.0)]
+    space = settings(train_batch_size=32, minibatch_size=32, merge_strategy="average")
+    space |= {"env": ScriptedEnv, "env_config": tune.grid_search(contexts)}
+    asha = ASHAScheduler(max_t=6, grace_period=1, reduction_factor=2) if with_asha else None
+    fitted = tuner(tmp_path, space, 6, scheduler=asha, metric=METRIC, mode="max").fit()
+    results = finished(fitted)
+    for result in results:
+        # 39 rewards of 1 and the last one: no partial return passes for a whole one.
+        known = 39 + result.config["env_config"]["rewards"][40]
+        rows = result.metrics_dataframe
+        reached = len(rows)
+        assert reached == 6 or (with_asha and reached < 6)
+        assert rows[METRIC].isna().tolist() == [round < 3 for round in range(1, reached + 1)]
+        assert set(rows[METRIC].dropna()) <= {known}
+        lines = Path(result.path, "result.json").read_text().splitlines()
+        logged = [json.loads(line) for line in lines]
+        assert [math.isnan(row["merge"]["episode_return_mean"]) for row in logged] == (
+            rows[METRIC].isna().tolist()
+        )
+    if with_asha:
+        return
+    for scope in ("all", "last", "avg", "last-5-avg"):
+        for mode, best in (("max", 50.0), ("min", 40.0)):
+            found = fitted.get_best_result(METRIC, mode, scope=scope)
+            assert found.metrics["merge"]["episode_return_mean"] == best, (scope, mode)
 
 
 def population() -> dict[str, Any]:

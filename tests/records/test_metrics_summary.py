@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from numbers import Number
 
 import pytest
 
 from rllib_weighted.records import WorkerRecord, summarize, worker_metrics
+from rllib_weighted.records.metrics import for_tune
 from tests.records.helpers import record
 
 
@@ -127,3 +129,16 @@ def test_drifts_are_reported_for_workers_with_parameters_of_their_own() -> None:
     assert [values["drift"] for values in worker_metrics(records).values()] == [0.25, 0.75]
     assert "drift_mean" not in summarize([record()])
     assert "drift" not in worker_metrics([record()])["0"]
+
+
+def test_a_return_that_is_not_known_yet_is_no_number_to_tune() -> None:
+    unknown = for_tune(summarize([record()]))["episode_return_mean"]
+    assert not isinstance(
+        unknown, Number
+    )  # Which Tune would take a mean of, and keep NaN for ever.
+    assert math.isnan(unknown)
+    assert math.isnan(-1 * unknown)
+    assert not unknown >= 475  # A stop criterion.
+    known = summarize([record()], recent_returns=[3.0, 5.0])
+    assert for_tune(known) == known
+    assert known["episode_return_mean"] == 4.0

@@ -11,7 +11,7 @@ from rllib_weighted.report.tables import (
     with_interval,
 )
 from tests.report.helpers import make_results
-from tests.report.test_comparisons import reaching
+from tests.report.test_conclusions import reaching
 
 
 def test_values_and_intervals() -> None:
@@ -55,3 +55,20 @@ def test_finals_say_what_is_left_out() -> None:
 
 def test_without_a_merge_history_there_are_no_drops() -> None:
     assert drops_view(compute(make_results({"average": {1: [1.0]}})), "Env") is None
+
+
+def test_what_a_notebook_shows_of_results_and_of_their_statistics() -> None:
+    arms = {"average": reaching({1: 10, 2: 20}), "a<b": reaching({1: 8, 2: 15})}
+    results = make_results(arms)
+    results.problems.append("trial x is damaged")
+    shown = results._repr_html_()
+    assert "<tr><td>Env</td><td>a&lt;b</td><td>2</td>" in shown
+    assert "<p>trial x is damaged</p>" in shown
+
+    tables = compute(results, threshold=1.0, hold=1)
+    shown = tables._repr_html_()
+    assert shown.startswith(f"<p>{tables.verdicts['Env'][0]}</p>".replace("a<b", "a&lt;b"))
+    assert "<caption>Env: At a glance</caption>" in shown
+    assert "<tr><th>average</th>" in shown  # The baseline stands out,
+    assert "<tr><td>a&lt;b</td>" in shown  # and nothing else does.
+    assert shown.endswith("<p>trial x is damaged</p>")

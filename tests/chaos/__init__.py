@@ -1,0 +1,1 @@
+"""Faults at random in running trainings, and a long run: see `python -m tests.chaos --help`."""
