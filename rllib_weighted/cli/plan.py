@@ -17,6 +17,7 @@ from rllib_weighted.cli.cluster import quiet_ray
 from rllib_weighted.cli.display import show
 from rllib_weighted.cli.inputs import TrainFile, TrainOptions
 from rllib_weighted.cli.progress import format_number
+from rllib_weighted.cli.tracking import check_trackers
 from rllib_weighted.cli.train import algorithm_file, checked_config, tune_config_of
 from rllib_weighted.core.redaction import redact
 from rllib_weighted.records.origin import without_addresses
@@ -76,7 +77,10 @@ def print_plan(asked: TrainFile, options: TrainOptions, console: Console) -> Non
 
     _refuse_resume(options)
     asked = asked.with_options(options)
+    for warning in asked.warnings:
+        show(console, f"Warning: {warning}")
     config = checked_config(asked, options)
+    trackers = check_trackers(options.track)
     nodes = None if _joins(options) else [_machine(options)]
     size = experiment_size(config, tune_config_of(asked), nodes=nodes or ())
     algorithm = config.algo_class or type(config)
@@ -86,8 +90,11 @@ def print_plan(asked: TrainFile, options: TrainOptions, console: Console) -> Non
     lines.append(f"  settings    {len(changed)} that {type(config).__name__} has not by default:")
     width = max(map(len, changed), default=0)
     lines += [f"    {name:<{width}}  {text}" for name, text in changed.items()]
-    goal = " or ".join(f"{key} >= {format_number(value)}" for key, value in asked.stop.items())
-    lines.append(f"  until       {goal or 'Ctrl-C (no stop criterion is set)'}")
+    goals = [f"{key} >= {format_number(value)}" for key, value in asked.stop.items()]
+    goals += ["the file's own criterion says so"] * (asked.run.stopper is not None)
+    lines.append(f"  until       {' or '.join(goals) or 'Ctrl-C (no stop criterion is set)'}")
+    if trackers:
+        lines.append(f"  tracked by  {', '.join(trackers)}")
     lines += _trials(size)
     where = "the cluster that is joined was not asked" if nodes is None else "this machine"
     lines.append(f"  resources   {size.resources(where)}")

@@ -130,3 +130,29 @@ def test_settings_as_a_person_writes_them() -> None:
         "model_config": "DefaultModelConfig(fcnet_hiddens=[8])",
     }
     assert changed_settings(WeightedPPOConfig()) == {}
+
+
+def test_what_a_file_and_the_options_say_of_the_run_is_shown(tmp_path: Path) -> None:
+    path = tmp_path / "train_me.py"
+    source = FILE.replace("stop = {", "stopp = {") + "stop = lambda trial_id, result: True\n"
+    path.write_text(source)
+    on = console()
+    plan_file(path, TrainOptions(track=("tensorboard",)), console=on)
+    shown = lines(on)
+    assert "  until       the file's own criterion says so" in shown
+    assert "  tracked by  tensorboard" in shown
+
+
+def test_a_name_that_looks_like_a_mistake_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "train_me.py"
+    path.write_text(FILE.replace("stop = {", "stopp = {"))
+    on = console()
+    plan_file(path, TrainOptions(), console=on)
+    assert " ".join(lines(on)[:2]).startswith("Warning: `stopp` in train_me.py is used by nothing;")
+
+
+def test_a_tracker_that_there_is_not_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "train_me.py"
+    path.write_text(FILE)
+    with pytest.raises(InputError, match="--track should be one of tensorboard, wandb, mlflow"):
+        plan_file(path, TrainOptions(track=("tensorboards",)), console=console())
