@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from rllib_weighted.cli.examples import Example, find_example, list_examples
     from rllib_weighted.cli.export import ExportResult, export_policy
     from rllib_weighted.cli.hub import push_checkpoint
-    from rllib_weighted.cli.inputs import TrainFile, TrainOptions, load_experiments, load_file
+    from rllib_weighted.cli.inputs import TrainFile, load_experiments, load_file
     from rllib_weighted.cli.main import train_file_main
+    from rllib_weighted.cli.options import TrainOptions
     from rllib_weighted.cli.report import report_results
-    from rllib_weighted.cli.train import TrainResult, run_algorithm, run_file
+    from rllib_weighted.cli.results import TrainResult
+    from rllib_weighted.cli.train import run_algorithm, run_file
 
 __all__ = [
     "EvaluationResult",
@@ -78,10 +80,12 @@ _NAMES = {
     "evaluate": ("EvaluationResult", "evaluate_checkpoint"),
     "export": ("ExportResult", "export_policy"),
     "hub": ("push_checkpoint",),
-    "inputs": ("TrainFile", "TrainOptions", "load_experiments", "load_file"),
+    "inputs": ("TrainFile", "load_experiments", "load_file"),
     "main": ("train_file_main",),
+    "options": ("TrainOptions",),
     "report": ("report_results",),
-    "train": ("TrainResult", "run_algorithm", "run_file"),
+    "results": ("TrainResult",),
+    "train": ("run_algorithm", "run_file"),
 }
 
 

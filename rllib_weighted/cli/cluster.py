@@ -19,7 +19,8 @@ from rllib_weighted._private import (
     ray_in_sessions_of_its_own,
 )
 from rllib_weighted.cli import InputError
-from rllib_weighted.cli.inputs import FILE_MODULE, TrainOptions
+from rllib_weighted.cli.inputs import FILE_MODULE
+from rllib_weighted.cli.options import TrainOptions
 
 _WATCH_S = 1.0
 _SILENCE_S = 40.0  # Of a control process, before it counts as ended; Ray itself gives it 60.

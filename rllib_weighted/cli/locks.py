@@ -27,7 +27,7 @@ from pathlib import Path
 from pyarrow import fs
 
 from rllib_weighted.cli import InputError, storage
-from rllib_weighted.cli.inputs import TrainOptions
+from rllib_weighted.cli.options import TrainOptions
 from rllib_weighted.core.redaction import redact
 
 LOCK_FILE = ".rllib_train.lock"

@@ -21,7 +21,7 @@ from rllib_weighted._private import kill_ray_processes
 from rllib_weighted.cli import Aborted, InputError, RayEnded, TrainingError
 from rllib_weighted.cli.completion import complete_algorithm, complete_example
 from rllib_weighted.cli.examples import find_example, list_examples
-from rllib_weighted.cli.inputs import VERBOSE, TrainOptions, takes_train_options
+from rllib_weighted.cli.options import VERBOSE, TrainOptions, takes_train_options
 from rllib_weighted.core.redaction import redact
 from rllib_weighted.text import printable
 

@@ -15,10 +15,12 @@ from rich.console import Console
 from rllib_weighted.cli import InputError, inputs
 from rllib_weighted.cli.cluster import quiet_ray
 from rllib_weighted.cli.display import show
-from rllib_weighted.cli.inputs import TrainFile, TrainOptions
+from rllib_weighted.cli.inputs import TrainFile
+from rllib_weighted.cli.options import TrainOptions
 from rllib_weighted.cli.progress import format_number
+from rllib_weighted.cli.settled import checked_config, tune_config_of
 from rllib_weighted.cli.tracking import check_trackers
-from rllib_weighted.cli.train import algorithm_file, checked_config, tune_config_of
+from rllib_weighted.cli.train import algorithm_file
 from rllib_weighted.core.redaction import redact
 from rllib_weighted.records.origin import without_addresses
 from rllib_weighted.report.arms import group_arms

@@ -174,7 +174,7 @@ def _own_storage_path(path: str | os.PathLike[str] | None) -> str | None:
 
 
 def _checked_name(name: object, what: str) -> str | None:
-    from rllib_weighted.cli.inputs import folder_name
+    from rllib_weighted.cli.options import folder_name
 
     if name is None:
         return None

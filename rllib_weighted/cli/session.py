@@ -33,8 +33,8 @@ from ray.tune.result import SHOULD_CHECKPOINT
 
 from rllib_weighted.cli.cluster import environment_variable
 from rllib_weighted.cli.display import Display
-from rllib_weighted.cli.inputs import algorithm_config
 from rllib_weighted.cli.progress import TrialProgress
+from rllib_weighted.cli.settings import algorithm_config
 from rllib_weighted.cli.sizing import run_settings
 from rllib_weighted.cli.sweep import count_statuses
 from rllib_weighted.cli.tracking import Tracking

@@ -16,15 +16,13 @@ import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyarrow import fs
 from rich.console import Console
 
 from rllib_weighted.cli import Aborted, InputError, RayEnded, TrainingError, inputs, storage
-from rllib_weighted.cli.checkpoints import DEFAULT_METRICS
 from rllib_weighted.cli.cluster import (
     ended_ray,
     environment_variable,
@@ -34,19 +32,21 @@ from rllib_weighted.cli.cluster import (
 )
 from rllib_weighted.cli.display import Display, ranking, show
 from rllib_weighted.cli.failures import no_space, root_cause
-from rllib_weighted.cli.inputs import TrainFile, TrainOptions
+from rllib_weighted.cli.inputs import TrainFile
 from rllib_weighted.cli.locks import locked_experiment, stop_at_once
+from rllib_weighted.cli.options import TrainOptions
+from rllib_weighted.cli.parsing import parse_json_object
 from rllib_weighted.cli.progress import (
-    NOTHING,
     ROUND,
     STEPS,
     TIME,
-    TrialProgress,
     format_drops,
     format_duration,
     format_number,
-    lookup,
 )
+from rllib_weighted.cli.results import TrainResult, best_checkpoint, rescue
+from rllib_weighted.cli.settings import algorithm_config, apply_settings
+from rllib_weighted.cli.settled import settled, tune_config_of
 from rllib_weighted.cli.storage import ExperimentRecord, child, locate
 from rllib_weighted.cli.sweep import Sweep
 from rllib_weighted.cli.tracking import (
@@ -60,11 +60,9 @@ from rllib_weighted.cli.tracking import (
 from rllib_weighted.core.durable import DEFAULT_TIMEOUT_S, DurableFileSystem
 from rllib_weighted.core.redaction import redact
 from rllib_weighted.suggest import shown
-from rllib_weighted.text import html_table, short_path
 
 if TYPE_CHECKING:
-    from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
-    from ray.tune import Result, ResultGrid, TuneConfig, Tuner
+    from ray.tune import Result, ResultGrid, Tuner
 
     from rllib_weighted.cli.session import TrainSession
     from rllib_weighted.cli.sizing import ExperimentSize
@@ -74,44 +72,6 @@ NUM_TO_KEEP = 3  # Of those; population-based training needs more than two.
 _SNAPSHOT_VARIABLE = "TUNE_GLOBAL_CHECKPOINT_S"
 _MAX_LISTED = 8  # Trials whose paths are listed one by one.
 _MAX_ARMS = 30
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What a training left behind.
-
-    Args:
-        results: Tune's results, one per trial.
-        experiment: The experiment's folder or URI.
-        exit_code: 0, or 130 or 143 if it was interrupted (and can be resumed).
-        checkpoints: The last checkpoint of each trial that has one.
-    """
-
-    results: ResultGrid
-    experiment: str
-    exit_code: int = 0
-    checkpoints: list[str] = field(default_factory=list)
-
-    def _repr_html_(self) -> str:
-        """What a notebook shows: a row per trial."""
-        head = ("trial", "strategy", "seed", "rounds", "steps", "time", "return", "ended")
-        rows = [_cells(self.results[index]) for index in range(len(self.results))]
-        return html_table(head, rows, short_path(redact(self.experiment)))
-
-
-def _cells(trial: Result) -> list[str]:
-    """Returns what a row says of a trial; see `TrainResult`."""
-    config, last = trial.config or {}, trial.metrics or {}
-    progress = TrialProgress("", {}, last=last)
-    return [
-        str(last.get("trial_id", NOTHING)).rpartition("_")[2],
-        str(config.get("merge_strategy", NOTHING)),
-        str(config.get("seed", NOTHING)),
-        *(format_number(progress.value(key)) for key in (ROUND, STEPS)),
-        format_duration(progress.value(TIME)),
-        format_number(progress.mean_return),
-        "failed" if trial.error else "done" if last.get("done") else "interrupted",
-    ]
 
 
 def run_file(
@@ -146,7 +106,7 @@ def _run_all(experiments: Sequence[TrainFile], options: TrainOptions) -> list[Tr
         named = [dataclasses.replace(options, name=name) for name in names]
     if not options.resume:
         for experiment, its_options in zip(experiments[1:], named[1:], strict=True):
-            _settled(experiment.with_options(its_options), its_options, "")
+            settled(experiment.with_options(its_options), its_options, "")
     results: list[TrainResult] = []
     for experiment, its_options in zip(experiments, named, strict=True):
         results.append(run_experiment(experiment, its_options))
@@ -187,11 +147,11 @@ def algorithm_file(algo: str, env: str | None, config: str | dict[str, Any]) -> 
     Raises:
         InputError: Something is wrong with it.
     """
-    settings = inputs.parse_json_object(config, "--config") if isinstance(config, str) else config
+    settings = parse_json_object(config, "--config") if isinstance(config, str) else config
     if not isinstance(settings, Mapping):
         raise InputError(f"--config must be a dict of settings; found {shown(settings)}")
-    built = inputs.algorithm_config(algo)
-    inputs.apply_settings(built, {**({"env": env} if env else {}), **settings}, "--config")
+    built = algorithm_config(algo)
+    apply_settings(built, {**({"env": env} if env else {}), **settings}, "--config")
     return TrainFile(
         config=built,
         name=f"{algo}_{built.env}".replace("/", "-").replace(":", "-"),
@@ -248,7 +208,7 @@ def run_experiment(
         if not name:
             storage.check_store(root, writes=True)
             storage.refuse_existing(root, options.name or "")
-        record, config = _settled(asked, options, child(root, name))
+        record, config = settled(asked, options, child(root, name))
         record = dataclasses.replace(record, trackers=check_trackers(record.trackers))
         start_ray(options, asked.path.parent if asked.path else None)
         from rllib_weighted.cli.sizing import experiment_size
@@ -265,95 +225,6 @@ def run_experiment(
         )
         asked = dataclasses.replace(asked, config=config, tune_config=tune_config)
         return _Run(asked, options, display, root, name, lost).fit(record, size)
-
-
-def tune_config_of(asked: TrainFile) -> TuneConfig:
-    """Returns Tune's own configuration, with the number of samples that is asked for."""
-    from ray.tune import TuneConfig
-
-    tune_config = asked.tune_config or TuneConfig()
-    if asked.num_samples is None:
-        return tune_config
-    return dataclasses.replace(tune_config, num_samples=asked.num_samples)
-
-
-def checked_config(asked: TrainFile, options: TrainOptions) -> AlgorithmConfig:
-    """Returns the config that a new experiment would train.
-
-    Raises:
-        InputError: Everything that is wrong with it.
-    """
-    return _settled(asked, options, "")[1]
-
-
-def _settled(
-    asked: TrainFile, options: TrainOptions, experiment: str
-) -> tuple[ExperimentRecord, AlgorithmConfig]:
-    """Returns how this experiment is, or was, started, and the checked config to train.
-
-    Raises:
-        InputError: It is to be resumed with other settings than it was started with, or everything
-            that is wrong with the config.
-    """
-    record = _settled_record(asked, options, experiment)
-    return record, _settled_config(asked, record)
-
-
-def _settled_record(asked: TrainFile, options: TrainOptions, experiment: str) -> ExperimentRecord:
-    """Returns how this experiment is, or was, started.
-
-    Raises:
-        InputError: It is to be resumed with other settings than it was started with.
-    """
-    given = ExperimentRecord(
-        file=str(asked.path) if asked.path else None,
-        experiment=asked.name,
-        arguments=asked.arguments,
-        settings=list(options.settings),
-        local_mode=options.local_mode,
-        metric=asked.tune_config.metric if asked.tune_config else None,
-        mode=asked.tune_config.mode if asked.tune_config else None,
-        trackers=list(options.track),
-    )
-    before = storage.read_record(experiment) if options.resume else None
-    if before is None:
-        return given
-    asked_settings = inputs.parse_settings(given.settings)
-    if asked_settings and asked_settings != inputs.parse_settings(before.settings):
-        raise InputError(
-            "a resumed experiment keeps its settings: it was started with "
-            f"{_as_options(before.settings)}, not with {_as_options(given.settings)}. Leave --set "
-            "away, or start a new experiment"
-        )
-    return dataclasses.replace(
-        given,
-        settings=before.settings,
-        local_mode=before.local_mode,
-        trackers=given.trackers or before.trackers,
-    )
-
-
-def _as_options(settings: list[str]) -> str:
-    return " ".join(f"--set {shlex.quote(text)}" for text in settings) or "no --set"
-
-
-def _settled_config(asked: TrainFile, record: ExperimentRecord) -> AlgorithmConfig:
-    """Returns the checked config to train.
-
-    Raises:
-        InputError: Everything that is wrong with it.
-    """
-    from rllib_weighted.cli.sizing import config_problems
-
-    config = asked.config.copy(copy_frozen=False)
-    inputs.apply_settings(config, inputs.parse_settings(record.settings), "--set")
-    if record.local_mode:
-        inputs.use_single_process(config)
-    problems = config_problems(config)
-    if problems:
-        listed = "".join(f"\n- {problem}" for problem in problems)
-        raise InputError(f"{asked.path or 'the config'} cannot be trained:{listed}")
-    return config
 
 
 @dataclass(frozen=True)
@@ -594,8 +465,8 @@ class _Run:
             count = max(len(failed), len(active.errors))
             what = f"training failed ({count} of {len(trials)} trials); the first error"
             lines = [f"  in full     {child(place, 'error.txt')}" for place in places]
-            rescues = filter(None, map(_rescue, places))
-            lines += [f"  rescued     {rescue}: it goes on there" for rescue in rescues]
+            rescues = filter(None, map(rescue, places))
+            lines += [f"  rescued     {path}: it goes on there" for path in rescues]
             raise TrainingError(self._failure(what, causes[0], lines))
 
     def _failure(self, what: str, cause: str, lines: Sequence[str] = ()) -> str:
@@ -632,43 +503,6 @@ class _Run:
         for option, value in given.items():
             command += [option, f"{value}"] if value not in (None, "") else []
         return shlex.join(command)
-
-
-def _rescue(trial: str) -> str | None:
-    """Returns where the state lies that was saved when a learner of a trial died; None without."""
-    from rllib_weighted.fault_tolerance import RESCUE_DIR
-
-    folder = child(trial, RESCUE_DIR)
-    filesystem, path = storage.open_storage(folder)
-    return folder if filesystem.get_file_info(path).type == fs.FileType.Directory else None
-
-
-def best_checkpoint(
-    trials: Sequence[Result], metric: str | None, mode: str | None
-) -> tuple[str, str, float] | None:
-    """Returns the checkpoint that `rllib evaluate` takes of a sweep's folder; None without one.
-
-    Args:
-        trials: Tune's results.
-        metric: The metric to choose by; None takes the mean return.
-        mode: Whether it is to be the least (`"min"`) or, by default, the largest.
-
-    Returns:
-        Its path, and the metric's name and value in the round that it was saved in.
-    """
-    sign = -1.0 if mode == "min" else 1.0
-    found: list[tuple[float, str, str]] = []
-    for trial in trials:
-        for checkpoint, result in trial.best_checkpoints or ():
-            for name in (metric,) if metric else DEFAULT_METRICS:
-                value = lookup(result, name)
-                if isinstance(value, int | float) and math.isfinite(value):
-                    found.append((sign * value, checkpoint.path, name))
-                    break
-    if not found:
-        return None
-    value, path, name = max(found)
-    return path, name, sign * value
 
 
 def _frequent_snapshots(num_trials: int | None) -> AbstractContextManager[None]:

@@ -13,7 +13,7 @@ import ray
 
 from rllib_weighted.cli import InputError, cluster
 from rllib_weighted.cli.cluster import start_ray, watching_ray
-from rllib_weighted.cli.inputs import TrainOptions
+from rllib_weighted.cli.options import TrainOptions
 
 IMPORTED_LATER = """
 import logging

@@ -14,7 +14,8 @@ from rich.console import Console
 from rllib_weighted.cli import TrainingError
 from rllib_weighted.cli.display import Display
 from rllib_weighted.cli.failures import no_space, root_cause
-from rllib_weighted.cli.inputs import TrainFile, TrainOptions
+from rllib_weighted.cli.inputs import TrainFile
+from rllib_weighted.cli.options import TrainOptions
 from rllib_weighted.cli.session import TrainSession
 from rllib_weighted.cli.train import _Run
 

@@ -84,7 +84,7 @@ def test_the_options_for_completion_are_there_and_not_in_the_way(
     ("words", "found"),
     [
         ("rllib example run cartp", ["cartpole", "cartpole_sweep"]),
-        ("rllib example get lunar", ["lunarlander"]),
+        ("rllib example get lunar", ["lunarlander", "lunarlander_large"]),
         ("rllib train --algo Wei", ["WeightedPPO"]),
         ("rllib train -a PP", ["PPO"]),
         ("rllib comp", ["compare"]),

@@ -13,7 +13,8 @@ from rich.console import Console
 
 from rllib_weighted import WeightedPPOConfig, merge_grid
 from rllib_weighted.cli import InputError, plan
-from rllib_weighted.cli.inputs import TrainFile, TrainOptions
+from rllib_weighted.cli.inputs import TrainFile
+from rllib_weighted.cli.options import TrainOptions
 from rllib_weighted.cli.plan import changed_settings, plan_algorithm, plan_file, print_plan
 
 FILE = """

@@ -10,7 +10,8 @@ from ray import tune
 from ray.tune.stopper import MaximumIterationStopper
 
 from rllib_weighted.cli import InputError
-from rllib_weighted.cli.inputs import TrainFile, TrainOptions, load_file
+from rllib_weighted.cli.inputs import TrainFile, load_file
+from rllib_weighted.cli.options import TrainOptions
 from rllib_weighted.cli.run_config import RunSettings
 from rllib_weighted.cli.train import run_file
 from tests.cli.test_train import printed, quiet, rounds

@@ -15,7 +15,7 @@ import pytest
 from ray.tune.logger import CSVLoggerCallback, TBXLoggerCallback
 
 from rllib_weighted.cli import InputError, tracking
-from rllib_weighted.cli.inputs import TrainOptions
+from rllib_weighted.cli.options import TrainOptions
 from rllib_weighted.cli.storage import ExperimentRecord, read_record, write_record
 from rllib_weighted.cli.tracking import (
     MlflowTracker,

@@ -16,8 +16,9 @@ from rich.console import Console
 
 from rllib_weighted.cli import InputError, TrainingError
 from rllib_weighted.cli import train as experiment
-from rllib_weighted.cli.inputs import TrainOptions
-from rllib_weighted.cli.train import TrainResult, resume_by_name, run_algorithm, run_file
+from rllib_weighted.cli.options import TrainOptions
+from rllib_weighted.cli.results import TrainResult, best_checkpoint
+from rllib_weighted.cli.train import resume_by_name, run_algorithm, run_file
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -242,7 +243,7 @@ def test_the_best_checkpoint_is_that_of_the_sweeps_metric() -> None:
         trial(),
     ]
     of_returns = ("c", "env_runners/episode_return_mean", 9.0)
-    assert experiment.best_checkpoint(trials, None, None) == of_returns
-    assert experiment.best_checkpoint(trials, "loss", "min") == ("b", "loss", 0.1)
-    assert experiment.best_checkpoint(trials, "loss", "max") == ("a", "loss", 0.5)
-    assert experiment.best_checkpoint(trials, "absent", None) is None
+    assert best_checkpoint(trials, None, None) == of_returns
+    assert best_checkpoint(trials, "loss", "min") == ("b", "loss", 0.1)
+    assert best_checkpoint(trials, "loss", "max") == ("a", "loss", 0.5)
+    assert best_checkpoint(trials, "absent", None) is None

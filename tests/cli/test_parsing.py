@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rllib_weighted.cli import InputError
-from rllib_weighted.cli.inputs import (
+from rllib_weighted.cli.parsing import (
     merge_stop,
     parse_json,
     parse_json_object,

@@ -8,7 +8,7 @@ from ray.rllib.algorithms.ppo import PPOConfig
 
 from rllib_weighted import WeightedPPOConfig
 from rllib_weighted.cli import InputError
-from rllib_weighted.cli.inputs import algorithm_config, apply_settings, use_single_process
+from rllib_weighted.cli.settings import algorithm_config, apply_settings, use_single_process
 
 
 def ppo() -> PPOConfig:
