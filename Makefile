@@ -23,7 +23,7 @@ $(BENCH_STAMP): $(STAMP)
 
 $(STAMP): pyproject.toml ci/constraints.txt
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check --constraint ci/constraints.txt --editable '.[box2d,envpool,video,optuna,torchjd,onnx,hub,wandb,mlflow,dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint ci/constraints.txt --editable '.[box2d,envpool,mujoco,atari,minigrid,video,optuna,torchjd,onnx,hub,wandb,mlflow,dev]'
 	@touch $(STAMP)
 
 $(DOCS_STAMP): $(STAMP)

@@ -6,7 +6,16 @@ All contenders train PPO with the same settings: 16 sub-environments, batches of
 minibatches of 256, 10 epochs (160 optimizer steps a round), separate 64-64 tanh networks for policy
 and value, gradients clipped to norm 0.5, no KL term, no normalisation of observations or rewards.
 RLlib and this package sample with two env runners of 8 sub-environments; this package merges 16
-workers (`merge_unit="env"`). The first rounds are start-up and are not counted.
+workers (`merge_unit="env"`), with EnvPool in the row that says so. The first rounds are start-up
+and are not counted.
+
+Pong is gymnasium's ALE in grey, 84 x 84, four frames stacked; its network is that of the DQN paper,
+shared by policy and value, its batches are of 2048 steps, with 4 epochs.
+
+CleanRL's files run as they are, from the checkout that the variable CLEANRL names, with the Python
+that CLEANRL_PYTHON names (this one, if it is not set; CLEANRL_PYTHONPATH adds folders). They need
+tyro and tensorboard, for Pong also Stable-Baselines3, and gym for EnvPool. Settings that have no
+option are its own, its networks among them.
 """
 
 from __future__ import annotations
@@ -14,10 +23,15 @@ from __future__ import annotations
 import json
 import logging
 import os
+import subprocess
+import sys
+import tempfile
 import time
 import warnings
+from collections import deque
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -26,8 +40,16 @@ NUM_ENVS, NUM_ENV_RUNNERS = 16, 2
 BATCH, MINIBATCH, EPOCHS = 4096, 256, 10
 WARM_UP_ROUNDS, MIN_ROUNDS = 2, 5
 OURS = ("average", "reward_weighted", "loss_weighted", "actor_average")
+ON_ENVPOOL = "average on EnvPool"
 RLLIB, SB3_ONE, SB3_MANY = "rllib", "sb3 in one process", "sb3 in subprocesses"
-CONTENDERS = (*OURS, RLLIB, SB3_ONE, SB3_MANY)
+CLEANRL, CLEANRL_ENVPOOL = "cleanrl", "cleanrl on EnvPool"
+CONTENDERS = (*OURS, ON_ENVPOOL, RLLIB, SB3_ONE, SB3_MANY, CLEANRL, CLEANRL_ENVPOOL)
+PONG = "Pong-v5"
+CLEANRL_FILES = {  # (environment is Pong, actions are continuous) -> file
+    (False, False): "ppo.py",
+    (False, True): "ppo_continuous_action.py",
+    (True, False): "ppo_atari.py",
+}
 
 
 def resident_mib(pid: int | str = "self") -> float:
@@ -37,28 +59,75 @@ def resident_mib(pid: int | str = "self") -> float:
     return int(line.split()[1]) / 1024
 
 
-def rllib_config(contender: str, environment: str) -> Any:
-    """Returns the config of stock RLlib's PPO, or of this package with a merge strategy."""
+def batch_and_epochs(environment: str) -> tuple[int, int]:
+    """Returns the steps of a round and its epochs."""
+    return (2048, 4) if environment == PONG else (BATCH, EPOCHS)
+
+
+def is_continuous(environment: str) -> bool:
+    """Whether an environment's actions are."""
     import gymnasium as gym
-    from ray.rllib.algorithms.ppo import PPOConfig
+
+    if environment == PONG:
+        return False
+    with closing(gym.make(environment)) as env:
+        return isinstance(env.action_space, gym.spaces.Box)
+
+
+def make_pong(context: Any = None) -> Any:
+    """Returns gymnasium's Pong as EnvPool's is: grey, 84 x 84, four frames, channels last."""
+    import gymnasium as gym
+
+    env = gym.make("ale_py:ALE/Pong-v5", frameskip=1, repeat_action_probability=0.0)
+    wrappers = gym.wrappers
+    env = wrappers.FrameStackObservation(wrappers.AtariPreprocessing(env), 4)
+    space = gym.spaces.Box(0, 255, (84, 84, 4), "uint8")
+    return wrappers.TransformObservation(env, lambda obs: obs.transpose(1, 2, 0), space)
+
+
+def rllib_model(environment: str) -> Any:
+    """Returns the networks as RLlib's model config."""
     from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 
+    if environment == PONG:
+        return DefaultModelConfig(
+            conv_filters=[[32, 8, 4], [64, 4, 2], [64, 3, 1]],
+            head_fcnet_hiddens=[512],
+            vf_share_layers=True,
+        )
+    return DefaultModelConfig(
+        fcnet_hiddens=[64, 64],
+        vf_share_layers=False,  # As Stable-Baselines3; RLlib shares them unasked.
+        free_log_std=is_continuous(environment),
+    )
+
+
+def rllib_config(contender: str, environment: str) -> Any:
+    """Returns the config of stock RLlib's PPO, or of this package with a merge strategy."""
+    from ray.rllib.algorithms.ppo import PPOConfig
+    from ray.tune import register_env
+
+    batch, epochs = batch_and_epochs(environment)
     if contender == RLLIB:
-        config = PPOConfig().training(train_batch_size_per_learner=BATCH)
+        config = PPOConfig().training(train_batch_size_per_learner=batch)
+        if environment == PONG:  # Its encoders take no whole numbers.
+            config.env_runners(env_to_module_connector=as_floats)
     else:
         from rllib_weighted import WeightedPPOConfig
 
+        strategy = "average" if contender == ON_ENVPOOL else contender
         config = WeightedPPOConfig().training(
-            train_batch_size=BATCH, merge_strategy=contender, merge_unit="env"
+            train_batch_size=batch, merge_strategy=strategy, merge_unit="env"
         )
-    with closing(gym.make(environment)) as env:
-        model = DefaultModelConfig(
-            fcnet_hiddens=[64, 64],
-            vf_share_layers=False,  # As Stable-Baselines3; RLlib shares them unasked.
-            free_log_std=isinstance(env.action_space, gym.spaces.Box),
-        )
+        if environment == PONG:
+            config.rl_module(observation_scale=1 / 255)
+    name = environment
+    if contender == ON_ENVPOOL:
+        name = f"envpool:{environment}"
+    elif environment == PONG:
+        register_env(PONG, make_pong)
     return (
-        config.environment(environment)
+        config.environment(name)
         .env_runners(
             num_env_runners=NUM_ENV_RUNNERS,
             num_envs_per_env_runner=NUM_ENVS // NUM_ENV_RUNNERS,
@@ -66,7 +135,7 @@ def rllib_config(contender: str, environment: str) -> Any:
         )
         .training(
             minibatch_size=MINIBATCH,
-            num_epochs=EPOCHS,
+            num_epochs=epochs,
             lr=3e-4,
             vf_loss_coeff=0.5,
             vf_clip_param=1e4,
@@ -75,9 +144,27 @@ def rllib_config(contender: str, environment: str) -> Any:
             grad_clip=0.5,
             grad_clip_by="global_norm",
         )
-        .rl_module(model_config=model)
+        .rl_module(model_config=rllib_model(environment))
         .debugging(seed=0)
     )
+
+
+def as_floats(env: Any, spaces: Any, device: Any) -> Any:
+    """Makes floats from 0 to 1 of images, for stock RLlib."""
+    from ray.rllib.connectors.env_to_module.observation_preprocessor import (
+        SingleAgentObservationPreprocessor,
+    )
+
+    class Floats(SingleAgentObservationPreprocessor):
+        def recompute_output_observation_space(self, observations: Any, actions: Any) -> Any:
+            import gymnasium as gym
+
+            return gym.spaces.Box(0.0, 1.0, observations.shape, "float32")
+
+        def preprocess(self, observation: Any, episode: Any) -> Any:
+            return observation.astype("float32") / 255
+
+    return Floats()
 
 
 def rllib_rounds(contender: str, environment: str, facts: dict[str, Any]) -> Iterator[int]:
@@ -109,24 +196,103 @@ def sb3_rounds(contender: str, environment: str, facts: dict[str, Any]) -> Itera
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
+    is_pong = environment == PONG
+    batch, epochs = batch_and_epochs(environment)
     kind = SubprocVecEnv if contender == SB3_MANY else DummyVecEnv
-    vector = make_vec_env(environment, n_envs=NUM_ENVS, seed=0, vec_env_cls=kind)
+    made = make_pong if is_pong else environment
+    vector = make_vec_env(made, n_envs=NUM_ENVS, seed=0, vec_env_cls=kind)
     model = PPO(
-        "MlpPolicy",
+        "CnnPolicy" if is_pong else "MlpPolicy",  # Scales images, and turns them around, itself.
         vector,
-        n_steps=BATCH // NUM_ENVS,
+        n_steps=batch // NUM_ENVS,
         batch_size=MINIBATCH,
-        n_epochs=EPOCHS,
-        policy_kwargs={"net_arch": [64, 64]},
+        n_epochs=epochs,
+        policy_kwargs={} if is_pong else {"net_arch": [64, 64]},
         seed=0,
         device="cpu",
     )
     try:
         while True:
-            model.learn(total_timesteps=BATCH, reset_num_timesteps=False)
-            yield BATCH
+            model.learn(total_timesteps=batch, reset_num_timesteps=False)
+            yield batch
     finally:
         vector.close()
+
+
+def cleanrl_command(contender: str, environment: str) -> list[str]:
+    """Returns what runs one of CleanRL's files with the settings of all.
+
+    Raises:
+        typer.BadParameter: There is no checkout, or it has no such file.
+    """
+    checkout = Path(os.environ.get("CLEANRL", ""))
+    name = CLEANRL_FILES[environment == PONG, is_continuous(environment)]
+    if contender == CLEANRL_ENVPOOL:
+        if environment != PONG:
+            raise typer.BadParameter(f"{contender} should train on {PONG}, found {environment}")
+        name = "ppo_atari_envpool.py"
+    file = checkout / "cleanrl" / name
+    if not os.environ.get("CLEANRL") or not file.is_file():
+        raise typer.BadParameter(
+            f"CLEANRL should name a checkout of CleanRL with cleanrl/{name}, found {checkout}"
+        )
+    batch, epochs = batch_and_epochs(environment)
+    env_id = environment
+    if contender == CLEANRL and environment == PONG:
+        env_id = "ale_py:ALE/Pong-v5"
+    options = {
+        "env-id": env_id,
+        "num-envs": NUM_ENVS,
+        "num-steps": batch // NUM_ENVS,
+        "num-minibatches": batch // MINIBATCH,
+        "update-epochs": epochs,
+        "learning-rate": 3e-4,
+        "total-timesteps": 10**9,
+    }
+    python = os.environ.get("CLEANRL_PYTHON", sys.executable)
+    given = [text for key, value in options.items() for text in (f"--{key}", str(value))]
+    return [python, "-u", str(file.resolve()), *given, "--no-cuda", "--no-anneal-lr"]
+
+
+def cleanrl_rounds(contender: str, environment: str, facts: dict[str, Any]) -> Iterator[int]:
+    """Trains with CleanRL; yields the environment steps of each round.
+
+    Raises:
+        RuntimeError: It ended by itself; with its last lines.
+    """
+    batch, _ = batch_and_epochs(environment)
+    command = cleanrl_command(contender, environment)
+    checkout = Path(os.environ["CLEANRL"]).resolve()
+    paths = [str(checkout), *filter(None, [os.environ.get("CLEANRL_PYTHONPATH")])]
+    with (
+        tempfile.TemporaryDirectory() as folder,  # It writes `runs/` where it runs.
+        subprocess.Popen(
+            command,
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as running,
+    ):
+        last: deque[str] = deque(maxlen=20)
+        try:
+            for line in running.stdout or ():
+                last.append(line)
+                if line.startswith("SPS:"):  # Once a round.
+                    yield batch
+            raise RuntimeError("CleanRL ended by itself:\n" + "".join(last))
+        finally:
+            running.kill()
+
+
+def rounds_of(contender: str, environment: str, facts: dict[str, Any]) -> Iterator[int]:
+    """Trains with a contender; yields the environment steps of each round."""
+    if contender.startswith("sb3"):
+        return sb3_rounds(contender, environment, facts)
+    if contender in (CLEANRL, CLEANRL_ENVPOOL):
+        return cleanrl_rounds(contender, environment, facts)
+    return rllib_rounds(contender, environment, facts)
 
 
 def main(
@@ -144,10 +310,9 @@ def main(
     if threads:
         torch.set_num_threads(threads)
     facts: dict[str, Any] = {"contender": contender, "environment": environment}
-    train = sb3_rounds if contender.startswith("sb3") else rllib_rounds
     rounds: list[tuple[int, float]] = []
     total = 0.0
-    with closing(train(contender, environment, facts)) as running:
+    with closing(rounds_of(contender, environment, facts)) as running:
         before = time.perf_counter()
         for number, steps in enumerate(running):
             now = time.perf_counter()

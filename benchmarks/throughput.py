@@ -1,7 +1,9 @@
-"""Environment steps per second of whole training loops: this package, RLlib, Stable-Baselines3.
+"""Environment steps per second of whole training loops: this package and others.
 
-    make bench            all of it, about 50 minutes; then look at benchmarks/results/
+    make bench            all but CleanRL, about an hour; then look at benchmarks/results/
     make bench ARGS="--repeats 1 --environment CartPole-v1"
+    make bench ARGS="--environment HalfCheetah-v5 --environment Pong-v5"
+    CLEANRL=../cleanrl make bench ARGS="--contender average --contender cleanrl"
 
 Same environment, networks, batch, minibatch, epochs and cores for all (see contenders.py). Every
 run is a process of its own, after one another and in turn: a repeat runs each contender once, every
@@ -22,11 +24,23 @@ from typing import Annotated, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import typer
-from contenders import CONTENDERS, OURS, RLLIB, SB3_MANY, SB3_ONE
+from contenders import (
+    CLEANRL,
+    CLEANRL_ENVPOOL,
+    CONTENDERS,
+    ON_ENVPOOL,
+    OURS,
+    PONG,
+    RLLIB,
+    SB3_MANY,
+    SB3_ONE,
+)
 from machine import machine, machine_line
 from rich.console import Console
 
 ENVIRONMENTS = ("CartPole-v1", "LunarLander-v3", "BipedalWalker-v3")
+ALL_ENVIRONMENTS = (*ENVIRONMENTS, "HalfCheetah-v5", PONG)
+USUAL = tuple(name for name in CONTENDERS if name not in (CLEANRL, CLEANRL_ENVPOOL))
 TARGETS = {RLLIB: (3.0, 2.5, 2.0), "sb3": (1.2, 1.7, 1.7)}
 HERE = Path(__file__).parent
 console = Console(stderr=True)
@@ -119,9 +133,15 @@ def report(records: list[dict[str, Any]], environments: list[str]) -> str:
     }
     against = {
         f"`{ours}` / {peer}": [spread(ratios(records, e, ours, peer), ".2f") for e in environments]
-        for ours in OURS
-        for peer in (RLLIB, "sb3")
+        for ours in (*OURS, ON_ENVPOOL)
+        for peer in (RLLIB, "sb3", CLEANRL)
     }
+    against[f"`{ON_ENVPOOL}` / `average`"] = [
+        spread(ratios(records, e, ON_ENVPOOL, "average"), ".2f") for e in environments
+    ]
+    against[f"`{ON_ENVPOOL}` / {CLEANRL_ENVPOOL}"] = [
+        spread(ratios(records, e, ON_ENVPOOL, CLEANRL_ENVPOOL), ".2f") for e in environments
+    ]
     costs = {
         f"`{ours}`": [spread(ratios(records, e, "average", ours), ".3f") for e in environments]
         for ours in OURS[1:]
@@ -141,18 +161,23 @@ def report(records: list[dict[str, Any]], environments: list[str]) -> str:
 def main(
     repeats: Annotated[int, typer.Option(help="Runs of each contender on each environment.")] = 5,
     seconds: Annotated[float, typer.Option(help="How long to measure in each run.")] = 8.0,
-    environment: Annotated[list[str] | None, typer.Option(help="Only these.")] = None,
-    contender: Annotated[list[str] | None, typer.Option(help="Only these.")] = None,
+    environment: Annotated[
+        list[str] | None, typer.Option(help=f"Of {', '.join(ALL_ENVIRONMENTS)}.")
+    ] = None,
+    contender: Annotated[
+        list[str] | None, typer.Option(help=f"Of {', '.join(CONTENDERS)}.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Where to write the results.")] = HERE / "results",
 ) -> None:
     """Measures, prints the tables, and writes throughput.md and throughput.parquet."""
     environments = environment or list(ENVIRONMENTS)
-    unknown = set(contender or ()) - set(CONTENDERS)
+    unknown = set(contender or ()) - set(CONTENDERS) | set(environments) - set(ALL_ENVIRONMENTS)
     if unknown:
         raise typer.BadParameter(
-            f"found {', '.join(sorted(unknown))}; there are {', '.join(CONTENDERS)}"
+            f"found {', '.join(sorted(unknown))}; there are "
+            f"{', '.join((*CONTENDERS, *ALL_ENVIRONMENTS))}"
         )
-    records = measure(environments, contender or list(CONTENDERS), repeats, seconds)
+    records = measure(environments, contender or list(USUAL), repeats, seconds)
     text = report(records, environments)
     out.mkdir(parents=True, exist_ok=True)
     (out / "throughput.md").write_text(text)

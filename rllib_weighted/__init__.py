@@ -16,6 +16,7 @@ from rllib_weighted._private import tune_registry
 if TYPE_CHECKING:
     from rllib_weighted.algorithm import WeightedPPO
     from rllib_weighted.config import WeightedPPOConfig
+    from rllib_weighted.core.catalogs import CautiousPPOCatalog
     from rllib_weighted.learning.connectors import ScaleRewards
     from rllib_weighted.merging import (
         ActorAverage,
@@ -37,6 +38,7 @@ __all__ = [
     "ActorAverage",
     "ActorSum",
     "Average",
+    "CautiousPPOCatalog",
     "LossWeighted",
     "RewardWeighted",
     "ScaleRewards",
@@ -51,6 +53,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "CautiousPPOCatalog": "core.catalogs",
     "ScaleRewards": "learning.connectors",
     "WeightedPPO": "algorithm",
     "WeightedPPOConfig": "config",

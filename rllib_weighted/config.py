@@ -23,6 +23,7 @@ from rllib_weighted.core.envs import share_gym_env
 from rllib_weighted.core.level_table import LevelTable
 from rllib_weighted.core.levels import LevelPool, resolve_level_options
 from rllib_weighted.core.observations import cast_observations
+from rllib_weighted.core.spaces import check_spaces
 from rllib_weighted.core.workers import MergeUnit, WorkerLayout
 from rllib_weighted.learning.interfaces import Halves
 from rllib_weighted.learning.learner import WeightedPPOLearner
@@ -371,6 +372,7 @@ class WeightedPPOConfig(PPOConfig):
     @override(AlgorithmConfig)
     def get_rl_module_spec(self, *args: Any, **kwargs: Any) -> Any:
         spec = super().get_rl_module_spec(*args, **kwargs)
+        check_spaces(spec)
         cast_observations(spec, self.observation_scale)
         return spec
 
@@ -378,6 +380,7 @@ class WeightedPPOConfig(PPOConfig):
     def get_multi_rl_module_spec(self, **kwargs: Any) -> Any:
         spec = super().get_multi_rl_module_spec(**kwargs)
         for module_spec in spec.rl_module_specs.values():
+            check_spaces(module_spec)
             cast_observations(module_spec, self.observation_scale)
         return spec
 

@@ -374,7 +374,12 @@ def placement_problem(
     return None
 
 
-def trial_problem(config: Any, request: PlacementGroupFactory, who: str = "a trial") -> str | None:
+def trial_problem(
+    config: Any,
+    request: PlacementGroupFactory,
+    who: str = "a trial",
+    nodes: Sequence[Resources] | None = None,
+) -> str | None:
     """Returns why a trial of a config can never be placed, and what to do; None if it can.
 
     None as well where the user says that the cluster grows.
@@ -383,8 +388,10 @@ def trial_problem(config: Any, request: PlacementGroupFactory, who: str = "a tri
         config: An `AlgorithmConfig`.
         request: What its trial asks for.
         who: What asks, for the message.
+        nodes: What each node has in all; None asks the running Ray. With none at all, it can.
     """
-    problem = None if cluster_grows() else placement_problem(request, who=who)
+    unknown = cluster_grows() or (nodes is not None and not nodes)
+    problem = None if unknown else placement_problem(request, nodes, who=who)
     if problem is None:
         return None
     names = ("num_env_runners", "num_cpus_per_env_runner", "num_learners", "num_gpus_per_learner")

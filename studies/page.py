@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from scipy.stats import spearmanr
 
-from rllib_weighted.report.results import format_number
+from rllib_weighted.report.formats import format_number
 from studies import analysis, store
 from studies.design import Experiment, Part
 

@@ -154,6 +154,7 @@ RUNS: dict[str, Callable[[Path], None]] = {
     "how-to/gpu.md": only_configs("how-to/gpu.md"),
     "how-to/levels.md": only_configs("how-to/levels.md"),
     "how-to/envpool.md": only_configs("how-to/envpool.md"),
+    "how-to/environments.md": only_configs("how-to/environments.md"),
     "how-to/migrate.md": only_configs("how-to/migrate.md"),
     "how-to/track.md": tracking,
     "upgrade.md": upgrade,

@@ -17,6 +17,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from rllib_weighted.core.envs import _FAMILIES
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -82,6 +84,17 @@ def test_every_declared_bound_holds_for_the_pinned_version(requirement):
     name = canonicalize_name(requirement.name)
     assert name in pins, f"{name} is declared but not pinned in ci/constraints.txt"
     assert pins[name] in requirement.specifier
+
+
+def test_every_extra_that_a_message_names_is_one():
+    extras = PROJECT["optional-dependencies"].keys()
+    named = {
+        extra
+        for file in (ROOT / "rllib_weighted").rglob("*.py")
+        for names in re.findall(r"rllib-weighted\[([a-z0-9,-]+)\]", file.read_text("utf-8"))
+        for extra in names.split(",")
+    } | {family.extra for family in _FAMILIES}
+    assert named <= extras
 
 
 @pytest.mark.parametrize("requirement", ["torch==2.13.0+cpu", "ray>=2.60", "numpy", "-e ."])

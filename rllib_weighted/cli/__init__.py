@@ -12,10 +12,11 @@ from rllib_weighted.core.redaction import redact
 
 if TYPE_CHECKING:
     from rllib_weighted.cli.evaluate import EvaluationResult, evaluate_checkpoint
+    from rllib_weighted.cli.examples import Example, find_example, list_examples
     from rllib_weighted.cli.export import ExportResult, export_policy
     from rllib_weighted.cli.hub import push_checkpoint
     from rllib_weighted.cli.inputs import TrainFile, TrainOptions, load_experiments, load_file
-    from rllib_weighted.cli.main import Example, find_example, list_examples, train_file_main
+    from rllib_weighted.cli.main import train_file_main
     from rllib_weighted.cli.report import report_results
     from rllib_weighted.cli.train import TrainResult, run_algorithm, run_file
 
@@ -73,11 +74,12 @@ class Aborted(KeyboardInterrupt):
 
 
 _NAMES = {
+    "examples": ("Example", "find_example", "list_examples"),
     "evaluate": ("EvaluationResult", "evaluate_checkpoint"),
     "export": ("ExportResult", "export_policy"),
     "hub": ("push_checkpoint",),
     "inputs": ("TrainFile", "TrainOptions", "load_experiments", "load_file"),
-    "main": ("Example", "find_example", "list_examples", "train_file_main"),
+    "main": ("train_file_main",),
     "report": ("report_results",),
     "train": ("TrainResult", "run_algorithm", "run_file"),
 }

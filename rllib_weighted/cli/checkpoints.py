@@ -18,7 +18,7 @@ from rllib_weighted.cli import InputError, storage
 MARK = "rllib_checkpoint.json"
 _STATE = "algorithm_state.pkl"
 # Of an experiment whose file names no metric of its own: ours, else that of RLlib.
-_METRICS = ("merge/episode_return_mean", "env_runners/episode_return_mean")
+DEFAULT_METRICS = ("merge/episode_return_mean", "env_runners/episode_return_mean")
 
 
 def find_checkpoint(location: str | Path, *, best: bool | None = None) -> str:
@@ -62,8 +62,8 @@ def find_checkpoint(location: str | Path, *, best: bool | None = None) -> str:
         elif best:
             raise InputError(
                 f"{text} should hold checkpoints whose rounds are in their trial's result.json, "
-                f"with a value of the metric ({' or '.join(_METRICS)}, or that of the file's "
-                "`tune_config`), found none: --last takes the newest"
+                f"with a value of the metric ({' or '.join(DEFAULT_METRICS)}, or that of the "
+                "file's `tune_config`), found none: --last takes the newest"
             )
     return storage.locate(text, chosen)
 
@@ -74,7 +74,7 @@ def _values(root: str, filesystem: fs.FileSystem, checkpoints: Iterable[str]) ->
     for trial, own in itertools.groupby(sorted(checkpoints), posixpath.dirname):
         rows = _rows(filesystem, trial)
         record = storage.read_record(storage.parent(storage.locate(root, trial)))
-        names = (record.metric,) if record and record.metric else _METRICS
+        names = (record.metric,) if record and record.metric else DEFAULT_METRICS
         sign = -1.0 if record and record.mode == "min" else 1.0
         for checkpoint in own:
             row = dict(numbers(rows.get(_saved_in(filesystem, checkpoint), {})))

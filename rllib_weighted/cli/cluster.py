@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import sys
 import threading
 import time
@@ -20,7 +21,7 @@ from rllib_weighted._private import (
     ray_in_sessions_of_its_own,
 )
 from rllib_weighted.cli import InputError, RayEnded
-from rllib_weighted.cli.inputs import TrainOptions
+from rllib_weighted.cli.inputs import FILE_MODULE, TrainOptions
 from rllib_weighted.text import readable
 
 _WATCH_S = 1.0
@@ -71,9 +72,11 @@ def start_ray(options: TrainOptions, import_folder: Path | None) -> None:
 
 @contextlib.contextmanager
 def quiet_ray(verbose: bool) -> Iterator[None]:
-    """Hides Ray's warnings and logs of this process inside the block, unless `verbose`.
+    """Hides Ray's logs, and the warnings of packages, inside the block, unless `verbose`.
 
-    Tune's own progress output is off in either case: the command has its own.
+    What a training file itself warns of is shown. Tune's own progress output is off in either case:
+    the command has its own. A training file is to be loaded inside the block, too: it is what
+    imports Ray, RLlib and gymnasium first.
     """
     with environment_variable("RAY_AIR_NEW_OUTPUT", "0"), contextlib.ExitStack() as stack:
         if not verbose:
@@ -88,6 +91,7 @@ def quiet_ray(verbose: bool) -> Iterator[None]:
                 logger.setLevel(level)
             stack.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")
+            warnings.filterwarnings("default", module=re.escape(FILE_MODULE))
         yield
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 
 from rllib_weighted.cli import InputError, TrainingError
 from rllib_weighted.cli.checkpoints import find_checkpoint
+from rllib_weighted.cli.cluster import quiet_ray
 from rllib_weighted.core.eligibility import Requirement, first_reason, required
 from rllib_weighted.core.redaction import redact
 from rllib_weighted.text import html_table, short_path
@@ -96,9 +96,9 @@ def export_policy(
     }
     _check_files(files, needs_onnx=onnx is not None)
     location = find_checkpoint(checkpoint)
-    from rllib_weighted.policy import load_policy
+    with quiet_ray(verbose), contextlib.nullcontext() if verbose else _quiet():
+        from rllib_weighted.policy import load_policy
 
-    with contextlib.nullcontext() if verbose else _quiet():
         try:
             policy = load_policy(location)
         except ValueError as error:
@@ -149,13 +149,11 @@ def _check_files(files: dict[Path, Any], *, needs_onnx: bool) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hides what the exporters say: torch calls `torch.jit.trace` deprecated, ONNX is chatty."""
+    """Hides what the exporters log: ONNX's is chatty."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     finally:
         logging.disable(disabled)
 

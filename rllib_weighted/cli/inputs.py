@@ -72,6 +72,9 @@ _MAX_DEPTH = 50  # What copies and merges settings calls itself at each level.
 _MAX_VALUES = 100_000
 _MAX_NAME = 200  # Bytes; file systems end at 255, and Tune appends to the names of trials.
 
+FILE_MODULE = "__rllib_train_file__"
+"""The name under which a Python training file is loaded."""
+
 VERBOSE = Option("--verbose", "-v", "--log-info", help="Show Ray's logs.")
 
 
@@ -336,7 +339,7 @@ def _execute(path: Path, source: bytes) -> dict[str, Any]:  # A file may define 
     """Runs a Python file as a module and returns the names that it defines."""
     import ray.cloudpickle as cloudpickle
 
-    module = types.ModuleType("__rllib_train_file__")
+    module = types.ModuleType(FILE_MODULE)
     module.__file__ = str(path)
     sys.modules[module.__name__] = module
     # Worker processes cannot import this module: pickle what it defines by value.

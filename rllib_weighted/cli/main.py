@@ -6,11 +6,9 @@ Ray.
 
 from __future__ import annotations
 
-import ast
 import platform
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -20,14 +18,11 @@ from typer.core import TyperGroup
 
 from rllib_weighted.cli import Aborted, InputError, RayEnded, TrainingError
 from rllib_weighted.cli.cluster import leave
+from rllib_weighted.cli.completion import complete_algorithm, complete_example
+from rllib_weighted.cli.examples import find_example, list_examples
 from rllib_weighted.cli.inputs import VERBOSE, TrainOptions, takes_train_options
 from rllib_weighted.core.redaction import redact
-from rllib_weighted.suggest import nearest, shown
 from rllib_weighted.text import printable, readable
-
-_PACKAGE = Path(__file__).resolve().parents[1]
-# Of the tuned examples: inside an installed package, or beside it in a checkout.
-_FOLDERS = (_PACKAGE / "tuned_examples", _PACKAGE.parent / "tuned_examples")
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -57,7 +52,17 @@ def train_file_main(file: str, argv: Sequence[str] | None = None) -> NoReturn:
 
 
 class _Commands(TyperGroup):
-    """Shows the package's errors as one message on the standard error, with an exit status."""
+    """Shows the package's errors as one message on the standard error, with an exit status.
+
+    The options for the shell's completion work, and are not part of the help.
+    """
+
+    def get_params(self, ctx: Any) -> Any:  # Of types that Typer does not export.
+        params: list[Any] = super().get_params(ctx)
+        for parameter in params:
+            if parameter.name in ("install_completion", "show_completion"):
+                parameter.hidden = True
+        return params
 
     def invoke(self, ctx: Any) -> Any:  # Typer has no public type for it.
         try:
@@ -73,19 +78,41 @@ class _Commands(TyperGroup):
 
 
 _HELP = {"help_option_names": ["-h", "--help"]}
+# Without Rich's tables: at 80 columns they cut the names of options.
 app = typer.Typer(
     name="rllib",
     cls=_Commands,
-    help="Train and evaluate RLlib algorithms, and WeightedPPO: gradients merged by weight.",
+    epilog="Names are completed by the shell after: rllib --install-completion",
     context_settings=_HELP,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
-train_app = typer.Typer(context_settings=_HELP)
-example_app = typer.Typer(no_args_is_help=True, context_settings=_HELP)
-app.add_typer(train_app, name="train")
+train_app = typer.Typer(context_settings=_HELP, rich_markup_mode=None)
+example_app = typer.Typer(no_args_is_help=True, context_settings=_HELP, rich_markup_mode=None)
+app.add_typer(train_app, name="train", short_help="Train an algorithm by name, or a training file.")
 app.add_typer(example_app, name="example", help="Tuned examples: list, show or run them.")
+
+
+def _print_versions(wanted: bool) -> None:
+    if wanted:
+        version()
+        raise typer.Exit
+
+
+@app.callback()
+def rllib(
+    show_version: Annotated[
+        bool,
+        Option("--version", callback=_print_versions, is_eager=True, help="As `rllib version`."),
+    ] = False,
+) -> None:
+    """Train and evaluate RLlib algorithms, and WeightedPPO: gradients merged by weight."""
+
+
+DRY_RUN = Option(
+    "--dry-run", help="Show settings, trials and resources; start nothing and write nothing."
+)
 
 
 @train_app.callback(invoke_without_command=True)
@@ -93,13 +120,28 @@ app.add_typer(example_app, name="example", help="Tuned examples: list, show or r
 def train(
     ctx: typer.Context,
     options: TrainOptions,
-    algo: Annotated[str | None, Option("--algo", "--run", "-a", "-r")] = None,
-    env: Annotated[str | None, Option("--env", "-e")] = None,
-    config: Annotated[str, Option("--config", "-c", metavar="JSON")] = "{}",
+    algo: Annotated[
+        str | None,
+        Option(
+            *("--algo", "--run", "-a", "-r"),
+            help="Algorithm, e.g. WeightedPPO or PPO.",
+            autocompletion=complete_algorithm,
+        ),
+    ] = None,
+    env: Annotated[str | None, Option("--env", "-e", help="Environment, e.g. CartPole-v1.")] = None,
+    config: Annotated[
+        str, Option("--config", "-c", metavar="JSON", help="Settings of the config.")
+    ] = "{}",
+    dry_run: Annotated[bool, DRY_RUN] = False,
 ) -> None:
     """Train an algorithm by name, or a training file: `rllib train file FILE`."""
     if ctx.invoked_subcommand is not None:
         _refuse_misplaced_options(ctx)
+        return
+    if dry_run and (algo is not None or options.resume):
+        from rllib_weighted.cli.plan import plan_algorithm
+
+        plan_algorithm(algo, env, config, options)
         return
     from rllib_weighted.cli.train import resume_by_name, run_algorithm
 
@@ -126,19 +168,25 @@ def _refuse_misplaced_options(ctx: typer.Context) -> None:
         raise InputError(f"put {', '.join(given)} after the file: rllib train file FILE ...")
 
 
-@train_app.command("file")
+@train_app.command("file", short_help="Train what a Python, YAML or JSON file asks for.")
 @takes_train_options
 def train_file(
     file: Annotated[Path, Argument(metavar="FILE", help="A .py, .yaml or .json file.")],
     options: TrainOptions,
+    dry_run: Annotated[bool, DRY_RUN] = False,
 ) -> None:
     """Train what FILE asks for: Python that defines `config` and `stop`, or YAML or JSON."""
+    if dry_run:
+        from rllib_weighted.cli.plan import plan_file
+
+        plan_file(file, options)
+        return
     from rllib_weighted.cli.train import run_experiments
 
     raise typer.Exit(run_experiments(file, options)[-1].exit_code)
 
 
-@app.command()
+@app.command(short_help="Play whole episodes with a checkpoint, and print their returns.")
 def evaluate(
     checkpoint: Annotated[str, Argument(help="A checkpoint, or a trial's folder.")],
     episodes: Annotated[int, Option(min=1, help="Episodes to play.")] = 10,
@@ -200,7 +248,18 @@ def evaluate(
         typer.echo(f"video        {printable(str(path))}")
 
 
-@app.command()
+@app.command(short_help="Show in what two runs or experiments differ.")
+def compare(
+    a: Annotated[str, Argument(metavar="A", help="A trial's or an experiment's folder.")],
+    b: Annotated[str, Argument(metavar="B", help="Another one.")],
+) -> None:
+    """Show in what two runs or experiments differ: settings, versions, results."""
+    from rllib_weighted.cli.compare import compare_runs
+
+    compare_runs(a, b)
+
+
+@app.command(short_help="Write a checkpoint's policy as a file, and check it.")
 def export(
     checkpoint: Annotated[str, Argument(help="A checkpoint, or a trial's folder.")],
     onnx: Annotated[str | None, Option(metavar="FILE", help="ONNX file to write.")] = None,
@@ -224,7 +283,7 @@ def export(
         typer.echo(f"written      {file} ({found})")
 
 
-@app.command("push-to-hub")
+@app.command("push-to-hub", short_help="Upload a checkpoint to the Hugging Face Hub.")
 def push_to_hub(
     checkpoint: Annotated[str, Argument(help="A checkpoint, or a trial's folder.")],
     repo: Annotated[str, Argument(metavar="OWNER/NAME", help="The model's repository.")],
@@ -236,7 +295,7 @@ def push_to_hub(
     typer.echo(f"uploaded to  {push_checkpoint(checkpoint, repo, private=private)}")
 
 
-@app.command()
+@app.command(short_help="Compare strategies: a page with curves and conclusions.")
 def report(
     results: Annotated[
         list[str], Argument(metavar="RESULTS...", help="Folders of experiments or trials.")
@@ -284,59 +343,20 @@ def report(
     )
 
 
-@dataclass(frozen=True)
-class Example:
-    """A tuned example.
-
-    Args:
-        name: Its name, e.g. `"cartpole"`.
-        path: Its file.
-    """
-
-    name: str
-    path: Path
-
-    @property
-    def summary(self) -> str:
-        """The first line of its docstring."""
-        return (ast.get_docstring(ast.parse(self.source())) or "").partition("\n")[0]
-
-    def source(self) -> str:
-        """Returns the text of its file."""
-        return self.path.read_text(encoding="utf-8")
-
-
-def list_examples() -> list[Example]:
-    """Returns all tuned examples, by name.
-
-    Raises:
-        InputError: This installation has none.
-    """
-    for folder in _FOLDERS:
-        paths = sorted(folder.glob("[!_]*.py"))
-        if paths:
-            return [Example(path.stem, path) for path in paths]
-    raise InputError(f"no tuned examples found; they should lie in {_FOLDERS[0]}: reinstall")
-
-
-def find_example(name: str) -> Example:
-    """Returns the example of a name (`cartpole` or `cartpole.py`).
-
-    Raises:
-        InputError: There is none of that name.
-    """
-    examples = {example.name: example for example in list_examples()}
-    stem = name.removesuffix(".py")
-    if stem not in examples:
-        known = ", ".join(examples)
-        raise InputError(f"no example {shown(name)}{nearest(stem, examples)} (there are: {known})")
-    return examples[stem]
+NAME = Argument(help="As `rllib example list` names it.", autocompletion=complete_example)
 
 
 @example_app.command("list")
-def example_list() -> None:
+def example_list(
+    word: Annotated[
+        str,
+        Option(
+            *("--filter", "-f"), metavar="WORD", help="Only those that have it in name or text."
+        ),
+    ] = "",
+) -> None:
     """List the tuned examples."""
-    examples = list_examples()
+    examples = list_examples(word)
     width = max(len(example.name) for example in examples)
     for example in examples:
         typer.echo(f"{example.name:<{width}}  {example.summary}")
@@ -344,7 +364,7 @@ def example_list() -> None:
 
 @example_app.command("get")
 def example_get(
-    name: str,
+    name: Annotated[str, NAME],
     out: Annotated[Path | None, Option(help="File to write; else it is printed.")] = None,
 ) -> None:
     """Print the file of a tuned example."""
@@ -362,10 +382,12 @@ def example_get(
 
 
 @example_app.command(
-    "run", context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
+    "run",
+    short_help="Train a tuned example.",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )
-def example_run(ctx: typer.Context, name: str) -> None:
-    """Train a tuned example; takes the options of `rllib train file`."""
+def example_run(ctx: typer.Context, name: Annotated[str, NAME]) -> None:
+    """Train a tuned example; takes the options of `rllib train file`, as `--dry-run`."""
     train_file_main(str(find_example(name).path), ctx.args)
 
 

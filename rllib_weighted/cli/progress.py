@@ -1,25 +1,15 @@
-"""How far trials are: what is known of each, how it is written, and how a terminal shows it.
-
-`TrialProgress` is fed with a trial's results; `Display` shows one or many of them, live on a
-terminal and as a plain line now and then elsewhere.
-"""
+"""How far a trial is, and how that is written: `TrialProgress` is fed with a trial's results."""
 
 from __future__ import annotations
 
 import collections
 import math
-import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
-
 from rllib_weighted.records import metrics
+from rllib_weighted.report.trials import Settings
 from rllib_weighted.text import printable
 
 ROUND = "training_iteration"
@@ -27,30 +17,9 @@ STEPS = "num_env_steps_sampled_lifetime"
 TIME = "time_total_s"
 RETURN = "env_runners/episode_return_mean"
 SMOOTHED_RETURN = f"{metrics.MERGE}/{metrics.EPISODE_RETURN_MEAN}"
-MERGE_SETTINGS = ("merge_strategy", "min_weight")
 
 NOTHING = "-"  # Shown for an unknown value.
 SPEED_WINDOW = 10  # Rounds over which speed is measured.
-PLAIN_INTERVAL = 10.0  # Seconds between plain lines of one trial.
-
-# Tune's statuses, in the order of the table, and what they are called.
-_STATUSES = {
-    "RUNNING": "running",
-    "ERROR": "failed",
-    "TERMINATED": "done",
-    "PAUSED": "paused",
-    "PENDING": "waiting",
-}
-_HEADERS = {
-    "merge_strategy": "strategy",
-    "min_weight": "min\nweight",
-    "best": "best\nso far",
-    "time left": "time\nleft",
-}
-_LEAST_NEEDED = ("trial", "best", "steps", "round")
-_GAP = 2  # Blanks between columns.
-_MARGIN = 2  # Columns that keep what the terminal echoes (^C) from wrapping into the next line.
-_OTHER_LINES = 7  # Lines of the display that hold no trial: title, header, caption, margin.
 
 
 @dataclass
@@ -60,7 +29,7 @@ class TrialProgress:
     Args:
         name: A short name; it is part of the name of the trial's folder.
         stop: Flat stop criteria.
-        settings: The settings that distinguish this trial, as text.
+        settings: Its settings, as the report reads them; None if they are not known.
         status: Tune's status of the trial.
         last: The last result.
         best_return: The best mean return so far.
@@ -71,7 +40,7 @@ class TrialProgress:
 
     name: str
     stop: Mapping[str, float]
-    settings: Mapping[str, str] = field(default_factory=dict)
+    settings: Settings | None = None
     status: str = "PENDING"
     last: Mapping[str, Any] = field(default_factory=dict)  # RLlib's metrics are of any type.
     best_return: float | None = None
@@ -232,15 +201,27 @@ def format_return(trial: TrialProgress) -> str:
 
 
 def format_weights(trial: TrialProgress) -> str:
-    """Returns the spread of the merge weights: `0.08 … 0.19, 7.4 of 8 effective`.
+    """Returns the spread of the merge weights: `0.221 … 0.267, 7.4 of 8 effective`.
 
-    Empty for algorithms that do not merge.
+    Without the spread where there are too many workers to report each. Empty for algorithms that
+    do not merge.
     """
-    names = metrics.SHARE_MIN, metrics.SHARE_MAX, metrics.EFFECTIVE_WORKERS, metrics.NUM_WORKERS
-    low, high, effective, workers = (trial.value(f"{metrics.MERGE}/{name}") for name in names)
-    if low is None or high is None or effective is None or workers is None:
+    names = metrics.EFFECTIVE_WORKERS, metrics.NUM_WORKERS
+    effective, workers = (trial.value(f"{metrics.MERGE}/{name}") for name in names)
+    if effective is None or workers is None:
         return ""
-    return f"{low:.3f} … {high:.3f}, {effective:.1f} of {workers:.0f} effective"
+    reports = lookup(trial.last, f"{metrics.MERGE}/{metrics.WORKERS}", {}).values()
+    known = [report.get(metrics.WEIGHT, math.nan) for report in reports]
+    weights = list(filter(math.isfinite, known))
+    spread = [f"{min(weights):.3f} … {max(weights):.3f}"] if weights else []
+    return ", ".join([*spread, f"{effective:.1f} of {workers:.0f} effective"])
+
+
+def format_shares(trial: TrialProgress) -> str:
+    """Returns the spread of the workers' shares of the signal: `0.096 … 0.155`; see above."""
+    names = metrics.SHARE_MIN, metrics.SHARE_MAX
+    low, high = (trial.value(f"{metrics.MERGE}/{name}") for name in names)
+    return "" if low is None or high is None else f"{low:.3f} … {high:.3f}"
 
 
 def format_drops(trial: TrialProgress) -> str:
@@ -263,203 +244,15 @@ def format_time_left(trial: TrialProgress) -> str:
 
 def plain_line(trial: TrialProgress) -> str:
     """Returns a trial's progress as one line for logs."""
-    weights = format_weights(trial)
+    weights, shares = format_weights(trial), format_shares(trial)
     parts = [
         f"round {format_number(trial.value(ROUND))}",
         f"{format_number(trial.value(STEPS))} steps",
         f"{format_number(trial.speed(STEPS))} steps/s",
         f"return {format_return(trial)}",
-        f"weights {weights}" if weights else "",
+        f"weights w {weights}" if weights else "",
+        f"shares p {shares}" if shares else "",
         f"dropped {format_drops(trial)}" if trial.num_dropping else "",
         f"time left {format_time_left(trial)}",
     ]
     return " | ".join(filter(None, parts))
-
-
-def trials_table(trials: Sequence[TrialProgress], *, width: int, max_rows: int) -> Table:
-    """Returns a compact table of a sweep: running trials first, then finished ones, best first.
-
-    Trials that wait are only counted.
-
-    Args:
-        trials: All trials.
-        width: Columns of the terminal; what does not fit is left out, the least needed first.
-        max_rows: How many trials to show; the rest is counted in the caption.
-    """
-    ordered = sorted(trials, key=_rank)
-    num_started = sum(trial.status != "PENDING" for trial in trials)
-    num_shown = min(max_rows, max(1, num_started))
-    settings = telling_settings(trials)
-    rows = [_row(trial, settings) for trial in ordered[:num_shown]]
-    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="dim")
-    columns = _fitting(rows, width)
-    for name in columns:
-        # Rich wants a literal type.
-        justify: Any = "left" if name in ("trial", *settings) else "right"
-        table.add_column(Text(_header(name)), justify=justify, vertical="bottom")
-    for row in rows:
-        table.add_row(*(Text(row[name], no_wrap=True) for name in columns))
-    rest = ordered[num_shown:]
-    if rest:
-        table.caption = f"… and {len(rest)} more: {count_statuses(rest)}"
-        table.caption_justify = "left"
-    return table
-
-
-def count_statuses(trials: Iterable[TrialProgress]) -> str:
-    """Returns how many trials are in which state: `2 running, 5 done, 29 waiting`."""
-    counts = collections.Counter(trial.status for trial in trials)
-    words = _STATUSES.items()
-    return ", ".join(f"{counts[status]} {word}" for status, word in words if counts[status])
-
-
-def telling_settings(trials: Sequence[TrialProgress]) -> list[str]:
-    """Returns the settings worth showing: those of the merge, and others that differ."""
-    names = dict.fromkeys(name for trial in trials for name in trial.settings)
-    values = {name: {trial.settings.get(name) for trial in trials} for name in names}
-    return [name for name in names if name in MERGE_SETTINGS or len(values[name]) > 1]
-
-
-def _rank(trial: TrialProgress) -> tuple[int, float]:
-    best = -math.inf if trial.best_return is None else trial.best_return
-    return list(_STATUSES).index(trial.status), -best if trial.status == "TERMINATED" else 0.0
-
-
-def _row(trial: TrialProgress, settings: Sequence[str]) -> dict[str, str]:
-    return {
-        "trial": trial.name,
-        **{name: printable(trial.settings.get(name, NOTHING)) for name in settings},
-        "round": format_number(trial.value(ROUND)),
-        "steps": format_number(trial.value(STEPS)),
-        "return": format_number(trial.mean_return),
-        "best": format_number(trial.best_return),
-        "time left": _brief_time_left(trial),
-    }
-
-
-def _header(name: str) -> str:
-    return _HEADERS.get(name) or printable(name)
-
-
-def _brief_time_left(trial: TrialProgress) -> str:
-    if trial.status != "RUNNING":
-        return _STATUSES[trial.status]
-    if not trial.last:
-        return "starts"
-    return ("≤ " if trial.may_end_sooner() else "") + format_brief_duration(trial.seconds_left())
-
-
-def _fitting(rows: Sequence[dict[str, str]], width: int) -> list[str]:
-    """Returns the columns that fit into the width without cutting off a cell."""
-    widths = {}
-    for name in rows[0]:
-        texts = [*_header(name).splitlines(), *(row[name] for row in rows)]
-        widths[name] = max(map(len, texts)) + _GAP
-    for name in _LEAST_NEEDED:
-        if sum(widths.values()) - _GAP > width:
-            widths.pop(name)
-    return list(widths)
-
-
-def show(console: Console, message: str) -> None:
-    """Writes a message; what others have named in it does not control the terminal."""
-    console.print(Text(printable(message)), soft_wrap=True)
-
-
-class Display:
-    """Shows the progress of trials and messages.
-
-    Args:
-        console: Where to write.
-        title: What is trained.
-        live: Whether to redraw in place; None does so on a terminal.
-    """
-
-    def __init__(self, console: Console, *, title: str, live: bool | None = None) -> None:
-        self.console = console
-        self.title = printable(title)
-        self._trials: list[TrialProgress] = []
-        self._last_line: dict[int, float] = {}
-        self._warned = False
-        self._started = time.monotonic()
-        in_place = console.is_terminal if live is None else live
-        self._live = Live(console=console, get_renderable=self.renderable) if in_place else None
-
-    def running(self) -> AbstractContextManager[object]:
-        """Shows the progress inside the block, and its time from the beginning of the block."""
-        self._started = time.monotonic()
-        return nullcontext() if self._live is None else self._live
-
-    def note(self, message: str) -> None:
-        """Shows a message above the progress."""
-        show(self.console, message)
-
-    def refresh(self, trials: Sequence[TrialProgress]) -> None:
-        """Sets the trials to show."""
-        self._trials = list(trials)
-
-    def round_ended(self, trial: TrialProgress) -> None:
-        """Writes a plain line for a trial, at most one per `PLAIN_INTERVAL`, if nothing is live."""
-        self._warn_of_unreported(trial)
-        if trial.num_idle == 1:
-            self.note(
-                f"Warning: {self._label(trial)}: in round {format_number(trial.value(ROUND))} all "
-                f"workers were dropped. First drop: {trial.first_drop}"
-            )
-        now = time.monotonic()
-        last = self._last_line.get(id(trial), -PLAIN_INTERVAL)
-        if self._live is None and now - last >= PLAIN_INTERVAL:
-            self._last_line[id(trial)] = now
-            prefix = f"{self._label(trial)} | " if len(self._trials) > 1 else ""
-            self.note(prefix + plain_line(trial))
-
-    def _label(self, trial: TrialProgress) -> str:
-        settings = [f"{key}={trial.settings.get(key)}" for key in telling_settings(self._trials)]
-        return ", ".join([f"trial {trial.name}", *settings])
-
-    def _warn_of_unreported(self, trial: TrialProgress) -> None:
-        missing = [] if self._warned else trial.unreported()
-        if missing:
-            self._warned = True
-            names = ", ".join(repr(name) for name in missing)
-            ends = "" if len(missing) < len(trial.stop) else " Training goes on until Ctrl-C."
-            self.note(f"Warning: `stop` names {names}, which this algorithm does not report.{ends}")
-
-    def renderable(self) -> RenderableType:
-        """Returns what the terminal shows now."""
-        title = f"{self.title}  {format_duration(time.monotonic() - self._started)}"
-        trials = self._trials
-        if len(trials) <= 1:
-            return Group(Text(title, style="bold"), _single(trials[0] if trials else None))
-        title = f"{title}  ({len(trials)} trials: {count_statuses(trials)})"
-        dropping = [trial for trial in trials if trial.num_dropping]
-        max_rows = max(3, self.console.height - _OTHER_LINES - bool(dropping))
-        table = trials_table(trials, width=self.console.width - _MARGIN, max_rows=max_rows)
-        lines: list[RenderableType] = [
-            Text(title, style="bold", no_wrap=True, overflow="ellipsis"),
-            table,
-        ]
-        if dropping:
-            one = dropping[0]
-            note = f"{len(dropping)} of them dropped workers, as {one.name}: {format_drops(one)}"
-            lines.append(Text(note, no_wrap=True, overflow="ellipsis"))
-        return Group(*lines)
-
-
-def _single(trial: TrialProgress | None) -> RenderableType:
-    if trial is None or not trial.last:
-        return Text("  starting: building environments and workers …", style="dim")
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim")
-    steps, speed = format_number(trial.value(STEPS)), format_number(trial.speed(STEPS))
-    best = f"  (best {format_number(trial.best_return)})" if trial.best_return is not None else ""
-    table.add_row("  round", format_number(trial.value(ROUND)))
-    table.add_row("  steps", f"{steps}  ({speed} per second)")
-    table.add_row("  return", format_return(trial) + best)
-    weights = format_weights(trial)
-    if weights:
-        table.add_row("  weights", weights)
-    if trial.num_dropping:
-        table.add_row("  dropped", format_drops(trial))
-    table.add_row("  time left", format_time_left(trial))
-    return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -22,6 +23,7 @@ _SHOWN = ("env steps to threshold", "final return")
 _MOST_PROBLEMS = 5
 _MOST_ARMS = 20
 _WIDEST_WORD = 20
+_PIPE_WIDTH = 1000
 
 
 def report_results(
@@ -66,8 +68,16 @@ def report_results(
         raise InputError(str(error)) from None
     except OSError as error:
         raise InputError(printable(f"cannot write the report to {folder}: {error}")) from None
-    _print(report, console or Console())
+    _print(report, console or _console())
     return report
+
+
+def _console() -> Console:
+    """Returns the standard output; where it is no terminal, and nobody says, no line is folded."""
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _PIPE_WIDTH
+    return console
 
 
 def parse_names(texts: Sequence[str]) -> dict[str, str]:

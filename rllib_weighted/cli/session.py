@@ -32,19 +32,17 @@ from ray.tune.logger import CSVLoggerCallback
 from ray.tune.result import SHOULD_CHECKPOINT
 
 from rllib_weighted.cli.cluster import environment_variable
-from rllib_weighted.cli.progress import (
-    MERGE_SETTINGS,
-    Display,
-    TrialProgress,
-    count_statuses,
-    lookup,
-)
+from rllib_weighted.cli.display import Display
+from rllib_weighted.cli.inputs import algorithm_config
+from rllib_weighted.cli.progress import TrialProgress
+from rllib_weighted.cli.sizing import run_settings
+from rllib_weighted.cli.sweep import count_statuses
 from rllib_weighted.cli.tracking import Tracking
 from rllib_weighted.core.durable import durable
 from rllib_weighted.fault_tolerance import discard_rescue, rescued_iteration
 from rllib_weighted.records.history import HISTORY_DIR, MergeHistory
 from rllib_weighted.records.reading import read_history
-from rllib_weighted.tuning import uses_min_weight
+from rllib_weighted.report.trials import Settings, parse_settings
 
 _LOGS = (EXPR_RESULT_FILE, EXPR_PROGRESS_FILE)
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -180,6 +178,7 @@ class TrainSession:
     num_started: int = 0
     errors: dict[str, str] = field(default_factory=dict)
     tune_trials: Sequence[Trial] = ()
+    _configs: dict[str, Any] = field(default_factory=dict)
     _unpublished: dict[str, Trial] = field(default_factory=dict)
     _saved_at: dict[str, float] = field(default_factory=dict)
 
@@ -209,8 +208,12 @@ class TrainSession:
         """Returns the progress of a trial."""
         if trial.trial_id not in self.trials:
             name, stop = trial.trial_id.rpartition("_")[2], trial.stopping_criterion
-            self.trials[trial.trial_id] = TrialProgress(name, stop, trial_settings(trial))
-        return self.trials[trial.trial_id]
+            self.trials[trial.trial_id] = TrialProgress(name, stop)
+        progress = self.trials[trial.trial_id]
+        if self._configs.get(trial.trial_id) is not trial.config:  # A scheduler may change it.
+            self._configs[trial.trial_id] = trial.config
+            progress.settings = trial_settings(trial.config, trial.trainable_name)
+        return progress
 
     def take(self, trial: Trial, result: Result) -> None:
         """Handles the result of a round, before Tune decides whether to save the trial."""
@@ -218,7 +221,6 @@ class TrainSession:
             result[SHOULD_CHECKPOINT] = True
         self.interrupt.before_result(trial.trial_id, result)
         progress = self.progress(trial)
-        progress.settings = trial_settings(trial)  # A scheduler may have changed them.
         progress.update(result)
         self.display.round_ended(progress)
         if self.tracking is not None:
@@ -368,35 +370,18 @@ class SessionCallback(Callback):
             _current.publish_logs()
 
 
-def trial_settings(trial: Trial) -> dict[str, str]:
-    """Returns a trial's current settings of the merge and of the search, as short texts."""
-    config = trial.config
-    searched = {
-        key.rsplit("/", 1)[-1]: _short(lookup(config, key, value))
-        for key, value in (trial.evaluated_params or {}).items()
-    }
-    strategy = config.get("merge_strategy")
-    if strategy is None:  # Another algorithm than WeightedPPO.
-        return searched
-    name = strategy if isinstance(strategy, str) else type(strategy).__name__
-    merge = dict(zip(MERGE_SETTINGS, (name, _min_weight(config)), strict=True))
-    hidden = {*merge, "merge_arm"}
-    return {**merge, **{key: text for key, text in searched.items() if key not in hidden}}
+def trial_settings(config: Mapping[str, Any], algorithm: str) -> Settings:
+    """Returns the settings of a trial as the report will read them.
 
-
-def _min_weight(config: Mapping[str, Any]) -> str:  # Settings of any type.
+    Args:
+        config: The trial's config.
+        algorithm: The name of its algorithm.
+    """
     try:
-        used = uses_min_weight(config["merge_strategy"], config.get("merge_options"))
-    except ValueError:  # The trial itself will report the problem.
-        used = True
-    if not used:
-        return "–"
-    value = config.get("min_weight")
-    return "1/N" if value is None else _short(value)
-
-
-def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+        whole = algorithm_config(algorithm).update_from_dict(config)
+    except Exception:  # Whatever RLlib raises over a wrong value: the trial itself reports it.
+        return parse_settings(config, algorithm)
+    return run_settings(whole, algorithm)
 
 
 class ProgressTable(CSVLoggerCallback):

@@ -24,6 +24,7 @@ from pyarrow import fs
 from rich.console import Console
 
 from rllib_weighted.cli import Aborted, InputError, RayEnded, TrainingError, inputs, storage
+from rllib_weighted.cli.checkpoints import DEFAULT_METRICS
 from rllib_weighted.cli.cluster import (
     ended_ray,
     environment_variable,
@@ -32,6 +33,7 @@ from rllib_weighted.cli.cluster import (
     start_ray,
     watching_ray,
 )
+from rllib_weighted.cli.display import Display, ranking, show
 from rllib_weighted.cli.failures import no_space, root_cause
 from rllib_weighted.cli.inputs import TrainFile, TrainOptions
 from rllib_weighted.cli.locks import locked_experiment, stop_at_once
@@ -40,14 +42,14 @@ from rllib_weighted.cli.progress import (
     ROUND,
     STEPS,
     TIME,
-    Display,
     TrialProgress,
     format_drops,
     format_duration,
     format_number,
-    show,
+    lookup,
 )
 from rllib_weighted.cli.storage import ExperimentRecord, child, locate
+from rllib_weighted.cli.sweep import Sweep
 from rllib_weighted.cli.tracking import (
     ABORTED_WAIT_S,
     LAST_WAIT_S,
@@ -63,7 +65,7 @@ from rllib_weighted.text import html_table, short_path
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
-    from ray.tune import Result, ResultGrid, Tuner
+    from ray.tune import Result, ResultGrid, TuneConfig, Tuner
 
     from rllib_weighted.cli.session import TrainSession
     from rllib_weighted.cli.sizing import ExperimentSize
@@ -72,6 +74,7 @@ CHECKPOINT_SECONDS = 60.0  # Between two checkpoints of a trial, where no number
 NUM_TO_KEEP = 3  # Of those; population-based training needs more than two.
 _SNAPSHOT_VARIABLE = "TUNE_GLOBAL_CHECKPOINT_S"
 _MAX_LISTED = 8  # Trials whose paths are listed one by one.
+_MAX_ARMS = 30
 
 
 @dataclass(frozen=True)
@@ -126,20 +129,25 @@ def run_file(
         InputError: Something is wrong with the file or the options; nothing was started.
         TrainingError: A trial failed.
     """
-    return run_experiment(inputs.load_file(path), options or TrainOptions(), console=console)
+    options = options or TrainOptions()
+    with quiet_ray(options.verbose):
+        return run_experiment(inputs.load_file(path), options, console=console)
 
 
 def run_experiments(path: str | Path, options: TrainOptions) -> list[TrainResult]:
     """Checks all experiments of a file and trains one after the other; see `run_file`."""
-    experiments = inputs.load_experiments(path)
+    with quiet_ray(options.verbose):
+        return _run_all(inputs.load_experiments(path), options)
+
+
+def _run_all(experiments: Sequence[TrainFile], options: TrainOptions) -> list[TrainResult]:
     named = [options] * len(experiments)
     if options.name and len(experiments) > 1:
         names = [f"{options.name}_{experiment.name}" for experiment in experiments]
         named = [dataclasses.replace(options, name=name) for name in names]
     if not options.resume:
-        with quiet_ray(options.verbose):
-            for experiment, its_options in zip(experiments[1:], named[1:], strict=True):
-                _settled(experiment.with_options(its_options), its_options, "")
+        for experiment, its_options in zip(experiments[1:], named[1:], strict=True):
+            _settled(experiment.with_options(its_options), its_options, "")
     results: list[TrainResult] = []
     for experiment, its_options in zip(experiments, named, strict=True):
         results.append(run_experiment(experiment, its_options))
@@ -169,17 +177,27 @@ def run_algorithm(
         InputError: Something is wrong with what is asked; nothing was started.
         TrainingError: A trial failed.
     """
+    options = options or TrainOptions()
+    with quiet_ray(options.verbose):
+        return run_experiment(algorithm_file(algo, env, config), options, console=console)
+
+
+def algorithm_file(algo: str, env: str | None, config: str | dict[str, Any]) -> TrainFile:
+    """Returns what `rllib train --algo` asks for; see `run_algorithm`.
+
+    Raises:
+        InputError: Something is wrong with it.
+    """
     settings = inputs.parse_json_object(config, "--config") if isinstance(config, str) else config
     if not isinstance(settings, Mapping):
         raise InputError(f"--config must be a dict of settings; found {shown(settings)}")
     built = inputs.algorithm_config(algo)
     inputs.apply_settings(built, {**({"env": env} if env else {}), **settings}, "--config")
-    asked = TrainFile(
+    return TrainFile(
         config=built,
         name=f"{algo}_{built.env}".replace("/", "-").replace(":", "-"),
         arguments={"algo": algo, "env": env, "config": settings},
     )
-    return run_experiment(asked, options or TrainOptions(), console=console)
 
 
 def resume_by_name(options: TrainOptions) -> TrainResult:
@@ -200,9 +218,10 @@ def resume_by_name(options: TrainOptions) -> TrainResult:
         )
     if record.arguments:
         return run_algorithm(**record.arguments, options=options)
-    for experiment in inputs.load_experiments(str(record.file)):
-        if experiment.name == record.experiment:
-            return run_experiment(experiment, options)
+    with quiet_ray(options.verbose):
+        for experiment in inputs.load_experiments(str(record.file)):
+            if experiment.name == record.experiment:
+                return run_experiment(experiment, options)
     raise InputError(f"{record.file} no longer holds the experiment {record.experiment!r}")
 
 
@@ -233,13 +252,9 @@ def run_experiment(
         record, config = _settled(asked, options, child(root, name))
         record = dataclasses.replace(record, trackers=check_trackers(record.trackers))
         start_ray(options, asked.path.parent if asked.path else None)
-        from ray.tune import TuneConfig
-
         from rllib_weighted.cli.sizing import experiment_size
 
-        tune_config = asked.tune_config or TuneConfig()
-        if asked.num_samples is not None:
-            tune_config = dataclasses.replace(tune_config, num_samples=asked.num_samples)
+        tune_config = tune_config_of(asked)
         size = experiment_size(config, tune_config)
         name = name or stack.enter_context(lock)  # The first thing that is written.
         algorithm = config.algo_class or type(config)
@@ -247,9 +262,29 @@ def run_experiment(
             console,
             title=f"{algorithm.__name__} on {getattr(config.env, '__name__', config.env)}",
             live=False if options.verbose else None,
+            sweep=Sweep(size.num_trials, size.points, max(1, size.num_samples)),
         )
         asked = dataclasses.replace(asked, config=config, tune_config=tune_config)
         return _Run(asked, options, display, root, name, lost).fit(record, size)
+
+
+def tune_config_of(asked: TrainFile) -> TuneConfig:
+    """Returns Tune's own configuration, with the number of samples that is asked for."""
+    from ray.tune import TuneConfig
+
+    tune_config = asked.tune_config or TuneConfig()
+    if asked.num_samples is None:
+        return tune_config
+    return dataclasses.replace(tune_config, num_samples=asked.num_samples)
+
+
+def checked_config(asked: TrainFile, options: TrainOptions) -> AlgorithmConfig:
+    """Returns the config that a new experiment would train.
+
+    Raises:
+        InputError: Everything that is wrong with it.
+    """
+    return _settled(asked, options, "")[1]
 
 
 def _settled(
@@ -518,17 +553,35 @@ class _Run:
                 name = f"trial {trial.name}: " if len(trials) > 1 else ""
                 say(f"  dropped     {name}{format_drops(trial)}")
         say(f"  results     {self.experiment}")
-        if len(trials) > 1 and checkpoints:
-            say(f"  checkpoints in the folders of {len(checkpoints)} trials")
+        if len(trials) > 1:
+            self._rank_arms(trials)
         elif checkpoints:
             say(f"  checkpoint  {checkpoints[0]}")
         if code:
             say(f"  resume      {self._resume_command()}")
         elif len(trials) > 1:
-            say(f"  report      rllib report {shlex.quote(self.experiment)}")
+            say(f"  next        rllib report {shlex.quote(self.experiment)}")
         elif checkpoints:
             say(f"  evaluate    rllib evaluate {shlex.quote(checkpoints[0])}")
         return TrainResult(results, self.experiment, code, checkpoints)
+
+    def _rank_arms(self, trials: Sequence[Result]) -> None:
+        """Shows a sweep's arms, the best one first, and its best checkpoint."""
+        console = self.display.console
+        width = console.width - len("  ") if console.is_terminal else None
+        head, *rows = ranking(self.display.arms(), width)
+        self._say(f"  {head}")
+        for row in rows[:_MAX_ARMS]:
+            self._say(f"  {row}")
+        if len(rows) > _MAX_ARMS:
+            self._say(f"  … and {len(rows) - _MAX_ARMS} more arms")
+        tune_config = self.asked.tune_config
+        metric, mode = (tune_config.metric, tune_config.mode) if tune_config else (None, None)
+        if best := best_checkpoint(trials, metric, mode):
+            path, name, value = best
+            self._say(f"  best        {locate(self.root, path)} ({name} {format_number(value)})")
+        elif any(trial.checkpoint for trial in trials):
+            self._say("  checkpoints in the folders of the trials")
 
     def _raise_failures(self, trials: list[Result], active: TrainSession, code: int) -> None:
         """Raises if results are not in the storage, or if a trial failed.
@@ -596,6 +649,34 @@ def _rescue(trial: str) -> str | None:
     folder = child(trial, RESCUE_DIR)
     filesystem, path = storage.open_storage(folder)
     return folder if filesystem.get_file_info(path).type == fs.FileType.Directory else None
+
+
+def best_checkpoint(
+    trials: Sequence[Result], metric: str | None, mode: str | None
+) -> tuple[str, str, float] | None:
+    """Returns the checkpoint that `rllib evaluate` takes of a sweep's folder; None without one.
+
+    Args:
+        trials: Tune's results.
+        metric: The metric to choose by; None takes the mean return.
+        mode: Whether it is to be the least (`"min"`) or, by default, the largest.
+
+    Returns:
+        Its path, and the metric's name and value in the round that it was saved in.
+    """
+    sign = -1.0 if mode == "min" else 1.0
+    found: list[tuple[float, str, str]] = []
+    for trial in trials:
+        for checkpoint, result in trial.best_checkpoints or ():
+            for name in (metric,) if metric else DEFAULT_METRICS:
+                value = lookup(result, name)
+                if isinstance(value, int | float) and math.isfinite(value):
+                    found.append((sign * value, checkpoint.path, name))
+                    break
+    if not found:
+        return None
+    value, path, name = max(found)
+    return path, name, sign * value
 
 
 def _frequent_snapshots(num_trials: int | None) -> AbstractContextManager[None]:

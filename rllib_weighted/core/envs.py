@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,13 +28,23 @@ TRUE_REWARD = "rllib_weighted/reward"
 
 
 class _Family(NamedTuple):
-    """A family of environments whose simulator is a separate package."""
+    """A family of environments whose simulator is a separate package.
+
+    Attributes:
+        name: What people call it.
+        ids: What its ids begin with that no process knows before `registrar` is imported.
+        entry_point: What the entry points of its registered environments begin with.
+        modules: The modules that must be there.
+        extra: The extra of this package that brings them.
+        registrar: The module that registers its ids; "": gymnasium does.
+    """
 
     name: str
-    ids: tuple[str, ...]  # What the ids of its unregistered environments begin with.
-    entry_point: str  # What the entry points of its registered environments begin with.
-    module: str  # The module that must be importable.
-    remedy: str
+    ids: tuple[str, ...]
+    entry_point: str
+    modules: tuple[str, ...]
+    extra: str
+    registrar: str = ""
 
 
 _FAMILIES = (
@@ -41,29 +52,16 @@ _FAMILIES = (
         "Box2D",
         ("LunarLander", "BipedalWalker", "CarRacing"),
         "gymnasium.envs.box2d",
-        "Box2D",
-        'pip install "rllib-weighted[box2d]"',
+        ("Box2D",),
+        "box2d",
+    ),
+    _Family("MuJoCo", (), "gymnasium.envs.mujoco", ("mujoco",), "mujoco"),
+    _Family("Atari", ("ALE/",), "ale_py", ("ale_py",), "atari", "ale_py"),
+    _Family(
+        "DeepMind Control", ("dm_control/",), "shimmy", ("shimmy", "dm_control"), "dmc", "shimmy"
     ),
     _Family(
-        "MuJoCo",
-        (),
-        "gymnasium.envs.mujoco",
-        "mujoco",
-        'pip install "gymnasium[mujoco]"',
-    ),
-    _Family(
-        "Atari",
-        ("ALE/", "ale_py:"),
-        "ale_py",
-        "ale_py",
-        'pip install "gymnasium[atari]"',
-    ),
-    _Family(
-        "DeepMind Control",
-        ("dm_control/",),
-        "shimmy",
-        "shimmy",
-        'pip install "shimmy[dm-control]"',
+        "MiniGrid", ("MiniGrid-", "BabyAI-"), "minigrid", ("minigrid",), "minigrid", "minigrid"
     ),
 )
 
@@ -108,11 +106,8 @@ def env_problem(env: Any, backend: str = "gymnasium") -> str | None:
         return f"`env` must be a name or a class; found {shown(env)}{hint}"
     if missing := _missing_package(env):
         return missing
-    if env.startswith("ALE/") and env not in gym.registry:
-        return (
-            f"environment {env!r} is not registered yet: put `import ale_py, gymnasium` and "
-            f"`gymnasium.register_envs(ale_py)` into the training file, or name it 'ale_py:{env}'"
-        )
+    if unregistered := _unregistered(env):
+        return unregistered
     if "." in env and ":" not in env:
         return _class_path_problem(env)
     module, _, env_id = env.rpartition(":")  # gymnasium's "module:id": the module registers it.
@@ -154,11 +149,38 @@ def _envpool_problem(env: Any) -> str | None:
 
     known = envpool.list_all_envs()
     if env in known:
-        return None
+        return _pool_problem(env)
     hint = nearest(env, known) or ": `envpool.list_all_envs()` lists those that there are"
     if env in gym.registry:
         hint += ', or use gymnasium\'s: leave `env_backend` and "envpool:" out'
     return f"EnvPool has no environment {env!r}{hint}"
+
+
+def _pool_problem(env: str) -> str | None:
+    """Returns why one of EnvPool's environments cannot be trained in, and the remedy."""
+    import envpool
+    import gymnasium as gym
+
+    try:
+        spec = envpool.make_spec(env)
+        with warnings.catch_warnings():
+            # EnvPool's bounds are float64, its spaces float32; it makes them when asked.
+            warnings.filterwarnings("ignore", ".*precision lowered by casting")
+            space = spec.observation_space
+    except Exception as error:  # Some need libraries of the system, or files.
+        return f"EnvPool cannot make {env!r} here: {_one_line(error)}"
+    if spec.config.max_num_players > 1:
+        return (
+            f"EnvPool's {env!r} is played by up to {spec.config.max_num_players}: WeightedPPO "
+            "merges single-agent environments, use one of those"
+        )
+    if isinstance(space, gym.spaces.Dict):
+        return (
+            f"EnvPool's {env!r} observes {shown(space)}, which should be an array: EnvPool's "
+            "environments cannot be wrapped, use one of gymnasium's with "
+            "`gymnasium.wrappers.FlattenObservation` around it"
+        )
+    return None
 
 
 def _in_tune_registry(env: Any) -> bool:
@@ -181,12 +203,29 @@ def _class_path_problem(env: str) -> str | None:
 
 def _missing_package(env: str, entry_point: str = "") -> str | None:
     """Returns the remedy for an environment of a known family whose package is not installed."""
+    module, _, env_id = env.rpartition(":")
     for family in _FAMILIES:
-        belongs = env.startswith(family.ids) or entry_point.startswith(family.entry_point)
-        if belongs and importlib.util.find_spec(family.module) is None:
+        named = env_id.startswith(family.ids) or (module and module == family.registrar)
+        if not named and not entry_point.startswith(family.entry_point):
+            continue
+        for needed in family.modules:
+            if importlib.util.find_spec(needed) is None:
+                return (
+                    f"environment {env!r} belongs to {family.name}, and its package {needed!r} is "
+                    f'not installed: pip install "rllib-weighted[{family.extra}]"'
+                )
+    return None
+
+
+def _unregistered(env: str) -> str | None:
+    """Returns the remedy for an id of a known family that nothing has registered yet."""
+    import gymnasium as gym
+
+    for family in _FAMILIES:
+        if family.registrar and env.startswith(family.ids) and env not in gym.registry:
             return (
-                f"environment {env!r} belongs to {family.name}, and its package "
-                f"{family.module!r} is not installed: {family.remedy}"
+                f"environment {env!r} is not registered yet: name it '{family.registrar}:{env}', "
+                f"or put `import {family.registrar}` into the training file"
             )
     return None
 

@@ -31,6 +31,7 @@ from rllib_weighted.learning.closed_form.captured import Programs
 from rllib_weighted.learning.closed_form.steps import known_networks, why_not_closed_form
 from rllib_weighted.learning.collectives import Collectives
 from rllib_weighted.learning.connectors import EpisodeAdvantages
+from rllib_weighted.learning.device_hint import device_hint
 from rllib_weighted.learning.interfaces import ModuleSettings
 from rllib_weighted.learning.learner_group import ColumnTrainingData, Data
 from rllib_weighted.learning.losses import (
@@ -238,6 +239,8 @@ class WeightedPPOLearner(PPOTorchLearner):
     def closed_form_networks(self) -> Networks | None:
         """The module's layers, if steps can be taken without autograd; else None."""
         (module_id,) = self.module.keys()
+        if hint := device_hint(str(self.device), self.module[module_id].unwrapped()):
+            logger.warning(hint)
         if reason := why_not_closed_form(self, module_id):
             logger.info("The learner takes its steps with autograd: %s.", reason)
             return None

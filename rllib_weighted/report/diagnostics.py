@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from rllib_weighted.report.figures import Drawing, EnvFigures, canvas, plain
-from rllib_weighted.report.results import format_number
+from rllib_weighted.report.formats import format_number
 from rllib_weighted.report.tables import Tables, View, of_env
 
 WORTH = 1.05

@@ -21,8 +21,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from rllib_weighted.report.arms import is_baseline
+from rllib_weighted.report.formats import format_number, shorten
 from rllib_weighted.report.measures import encoded, is_final
-from rllib_weighted.report.results import METRIC, STOCK_METRIC, format_number, is_baseline, shorten
+from rllib_weighted.report.results import METRIC, STOCK_METRIC
 from rllib_weighted.report.statistics import reached_curve
 from rllib_weighted.report.tables import Tables, of_env
 

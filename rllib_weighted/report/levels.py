@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
 from rllib_weighted.report.figures import MOST_HEAT_MAPS, Drawing, EnvFigures, canvas, plain
-from rllib_weighted.report.results import ABSENT, format_number
+from rllib_weighted.report.formats import ABSENT, format_number
 from rllib_weighted.report.tables import Tables, View, of_env
 
 _MOST_LISTED = 5  # Levels that a cell of the table names.

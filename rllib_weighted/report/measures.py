@@ -12,7 +12,9 @@ import numpy as np
 import pandas as pd
 
 from rllib_weighted.report import statistics
-from rllib_weighted.report.results import Results, choose_baseline, format_number, is_baseline
+from rllib_weighted.report.arms import choose_baseline, is_baseline
+from rllib_weighted.report.formats import format_number
+from rllib_weighted.report.results import Results
 from rllib_weighted.report.statistics import CONFIDENCE, SEED
 from rllib_weighted.report.trials import ReportError, unknown
 from rllib_weighted.text import printable

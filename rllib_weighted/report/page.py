@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from rllib_weighted.report import measures, statistics
 from rllib_weighted.report import tables as views
-from rllib_weighted.report.comparisons import fewest_pairs
+from rllib_weighted.report.conclusions import fewest_pairs
 from rllib_weighted.report.diagnostics import (
     diagnostics_sentences,
     diagnostics_view,
@@ -29,9 +29,10 @@ from rllib_weighted.report.figures import (
     Drawing,
     draw_environments,
 )
+from rllib_weighted.report.formats import format_number
 from rllib_weighted.report.levels import draw_levels, levels_view
 from rllib_weighted.report.measures import Options
-from rllib_weighted.report.results import FINAL_FRACTION, Results, format_number
+from rllib_weighted.report.results import FINAL_FRACTION, Results
 from rllib_weighted.report.tables import Tables, compute, of_env
 from rllib_weighted.report.trials import ReportError, counted
 from rllib_weighted.report.verdicts import WORTH_SEEING

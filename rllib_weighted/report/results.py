@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,8 @@ from pyarrow import fs
 from rllib_weighted.records import metrics as names
 from rllib_weighted.records.origin import read_origin
 from rllib_weighted.records.reading import Locations
+from rllib_weighted.report.arms import assign_arms, name_arms
+from rllib_weighted.report.formats import format_number
 from rllib_weighted.report.progress import (
     DIAGNOSTICS,
     ENV_STEPS,
@@ -46,29 +47,11 @@ from rllib_weighted.text import html_paragraphs, html_table, printable
 
 METRIC = f"{names.MERGE}/{names.EPISODE_RETURN_MEAN}"
 STOCK_METRIC = "env_runners/episode_return_mean"
-DEFAULT_BASELINE = "average"
 FINAL_FRACTION = 0.1
 """The part of a run's environment steps, at its end, that its final return is the mean over."""
-ABSENT = "–"
 
 _NO_ID = "default"  # What RLlib calls every trial outside of Tune.
 _NUM_THREADS = 8  # Parquet and CSV are decoded without Python's lock; a remote store makes wait.
-
-
-def format_number(value: float, digits: int = 3) -> str:
-    """Returns a number with that many significant digits and separated thousands."""
-    if not math.isfinite(value):
-        return ABSENT
-    if value == 0:
-        return "0"
-    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
-    text = f"{value:,.{decimals}f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def shorten(text: str, longest: int) -> str:
-    """Returns text that is cut with an ellipsis where it is too long."""
-    return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
 @dataclass(frozen=True)
@@ -436,201 +419,3 @@ def _read_histories(
         )
         for name, columns in empty.items()
     }
-
-
-def assign_arms(settings: Sequence[Settings]) -> tuple[list[str], pd.DataFrame]:
-    """Groups runs into arms: in one environment, those that differ in nothing but their seed.
-
-    Args:
-        settings: The settings of each run.
-
-    Returns:
-        The label of each run's arm, unique within its environment, and a row per arm:
-
-        - env, arm, strategy; line: the arm without its name and minimum weight
-        - min_weight: the minimum weight (1/N if it was not set); NaN if there is none, or a
-          schedule
-        - num_workers: workers that are merged; 0 if unknown
-        - varied: what tells it from the other arms besides strategy and minimum weight, as a dict
-        - settings: all of its settings, as a dict of texts
-    """
-    labels: dict[int, str] = {}
-    rows: list[dict[str, Any]] = []
-    for env in dict.fromkeys(item.env for item in settings):
-        here = {index: item for index, item in enumerate(settings) if item.env == env}
-        varied = _varied(list(here.values()))
-        arms: dict[tuple[Any, ...], list[int]] = defaultdict(list)
-        for index, item in here.items():
-            arms[_key(item, varied)].append(index)
-        members = [_named([here[index] for index in runs]) for runs in arms.values()]
-        for item, label, runs in zip(members, _labels(members, varied), arms.values(), strict=True):
-            labels |= dict.fromkeys(runs, label)
-            line = ", ".join([item.strategy, *_parts(item, members, varied, "strategy")])
-            rows.append({"env": env, "arm": label, "line": line, **_arm_row(item, varied)})
-    table = pd.DataFrame(rows).sort_values(
-        ["env", "strategy", "min_weight", "arm"], na_position="first", ignore_index=True
-    )
-    return [labels[index] for index in range(len(settings))], table
-
-
-def name_arms(settings: Sequence[Settings], names: Mapping[str, str]) -> list[Settings]:
-    """Returns the settings of runs with the names that their arms shall have.
-
-    A name stands in an arm's label in the place of its strategy. Where arms of the same name differ
-    in more, their labels say so: naming never pools runs.
-
-    Args:
-        settings: The settings of each run.
-        names: For each name the runs that get it: an arm's label without names, a strategy, or
-            settings with their values, ``merge_strategy=average,lr=0.01``.
-
-    Raises:
-        ReportError: No run is what a name is for.
-    """
-    named = list(settings)
-    if not names:
-        return named
-    labels, arms = assign_arms([replace(item, name="") for item in settings])
-    for name, which in names.items():
-        chosen = [
-            index
-            for index, (item, label) in enumerate(zip(settings, labels, strict=True))
-            if printable(which) in (label, item.name, item.strategy) or _fits(item, which)
-        ]
-        if not chosen:
-            raise unknown("arm", which, [*arms["arm"], *arms["strategy"]])
-        for index in chosen:
-            named[index] = replace(named[index], name=printable(name))
-    return named
-
-
-def _fits(item: Settings, which: str) -> bool:
-    """Whether a run has all of the settings in ``name=value,...``."""
-    own: dict[str, Any] = {"env": item.env, "merge_strategy": item.strategy, **item.other}
-    own |= {"min_weight": item.schedule or item.min_weight, "merge_options": item.options}
-    own |= {"num_workers": item.num_workers}
-    for part in which.split(","):
-        name, _, value = part.strip().partition("=")
-        with contextlib.suppress(ValueError, KeyError):
-            if own[name] == printable(value) or float(own[name]) == float(value):
-                continue
-        return False
-    return True
-
-
-def _named(runs: Sequence[Settings]) -> Settings:
-    """Returns the settings of an arm, with the one name that all of its runs have."""
-    found = {item.name for item in runs}
-    return replace(runs[0], name=found.pop() if len(found) == 1 else "")
-
-
-def _varied(settings: Sequence[Settings]) -> list[str]:
-    """Returns the settings that have more than one value among the runs that have them at all."""
-    num_values = pd.DataFrame([item.other for item in settings]).nunique()
-    return sorted(num_values.index[num_values > 1])
-
-
-def _key(item: Settings, varied: Sequence[str]) -> tuple[Any, ...]:
-    """Returns what the runs of an arm agree in."""
-    others = tuple(item.other.get(name) for name in varied)
-    return item.strategy, item.options, str(item.min_weight), item.schedule, others
-
-
-def _arm_row(item: Settings, varied: Sequence[str]) -> dict[str, Any]:
-    own = {name: item.other[name] for name in varied if name in item.other}
-    own |= {"merge_options": item.options} if item.options else {}
-    own |= {"min_weight schedule": item.schedule} if item.schedule else {}
-    return {
-        "strategy": item.strategy,
-        "min_weight": item.min_weight,
-        "num_workers": item.num_workers,
-        "varied": own,
-        "settings": item.other,
-    }
-
-
-def _labels(members: Sequence[Settings], varied: Sequence[str]) -> list[str]:
-    """Returns a label per arm: its name or strategy, and what tells it from those of the same."""
-    taken: Counter[str] = Counter()
-    found = []
-    for item in members:
-        kind = "name" if item.name else "strategy"
-        same = [other for other in members if getattr(other, kind) == getattr(item, kind)]
-        parts = [getattr(item, kind)]
-        if len({(str(other.min_weight), other.schedule) for other in same}) > 1:
-            parts.append(f"m={shorten(item.schedule, 40) or format_number(item.min_weight)}")
-        label = ", ".join([*parts, *_parts(item, members, varied, kind)])
-        taken[label] += 1  # Long values are cut, and may be cut alike.
-        found.append(label if taken[label] == 1 else f"{label} ({taken[label]})")
-    return found
-
-
-def _parts(
-    item: Settings, members: Sequence[Settings], varied: Sequence[str], kind: str
-) -> list[str]:
-    """Returns the options and settings in which an arm differs from others of its kind."""
-    same = [other for other in members if getattr(other, kind) == getattr(item, kind)]
-    parts = []
-    if len({other.options for other in same}) > 1:
-        parts.append(shorten(item.options, 40) or "default options")
-    for name in varied:
-        if len({other.other.get(name) for other in same}) > 1:
-            parts.append(f"{name}={shorten(item.other.get(name, ABSENT), 40)}")
-    return parts
-
-
-def choose_baseline(arms: pd.DataFrame, baseline: str | None) -> str | None:
-    """Returns the name of the baseline: a strategy, or the label of one arm.
-
-    Args:
-        arms: As `assign_arms` returns them.
-        baseline: The one asked for; None for `DEFAULT_BASELINE`.
-
-    Returns:
-        The baseline; None if none was asked for and the default one is not there.
-
-    Raises:
-        ReportError: There is no such strategy or arm.
-    """
-    names = [*arms["strategy"].unique(), *arms["arm"].unique()]
-    if baseline is None:
-        return DEFAULT_BASELINE if DEFAULT_BASELINE in names else None
-    if printable(baseline) not in names:
-        raise unknown("baseline", baseline, names)
-    return printable(baseline)
-
-
-def is_baseline(table: pd.DataFrame, baseline: str | None) -> pd.Series:
-    """Whether each row of a table of runs or arms belongs to the baseline."""
-    return (table["strategy"] == baseline) | (table["arm"] == baseline)
-
-
-def baseline_of(arm: Any, arms: pd.DataFrame, baseline: str) -> tuple[str | None, list[str]]:
-    """Finds the arm that another one is to be compared with.
-
-    Of several arms of the baseline, it is the one with the same other settings (those that both
-    have); a single one is taken as it is.
-
-    Args:
-        arm: A row of `arms`.
-        arms: As `assign_arms` returns them.
-        baseline: Name of a strategy, or label of an arm.
-
-    Returns:
-        The label of the baseline's arm, or None, and the settings in which the two differ.
-    """
-    same_env = arms[arms["env"] == arm["env"]]
-    candidates = same_env[same_env["arm"] == baseline]
-    if candidates.empty:
-        candidates = same_env[same_env["strategy"] == baseline]
-    if arm["arm"] in set(candidates["arm"]):
-        return None, []
-    own = arm["settings"]
-    differences = {
-        label: sorted(name for name in own.keys() & other.keys() if own[name] != other[name])
-        for label, other in zip(candidates["arm"], candidates["settings"], strict=True)
-    }
-    equal = [label for label, different in differences.items() if not different]
-    if len(equal) == 1:
-        return equal[0], []
-    return next(iter(differences.items())) if len(differences) == 1 else (None, [])

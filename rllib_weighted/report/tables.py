@@ -12,17 +12,11 @@ import pandas as pd
 
 from rllib_weighted.records.origin import versions
 from rllib_weighted.report import measures
-from rllib_weighted.report.comparisons import Sentence, comparisons, sentences
+from rllib_weighted.report.arms import baseline_of, choose_baseline, is_baseline
+from rllib_weighted.report.conclusions import Sentence, comparisons, sentences
+from rllib_weighted.report.formats import ABSENT, format_number, shorten
 from rllib_weighted.report.measures import HOLD, Question, Threshold
-from rllib_weighted.report.results import (
-    ABSENT,
-    Results,
-    baseline_of,
-    choose_baseline,
-    format_number,
-    is_baseline,
-    shorten,
-)
+from rllib_weighted.report.results import Results
 from rllib_weighted.report.statistics import CONFIDENCE, SEED
 from rllib_weighted.report.trials import listed
 from rllib_weighted.report.verdicts import verdicts

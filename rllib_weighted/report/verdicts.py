@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 
 from rllib_weighted.report import statistics
-from rllib_weighted.report.comparisons import FINAL, SPEED, Measure, basis, evidence, format_p
+from rllib_weighted.report.conclusions import FINAL, SPEED, Measure, basis, evidence, format_p
+from rllib_weighted.report.formats import format_number
 from rllib_weighted.report.measures import Threshold, row_ranges
-from rllib_weighted.report.results import Results, format_number
+from rllib_weighted.report.results import Results
 from rllib_weighted.report.trials import counted
 
 WORTH_SEEING = 0.2

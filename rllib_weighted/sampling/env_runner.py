@@ -90,8 +90,8 @@ class _Round:
 class WeightedEnvRunner(SingleAgentEnvRunner):
     """Samples a round in one call and says of every episode which worker it came from.
 
-    It overrides `make_env`, `sample`, `get_metrics`, `set_state` (public hooks) and `_sample`,
-    `_new_episode`, `_try_env_reset` (private ones).
+    It overrides `make_env`, `make_module`, `sample`, `get_metrics`, `set_state` (public hooks) and
+    `_sample`, `_new_episode`, `_try_env_reset` (private ones).
     """
 
     config: WeightedPPOConfig
@@ -116,6 +116,7 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
         self._nonfinite: dict[str, float] = {}
         self._needs_env = False
         self._weights_seq_no: int = 0
+        self._module_error: str | None = None
         self._config_seed = config.seed
         super().__init__(config=prepare_process(config, self._index), **kwargs)
         self.config.seed = self._config_seed
@@ -162,6 +163,8 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
             return SampleResult(env_runner=self._index, error=error)
 
     def _sample_round(self, request: SampleRequest) -> SampleResult:
+        if self._module_error:
+            raise RuntimeError(f"the module could not be built:\n{self._module_error}")
         if self.env is None:
             self.make_env()
         if request.state:
@@ -462,6 +465,21 @@ class WeightedEnvRunner(SingleAgentEnvRunner):
                 "env_context": context,
             },
         )
+
+    @override(SingleAgentEnvRunner)
+    def make_module(self) -> None:
+        """Builds the module; an env runner of its own that cannot comes into being all the same.
+
+        A constructor that raises ends the actor, and Ray starts it again for ever. The driver fails
+        with the same error where it builds the module itself; if it does not, the first round does.
+        """
+        try:
+            super().make_module()
+        except Exception:
+            if not self._index:
+                raise
+            self.module = None
+            self._module_error = traceback.format_exc()
 
     def _discard_env(self) -> None:
         if self.env is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,6 +28,41 @@ assert logging.getLogger("ray.rllib").isEnabledFor(logging.WARNING)
 
 def test_rllib_is_quiet_also_where_it_had_not_been_imported() -> None:
     subprocess.run([sys.executable, "-c", IMPORTED_LATER], check=True, timeout=300)
+
+
+NOISY_FILE = """
+import warnings
+import a_noisy_package
+from ray.rllib.algorithms.ppo import PPOConfig
+
+config = PPOConfig().environment("CartPole-v1").env_runners(num_env_runners=0)
+config.training(learner_connector=None)  # Deprecated.
+warnings.warn("my own words")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verbose", [False, True])
+def test_a_command_opens_with_no_others_words(tmp_path: Path, verbose: bool) -> None:
+    """What the file warns of itself is shown; what it imports and RLlib say, only with `-v`."""
+    (tmp_path / "a_noisy_package.py").write_text("import warnings\nwarnings.warn('noise')")
+    file = tmp_path / "train_me.py"
+    file.write_text(NOISY_FILE)
+    command = [sys.executable, "-m", "rllib_weighted.cli.main", "train", "file", str(file)]
+    done = subprocess.run(
+        [*command, "--dry-run", *["-v"] * verbose],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    assert done.stdout.startswith("Would train PPO on CartPole-v1\n")
+    assert "UserWarning: my own words" in done.stderr
+    if verbose:
+        assert "UserWarning: noise" in done.stderr
+        assert "has been deprecated" in done.stderr
+    else:
+        assert len(done.stderr.splitlines()) == 2  # The warning, and the line that it is of.
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ from ray.rllib.algorithms.ppo import PPOConfig
 from rich.console import Console
 
 from rllib_weighted.cli import TrainingError
+from rllib_weighted.cli.display import Display
 from rllib_weighted.cli.failures import no_space, root_cause
 from rllib_weighted.cli.inputs import TrainFile, TrainOptions
-from rllib_weighted.cli.progress import Display
 from rllib_weighted.cli.session import TrainSession
 from rllib_weighted.cli.train import _Run
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner, Result
 
+from rllib_weighted.cli.completion import ALGORITHMS
 from rllib_weighted.cli.main import app, main
 
 
@@ -33,6 +37,80 @@ def test_version_names_everything_that_matters() -> None:
     assert result.exit_code == 0
     names = [line.split()[0] for line in result.output.splitlines()]
     assert names == ["rllib_weighted", "ray", "torch", "gymnasium", "python"]
+
+
+def test_the_option_version_is_the_command() -> None:
+    assert rllib("--version").output == rllib("version").output
+
+
+def commands(command: Any, *path: str) -> Iterator[tuple[str, ...]]:
+    """Yields the words of every command and of every group of commands."""
+    yield path
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from commands(inner, *path, name)
+
+
+@pytest.mark.parametrize("path", list(commands(typer.main.get_command(app))), ids=" ".join)
+def test_helps_are_whole_at_80_columns(
+    path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = rllib(*path, "--help").output
+    assert max(map(len, shown.splitlines())) <= 80
+    assert not [
+        line for line in shown.splitlines() if line.endswith(("…", "...")) and "Usage" not in line
+    ]
+    command: Any = typer.main.get_command(app)
+    for name in path:
+        command = command.commands[name]
+    for parameter in command.params:
+        if parameter.name not in ("install_completion", "show_completion"):
+            assert parameter.help, f"{parameter.name} has no help"
+            assert all(option in shown for option in parameter.opts if option.startswith("-"))
+
+
+def test_the_options_for_completion_are_there_and_not_in_the_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shown = rllib("--help").output
+    assert shown.count("completion") == 1  # The line at the end.
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
+    script = rllib("--show-completion", "bash")
+    assert script.exit_code == 0
+    assert "_RLLIB_COMPLETE=complete_bash" in script.output
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("rllib example run cartp", ["cartpole", "cartpole_sweep"]),
+        ("rllib example get lunar", ["lunarlander"]),
+        ("rllib train --algo Wei", ["WeightedPPO"]),
+        ("rllib train -a PP", ["PPO"]),
+        ("rllib comp", ["compare"]),
+    ],
+)
+def test_a_shell_completes_names(
+    words: str, found: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("_RLLIB_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split()) - 1))
+    assert rllib().output.split() == found
+
+
+def test_completion_knows_the_algorithms_of_rllib() -> None:
+    from ray.rllib.algorithms.registry import ALGORITHMS as OF_RLLIB
+
+    assert ("WeightedPPO", *sorted(OF_RLLIB)) == ALGORITHMS
+
+
+def test_examples_with_a_word() -> None:
+    names = [
+        line.split()[0] for line in rllib("example", "list", "-f", "sweep").output.splitlines()
+    ]
+    assert names == ["bipedal_sweep", "cartpole_sweep"]
+    assert "no example has 'zebra'" in failed(rllib("example", "list", "--filter", "zebra"))
 
 
 def test_unknown_verb() -> None:
@@ -83,6 +161,9 @@ def training_file(folder: Path, env: str = "CartPole-v1") -> Path:
         (["--resume", "--name", "x"], "nothing to resume"),
         (["--storage-path", "nothing://x"], "cannot open the storage"),
         (["--bogus"], "No such option"),
+        (["--dry-run", "--resume"], "--dry-run shows what would be started"),
+        (["--dry-run", "--set", "lrr=1"], "has no setting 'lrr'; did you mean 'lr'"),
+        (["--dry-run", "--set", "num_env_runners=5000"], "so it would wait for ever"),
     ],
 )
 def test_bad_options_are_refused_before_ray_starts(
@@ -108,6 +189,7 @@ def test_unregistered_environment(tmp_path: Path) -> None:
         (["-a", "PPO", "-e", "CartPole-v1", "-c", '{"lrr": 1}'], "did you mean 'lr'"),
         (["-a", "PPO", "-e", "CartPole-v1", "-s", "{x}"], "--stop is not valid JSON"),
         (["--resume"], "--resume needs --name"),
+        (["--resume", "--dry-run"], "leave out one of both"),
         (["--resume", "-n", "absent", "--storage-path", "/nonexistent"], "nothing to resume"),
     ],
 )

@@ -14,6 +14,7 @@ from rllib_weighted.cli.progress import (
     format_drops,
     format_duration,
     format_number,
+    format_shares,
     format_time_left,
     format_weights,
     plain_line,
@@ -128,11 +129,19 @@ def test_criteria_that_are_never_reported_are_known() -> None:
     assert TrialProgress("PPO", {"bogus": 1}).unreported() == []
 
 
-def test_weights_are_shown_where_there_is_a_merge() -> None:
-    merge = {"share_min": 0.05, "share_max": 0.2, "effective_workers": 7.44, "num_workers": 8}
-    trial = trained({}, result(1, steps=1, seconds=1.0, merge=merge))
-    assert format_weights(trial) == "0.050 … 0.200, 7.4 of 8 effective"
-    assert format_weights(trained({}, result(1, steps=1, seconds=1.0))) == ""
+def test_weights_and_shares_are_shown_where_there_is_a_merge() -> None:
+    merge: dict[str, Any] = {"share_min": 0.05, "share_max": 0.2}
+    merge |= {"effective_workers": 7.44, "num_workers": 8}
+    workers = {"0": {"weight": 0.175}, "1": {"weight": float("nan")}, "2": {"weight": 0.325}}
+    trial = trained({}, result(1, steps=1, seconds=1.0, merge={**merge, "workers": workers}))
+    assert format_weights(trial) == "0.175 … 0.325, 7.4 of 8 effective"
+    assert format_shares(trial) == "0.050 … 0.200"
+    line = plain_line(trial)
+    assert "| weights w 0.175 … 0.325, 7.4 of 8 effective | shares p 0.050 … 0.200 |" in line
+    many = trained({}, result(1, steps=1, seconds=1.0, merge=merge))
+    assert format_weights(many) == "7.4 of 8 effective"
+    stock = trained({}, result(1, steps=1, seconds=1.0))
+    assert (format_weights(stock), format_shares(stock)) == ("", "")
 
 
 def test_the_return_shown_is_that_of_the_stop_or_the_smoother_one() -> None:

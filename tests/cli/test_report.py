@@ -47,6 +47,16 @@ def test_several_folders_and_another_baseline(sweep: Path, tmp_path: Path) -> No
     assert "compared by" in result.stdout
 
 
+def test_lines_that_go_into_a_pipe_are_not_folded(
+    sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    shown = rllib("report", sweep, "--out", tmp_path / ("long" * 30) / "out").stdout.splitlines()
+    assert max(map(len, shown)) > 100
+    (line,) = [line for line in shown if "m=0.5" in line and "3 of 3" in line]
+    assert line.split()[:2] == ["reward_weighted,", "m=0.5"]
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -95,7 +105,7 @@ def test_a_threshold_for_all_comes_alone() -> None:
 
 def test_help_names_the_defaults() -> None:
     text = rllib("report", "--help").output
-    assert f"[default: ({HOLD})]" in text
+    assert f"[default: ({HOLD})" in text
     assert f"[default: (./{DEFAULT_OUT})]" in text
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,9 +11,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from rllib_weighted import LossWeighted
+from rllib_weighted import LossWeighted, WeightedPPOConfig
 from rllib_weighted.cli import session as session_module
-from rllib_weighted.cli.progress import Display
+from rllib_weighted.cli.display import Display
 from rllib_weighted.cli.session import SessionCallback, TrainSession, session, trial_settings
 
 
@@ -21,7 +22,7 @@ def trial(config: dict[str, Any] | None = None, **more: Any) -> Any:
     values = {
         "trial_id": "ab12c_00007",
         "config": config or {},
-        "evaluated_params": {},
+        "trainable_name": "PPO",
         "stopping_criterion": {"training_iteration": 9},
         "status": "RUNNING",
         "last_result": {},
@@ -44,29 +45,43 @@ def written(shown: Display) -> str:
 
 
 @pytest.mark.parametrize(
-    ("strategy", "min_weight", "expected"),
+    ("changes", "strategy", "options", "min_weight"),
     [
-        ("reward_weighted", 0.03125, ("reward_weighted", "0.03125")),
-        ("loss_weighted", None, ("loss_weighted", "1/N")),
-        ("average", 0.5, ("average", "–")),
-        (LossWeighted(direction="low"), 1, ("LossWeighted", "1")),
-        ("none of ours", 0.5, ("none of ours", "0.5")),
+        ({"min_weight": 0.03125}, "reward_weighted", "", 0.03125),
+        ({"merge_strategy": "loss_weighted"}, "loss_weighted", "", 0.25),  # 1/N
+        ({"merge_strategy": "average", "min_weight": 0.5}, "average", "", None),
+        ({"merge_strategy": LossWeighted(direction="low")}, "LossWeighted", "low", 0.25),
+        ({"merge_options": {"smoothing": 0.5}}, "reward_weighted", '{"smoothing": 0.5}', 0.25),
+        ({"merge_strategy": "none of ours", "min_weight": 0.5}, "none of ours", "", 0.5),
     ],
 )
-def test_strategy_and_minimum_weight(strategy: Any, min_weight: Any, expected: Any) -> None:
-    config = {"merge_strategy": strategy, "min_weight": min_weight, "merge_options": {}}
-    params = {"merge_arm": "some arm", "seed": 3}
-    shown = trial_settings(trial({**config, "seed": 3}, evaluated_params=params))
-    assert tuple(shown.items()) == (
-        *zip(("merge_strategy", "min_weight"), expected, strict=True),
-        ("seed", "3"),
-    )
+def test_settings_are_those_that_the_report_reads(
+    changes: dict[str, Any], strategy: str, options: str, min_weight: float | None
+) -> None:
+    config = WeightedPPOConfig().environment("CartPole-v1").env_runners(num_env_runners=4)
+    given = {**config.to_dict(), "seed": 3, "merge_arm": "mine", **changes}
+    found = trial_settings(given, "WeightedPPO")
+    assert (found.env, found.seed, found.name) == ("CartPole-v1", 3, "mine")
+    assert found.strategy == strategy
+    assert options in found.options
+    assert (None if math.isnan(found.min_weight) else found.min_weight) == min_weight
+
+
+def test_settings_of_another_algorithm() -> None:
+    found = trial_settings({"env": "CartPole-v1", "lr": 0.5}, "PPO")
+    assert (found.strategy, found.other["lr"]) == ("PPO", "0.5")
 
 
 def test_settings_are_those_of_now_and_not_of_the_start() -> None:
     """Population-based training changes them."""
-    one = trial({"model": {"lr": 0.25}}, evaluated_params={"model/lr": 0.5, "gone": 1})
-    assert trial_settings(one) == {"lr": "0.25", "gone": "1"}
+    active, one = TrainSession(display(), None), trial({"env": "x", "lr": 0.5})
+    before = active.progress(one).settings
+    assert active.progress(one).settings is before  # Read once.
+    one.config = {"env": "x", "lr": 0.25}
+    after = active.progress(one).settings
+    assert before is not None
+    assert after is not None
+    assert (before.other["lr"], after.other["lr"]) == ("0.5", "0.25")
 
 
 def test_a_trial_is_saved_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:

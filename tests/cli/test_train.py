@@ -8,6 +8,8 @@ import signal
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -227,3 +229,20 @@ def test_algorithm_by_name_with_a_grid(tmp_path: Path) -> None:
     assert "trial 00000, merge_strategy=average, min_weight=– | round 1" in text
     assert "trial 00001, merge_strategy=reward_weighted, min_weight=1/N | round 1" in text
     assert "of 2 effective" in text
+
+
+def test_the_best_checkpoint_is_that_of_the_sweeps_metric() -> None:
+    def trial(*saved: tuple[str, dict[str, Any]]) -> Any:
+        found = [(SimpleNamespace(path=path), metrics) for path, metrics in saved]
+        return SimpleNamespace(best_checkpoints=found)
+
+    trials = [
+        trial(("a", {"merge": {"episode_return_mean": 7.0}, "loss": 0.5}), ("b", {"loss": 0.1})),
+        trial(("c", {"env_runners": {"episode_return_mean": 9.0}, "loss": float("nan")})),
+        trial(),
+    ]
+    of_returns = ("c", "env_runners/episode_return_mean", 9.0)
+    assert experiment.best_checkpoint(trials, None, None) == of_returns
+    assert experiment.best_checkpoint(trials, "loss", "min") == ("b", "loss", 0.1)
+    assert experiment.best_checkpoint(trials, "loss", "max") == ("a", "loss", 0.5)
+    assert experiment.best_checkpoint(trials, "absent", None) is None

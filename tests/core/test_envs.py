@@ -23,13 +23,6 @@ class Walk(gym.Env[Any, Any]):
     pass
 
 
-def without(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
-    found = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *rest: None if name == module else found(name)
-    )
-
-
 def test_registered_and_own_environments_are_fine() -> None:
     register_env("a walk of my own", lambda context: Walk())
     for env in ("CartPole-v1", "LunarLander-v3", "a walk of my own", Walk):
@@ -88,26 +81,46 @@ def test_unregistered_module() -> None:
     assert "names the module 'no_such_module', which cannot be imported" in problem
 
 
-@pytest.mark.parametrize("env", ["LunarLander-v3", "BipedalWalker-v3", "CarRacing-v3"])
-def test_box2d_names_our_extra(monkeypatch: pytest.MonkeyPatch, env: str) -> None:
-    without(monkeypatch, "Box2D")
-    assert 'pip install "rllib-weighted[box2d]"' in str(env_problem(env))
-
-
 @pytest.mark.parametrize(
-    ("env", "module", "package"),
+    ("env", "module", "extra"),
     [
-        ("HalfCheetah-v5", "mujoco", "gymnasium[mujoco]"),
-        ("ALE/Pong-v5", "ale_py", "gymnasium[atari]"),
-        ("ale_py:ALE/Pong-v5", "ale_py", "gymnasium[atari]"),
-        ("dm_control/walker-walk-v0", "shimmy", "shimmy[dm-control]"),
+        ("LunarLander-v3", "Box2D", "box2d"),
+        ("CarRacing-v3", "Box2D", "box2d"),
+        ("HalfCheetah-v5", "mujoco", "mujoco"),
+        ("ALE/Pong-v5", "ale_py", "atari"),
+        ("ale_py:ALE/Pong-v5", "ale_py", "atari"),
+        ("dm_control/walker-walk-v0", "shimmy", "dmc"),
+        ("shimmy:dm_control/walker-walk-v0", "dm_control", "dmc"),
+        ("MiniGrid-DoorKey-5x5-v0", "minigrid", "minigrid"),
+        ("minigrid:MiniGrid-DoorKey-5x5-v0", "minigrid", "minigrid"),
+        ("minigrid:BabyAI-GoToObj-v0", "minigrid", "minigrid"),
     ],
 )
-def test_known_families_name_their_package(
-    monkeypatch: pytest.MonkeyPatch, env: str, module: str, package: str
+def test_known_families_name_the_extra_that_brings_their_package(
+    monkeypatch: pytest.MonkeyPatch, env: str, module: str, extra: str
 ) -> None:
-    without(monkeypatch, module)
-    assert package in str(env_problem(env))
+    found = importlib.util.find_spec
+    there = found("json")  # Of the others: a machine need not have every extra.
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == module else there
+    )
+    problem = str(env_problem(env))
+    assert f"{module!r} is not installed: " in problem
+    assert f'pip install "rllib-weighted[{extra}]"' in problem
+
+
+def test_ids_that_nothing_has_registered_yet_say_who_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gym, "registry", {})  # Another test may have imported MiniGrid.
+    problem = str(env_problem("MiniGrid-DoorKey-5x5-v0"))
+    assert "name it 'minigrid:MiniGrid-DoorKey-5x5-v0'" in problem
+    assert "`import minigrid`" in problem
+
+
+def test_ids_with_the_module_that_registers_them() -> None:
+    assert env_problem("minigrid:MiniGrid-DoorKey-5x5-v0") is None
+    assert env_problem("ale_py:ALE/Pong-v5") is None
 
 
 # Ids that only this process has registered

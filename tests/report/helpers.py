@@ -16,7 +16,7 @@ from pyarrow import fs
 
 from rllib_weighted.records import HISTORY_DIR, MergeHistory, WorkerRecord
 from rllib_weighted.report import Results
-from rllib_weighted.report.results import assign_arms
+from rllib_weighted.report.arms import assign_arms
 from rllib_weighted.report.trials import Settings
 
 METRIC = "merge/episode_return_mean"

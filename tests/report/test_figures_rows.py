@@ -22,7 +22,7 @@ from rllib_weighted.report.figures import (
     draw_profile,
 )
 from tests.report.helpers import make_results
-from tests.report.test_comparisons import reaching
+from tests.report.test_conclusions import reaching
 
 
 @pytest.mark.parametrize(

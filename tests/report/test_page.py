@@ -3,7 +3,7 @@ from __future__ import annotations
 from rllib_weighted.report import compute
 from rllib_weighted.report.page import MOST_SENTENCES, render
 from tests.report.helpers import make_results
-from tests.report.test_comparisons import reaching
+from tests.report.test_conclusions import reaching
 
 
 def test_claims_come_first_and_the_rest_can_be_opened() -> None:

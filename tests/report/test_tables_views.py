@@ -11,7 +11,7 @@ from rllib_weighted.report.tables import (
     with_interval,
 )
 from tests.report.helpers import make_results
-from tests.report.test_comparisons import reaching
+from tests.report.test_conclusions import reaching
 
 
 def test_values_and_intervals() -> None:

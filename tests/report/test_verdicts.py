@@ -9,7 +9,7 @@ from rllib_weighted.report import Results, compute
 from rllib_weighted.report.statistics import POWER, seeds_needed
 from rllib_weighted.report.verdicts import identical_arms
 from tests.report.helpers import make_results
-from tests.report.test_comparisons import reaching
+from tests.report.test_conclusions import reaching
 
 BASE = {seed: 20 + seed for seed in range(1, 11)}
 FASTER = {seed: at - 6 - seed % 3 for seed, at in BASE.items()}

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import envpool
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -363,6 +364,26 @@ def test_an_id_that_only_gymnasium_has() -> None:
 
 def test_a_class_is_none_of_envpools() -> None:
     assert "by their ids" in str(env_problem(gym.Env, "envpool"))
+
+
+@pytest.mark.parametrize(
+    ("env", "says"),
+    [
+        ("WalkerWalk-v1", "observes Dict("),
+        ("Go9x9-v1", "is played by up to 2"),
+    ],
+)
+def test_environments_that_envpool_has_and_nobody_here_can_train_in(env: str, says: str) -> None:
+    assert says in str(env_problem(f"envpool:{env}"))
+
+
+def test_an_environment_that_envpool_cannot_make_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    def needs_qt(env: str) -> None:
+        raise ImportError("it requires the system Qt 5 runtime")
+
+    monkeypatch.setattr(envpool, "make_spec", needs_qt)
+    problem = str(env_problem("envpool:CartPole-v1"))
+    assert problem == "EnvPool cannot make 'CartPole-v1' here: it requires the system Qt 5 runtime"
 
 
 def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 
 from rllib_weighted.report import comparisons, thresholds
-from rllib_weighted.report.comparisons import Sentence, format_p, sentences
+from rllib_weighted.report.conclusions import Sentence, format_p, sentences
 from tests.report.helpers import make_results
-from tests.report.test_comparisons import reaching
+from tests.report.test_conclusions import reaching
 
 
 def said(arms, measure="env steps to threshold", **kwargs) -> Sentence:

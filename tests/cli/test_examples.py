@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rllib_weighted.cli import InputError
-from rllib_weighted.cli import main as examples
+from rllib_weighted.cli import InputError, examples
 
 
 @pytest.fixture
@@ -24,6 +23,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_list_is_sorted_and_has_summaries(folder: Path) -> None:
     found = [(example.name, example.summary) for example in examples.list_examples()]
     assert found == [("cart", ""), ("walker", "A walker.")]
+
+
+@pytest.mark.parametrize("word", ["WALK", "story", "a walker"])
+def test_list_of_those_with_a_word_in_name_or_text(folder: Path, word: str) -> None:
+    assert [example.name for example in examples.list_examples(word)] == ["walker"]
+
+
+def test_a_word_that_no_example_has(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"no example has 'zebra' .*\(there are: cart, walker\)"):
+        examples.list_examples("zebra")
 
 
 @pytest.mark.parametrize("name", ["walker", "walker.py"])

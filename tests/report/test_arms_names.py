@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rllib_weighted.report import ReportError, load_results, sensitivity
-from rllib_weighted.report.results import assign_arms, name_arms
+from rllib_weighted.report.arms import assign_arms, name_arms
 from rllib_weighted.report.trials import parse_settings
 from tests.report.helpers import curve, params, write_trial
 

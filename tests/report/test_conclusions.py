@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rllib_weighted.report import ReportError, Results, comparisons
-from rllib_weighted.report.comparisons import can_claim, fewest_pairs
+from rllib_weighted.report.conclusions import can_claim, fewest_pairs
 from tests.report.helpers import SECONDS, STEPS, make_results
 
 STEPS_TO = "env steps to threshold"

@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from rllib_weighted.cli import progress as display_module
-from rllib_weighted.cli.progress import Display, TrialProgress
+from rllib_weighted.cli import display as display_module
+from rllib_weighted.cli.display import Display
+from rllib_weighted.cli.progress import TrialProgress
+from rllib_weighted.cli.sweep import Sweep
+from rllib_weighted.report.trials import Settings
 
 
 def console(*, terminal: bool, width: int = 100, height: int = 30) -> Console:
@@ -32,7 +35,13 @@ RESULT: dict[str, Any] = {
     "num_env_steps_sampled_lifetime": 4000,
     "time_total_s": 2.0,
     "env_runners": {"episode_return_mean": 21.5},
-    "merge": {"share_min": 0.1, "share_max": 0.2, "effective_workers": 7.5, "num_workers": 8},
+    "merge": {
+        "share_min": 0.1,
+        "share_max": 0.2,
+        "effective_workers": 7.5,
+        "num_workers": 8,
+        "workers": {"0": {"weight": 0.225}, "1": {"weight": 0.325}},
+    },
 }
 
 
@@ -44,8 +53,11 @@ def test_live_panel_of_one_trial() -> None:
     shown.refresh([one])
     on.print(shown.renderable())
     text = written(on)
-    for part in ("CartPole-v1", "4 000  (2 000 per second)", "21.5", "7.5 of 8", "18 s"):
+    for part in ("CartPole-v1", "4 000  (2 000 per second)", "21.5", "18 s"):
         assert part in text
+    shown_as = {line.split()[0]: " ".join(line.split()[1:]) for line in text.splitlines()}
+    assert shown_as["weights"] == "w 0.225 … 0.325, 7.5 of 8 effective"
+    assert shown_as["shares"] == "p 0.100 … 0.200"
 
 
 def test_live_panel_before_the_first_round() -> None:
@@ -56,34 +68,73 @@ def test_live_panel_before_the_first_round() -> None:
     assert "starting" in written(on)
 
 
+def member(number: int, status: str, arm: str, seed: int = 0) -> TrialProgress:
+    one = trial(f"{number:05d}", status)
+    one.settings = Settings(strategy="reward_weighted", name=arm, seed=seed, other={"lr": arm})
+    one.update(RESULT)
+    return one
+
+
 @pytest.mark.parametrize("size", [(80, 24), (160, 50)])
-def test_table_of_a_sweep_fills_the_terminal_and_not_more(size: tuple[int, int]) -> None:
+@pytest.mark.parametrize(("num_arms", "num_running"), [(1, 2), (3, 40), (60, 1), (60, 40)])
+def test_a_sweep_fills_the_terminal_and_not_more(
+    size: tuple[int, int], num_arms: int, num_running: int
+) -> None:
     width, height = size
     on = console(terminal=True, width=width, height=height)
-    shown = Display(on, title="WeightedPPO on CartPole-v1")
-    trials = [trial(f"{k:05d}", "TERMINATED") for k in range(60)] + [trial("00060")]
-    for one in trials:
-        one.settings = {"merge_strategy": "reward_weighted", "seed": one.name}
-        one.update(RESULT)
+    shown = Display(on, title="WeightedPPO on CartPole-v1", live=False, sweep=Sweep(200))
+    statuses = ["RUNNING"] * num_running + ["TERMINATED"] * (150 - num_running)
+    trials = [member(k, status, f"a{k % num_arms}", k) for k, status in enumerate(statuses)]
     shown.refresh(trials)
     on.print(shown.renderable())
-    lines = written(on).splitlines()
+    lines = written(on).splitlines()[1:]  # The first one is the plain line.
     assert height - 4 <= len(lines) < height
-    assert "(61 trials: 1 running, 60 done)" in lines[0]
-    assert lines[3].split()[:3] == ["00060", "reward_weighted", "00060"]
+    assert f"{150 - num_running} of 200 trials done" in lines[1]
     assert all(len(line.rstrip()) <= width for line in lines)
+    assert any(line.startswith("a0 ") for line in lines)  # An arm,
+    assert any(line.split()[:2] == ["00000", "a0, lr=a0"[:2]] for line in lines)  # and a trial.
+
+
+def test_where_every_trial_is_an_arm_the_trials_are_the_table() -> None:
+    on = console(terminal=True)
+    shown = Display(on, title="PPO", live=False, sweep=Sweep(2))
+    shown.refresh([member(0, "RUNNING", "a"), member(1, "RUNNING", "b")])
+    on.print(shown.renderable())
+    assert "mean return" not in written(on)
+    assert "00001" in written(on)
+
+
+def test_before_the_first_trial_the_arms_are_shown() -> None:
+    on = console(terminal=True)
+    points = [Settings(strategy=name) for name in ("average", "sum")]
+    shown = Display(on, title="PPO", sweep=Sweep(6, points, num_samples=3))
+    on.print(shown.renderable())
+    assert "0 of 6 trials done, 6 waiting" in written(on)
+    assert [line.split()[:2] for line in written(on).splitlines()[3:5]] == [
+        ["average", "0/3"],
+        ["sum", "0/3"],
+    ]
 
 
 def test_lines_name_the_trial_by_what_differs() -> None:
     on = console(terminal=False)
     shown = Display(on, title="PPO")
-    trials = [trial("00000"), trial("00001")]
-    for one, seed in zip(trials, "12", strict=True):
-        one.settings = {"lr": "0.1", "seed": seed}
-        one.update(RESULT)
+    trials = [member(0, "RUNNING", "mine", 1), member(1, "RUNNING", "mine", 2)]
     shown.refresh(trials)
     shown.round_ended(trials[1])
-    assert "trial 00001, seed=2 | round 1 |" in written(on)
+    assert "trial 00001, mine, seed=2 | round 1 |" in written(on)
+
+
+def test_lines_say_how_far_a_sweep_is_whenever_a_trial_has_ended() -> None:
+    on = console(terminal=False)
+    shown = Display(on, title="PPO", sweep=Sweep(4))
+    trials = [member(0, "RUNNING", "a", 1), member(1, "RUNNING", "a", 2)]
+    shown.refresh(trials)
+    assert written(on) == ""
+    trials[0].status = "TERMINATED"
+    shown.refresh(trials)
+    shown.refresh(trials)
+    assert written(on).count("1 of 4 trials done, 1 running, 2 waiting") == 1
 
 
 def test_logs_get_a_line_per_interval_and_not_per_round(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +202,7 @@ def test_names_of_others_do_not_control_the_terminal(terminal: bool) -> None:
     shown = Display(on, title=f"PPO on {HOSTILE}")
     trials = [trial("00000"), trial("00001")]
     for one, env in zip(trials, (HOSTILE, "other"), strict=True):
-        one.settings = {"env": env, HOSTILE: env}
+        one.settings = Settings(env=env, name=HOSTILE, other={HOSTILE: env})
         one.update(RESULT)
     shown.refresh(trials)
     shown.note(HOSTILE)

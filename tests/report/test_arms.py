@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from rllib_weighted.report.results import assign_arms, baseline_of, choose_baseline, format_number
+from rllib_weighted.report.arms import assign_arms, baseline_of, choose_baseline
+from rllib_weighted.report.formats import format_number
 from rllib_weighted.report.trials import ReportError, Settings, parse_settings
 from tests.report.helpers import params
 
@@ -59,9 +60,25 @@ def test_options_and_schedules_are_arms() -> None:
         {**weighted, "min_weight": [[0, 1.0]]},
     )
     assert found == [
-        'reward_weighted, m=0.5, {"transform": "rank"}',
+        "reward_weighted, m=0.5, transform=rank",
         "reward_weighted, m=0.5, default options",
         "reward_weighted, m=[[0, 1.0]], default options",
+    ]
+
+
+def test_of_the_options_only_those_that_differ_are_named() -> None:
+    weighted = {"merge_strategy": "reward_weighted"}
+    found = labels(
+        {**weighted, "merge_options": {"transform": "rank", "smoothing": 0.5}},
+        {**weighted, "merge_options": {"transform": "rank", "smoothing": 0.9}},
+        {**weighted, "merge_options": {"transform": "rank"}},
+        {**weighted, "merge_arm": "mine", "merge_options": {"smoothing": 0.1}},
+    )
+    assert found == [
+        "reward_weighted, smoothing=0.5, transform=rank",
+        "reward_weighted, smoothing=0.9, transform=rank",
+        "reward_weighted, transform=rank",
+        "mine",
     ]
 
 

@@ -10,8 +10,10 @@ import numpy as np
 import pandas as pd
 
 from rllib_weighted.report import statistics
+from rllib_weighted.report.arms import baseline_of, choose_baseline
+from rllib_weighted.report.formats import format_number
 from rllib_weighted.report.measures import Question, Threshold, convergence_runs, encoded, is_final
-from rllib_weighted.report.results import Results, baseline_of, choose_baseline, format_number
+from rllib_weighted.report.results import Results
 from rllib_weighted.report.statistics import CONFIDENCE
 
 
@@ -68,16 +70,16 @@ def comparisons(
         - env, arm, baseline, measure; differs_in: other settings in which the two differ
         - num_runs, num_baseline: runs that are compared; num_pairs: pairs of them, 0 if unpaired
         - effect, low, high: of times, percent faster than the baseline, 100 (1 - ratio of the
-          restricted means); else the difference of the means, arm minus baseline
+            restricted means); else the difference of the means, arm minus baseline
         - effect, low, high, p are NaN if no run of either arm reached the threshold before the
-          horizon
+            horizon
         - horizon: up to which times are restricted, in the measure's unit
         - probability, probability_low, probability_high: that the arm does better on a seed (ties
-          count half; of the gap, that it is larger); NaN if unpaired
+            count half; of the gap, that it is larger); NaN if unpaired
         - p: of the permutation test; p_holm: corrected for the number of comparisons by the same
-          measure
+            measure
         - claim: whether a difference can be claimed: the interval excludes 0, and p is at most
-          1 - confidence
+            1 - confidence
 
         Empty without a baseline.
 
