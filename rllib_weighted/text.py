@@ -11,6 +11,8 @@ from pathlib import Path
 _JOINERS = "\u200c\u200d"
 """Zero-width non-joiner and joiner: parts of words in Persian or Hindi, and of emoji."""
 
+_LONGEST_MESSAGE = 20_000  # Characters; a traceback of a user's file has a few hundred.
+
 
 def printable(text: str) -> str:
     r"""Returns text in which nothing moves the cursor, changes colours or reorders what is read.
@@ -27,6 +29,17 @@ def printable(text: str) -> str:
         text: Any text, for one line.
     """
     return "".join(c if _is_safe(c) else c.encode("unicode_escape").decode() for c in text)
+
+
+def readable(error: BaseException) -> str:
+    """Returns a message without what would control the terminal, and in bounded length.
+
+    Args:
+        error: The error whose message it is, of one line or several.
+    """
+    text = str(error)
+    lines = text[:_LONGEST_MESSAGE].split("\n")
+    return "\n".join(map(printable, lines)) + " …" * (len(text) > _LONGEST_MESSAGE)
 
 
 def _is_safe(character: str) -> bool:

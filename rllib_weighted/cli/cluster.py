@@ -6,24 +6,28 @@ import contextlib
 import logging
 import os
 import re
+import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from rllib_weighted._private import (
     control_process_answers,
     ended_ray_processes,
+    kill_ray_processes,
     ray_in_sessions_of_its_own,
 )
-from rllib_weighted.cli import InputError
+from rllib_weighted.cli import InputError, RayEnded
 from rllib_weighted.cli.inputs import FILE_MODULE
 from rllib_weighted.cli.options import TrainOptions
+from rllib_weighted.text import readable
 
 _WATCH_S = 1.0
 _SILENCE_S = 40.0  # Of a control process, before it counts as ended; Ray itself gives it 60.
+_GRACE_S = 8.0  # For what is to end then.
 
 _silent: list[str] = []  # The control process of a joined cluster, if it is.
 
@@ -99,8 +103,11 @@ def ended_ray() -> str:
 
 
 @contextlib.contextmanager
-def watching_ray(on_end: Callable[[], None]) -> Iterator[None]:
+def watching_ray(on_end: Callable[[], None], on_stuck: Callable[[], None]) -> Iterator[None]:
     """Calls `on_end`, in a thread, if Ray ends inside the block; see `ended_ray`.
+
+    And `on_stuck`, if the block goes on in spite of it: the main thread may be inside a call of Ray
+    that nothing interrupts.
 
     Ray (2.60) itself looks for its control process for a minute, and then ends this process from
     C++, where nothing can be said or saved any more; for one that is there and does not answer, it
@@ -122,6 +129,8 @@ def watching_ray(on_end: Callable[[], None]) -> Iterator[None]:
                 _silent.append(f"gcs_server (no answer for {_SILENCE_S:.0f} s)")
             if ended_ray():
                 on_end()
+                if not stopped.wait(_GRACE_S):
+                    on_stuck()
                 return
 
     threading.Thread(target=listen, daemon=True).start()
@@ -132,6 +141,19 @@ def watching_ray(on_end: Callable[[], None]) -> Iterator[None]:
     finally:
         stopped.set()
         thread.join()
+
+
+def leave(error: RayEnded) -> NoReturn:
+    """Says that Ray has ended, and ends this process.
+
+    Python's way out would wait for Ray, which waits a minute for what is gone.
+
+    Args:
+        error: What to say.
+    """
+    print(f"Error: {readable(error)}", file=sys.stderr, flush=True)
+    kill_ray_processes()
+    os._exit(error.exit_code)
 
 
 @contextlib.contextmanager

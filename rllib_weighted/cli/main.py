@@ -6,7 +6,6 @@ Ray.
 
 from __future__ import annotations
 
-import os
 import platform
 import sys
 from collections.abc import Sequence
@@ -17,15 +16,13 @@ import typer
 from typer import Argument, Option
 from typer.core import TyperGroup
 
-from rllib_weighted._private import kill_ray_processes
 from rllib_weighted.cli import Aborted, InputError, RayEnded, TrainingError
+from rllib_weighted.cli.cluster import leave
 from rllib_weighted.cli.completion import complete_algorithm, complete_example
 from rllib_weighted.cli.examples import find_example, list_examples
 from rllib_weighted.cli.options import VERBOSE, TrainOptions, takes_train_options
 from rllib_weighted.core.redaction import redact
-from rllib_weighted.text import printable
-
-_LONGEST_MESSAGE = 20_000  # Characters; a traceback of a user's file has a few hundred.
+from rllib_weighted.text import printable, readable
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -71,22 +68,13 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except (InputError, TrainingError, Aborted) as error:
-            typer.echo(f"Error: {_readable(error)}", err=True)
             if isinstance(error, RayEnded):
-                # Python's way out would wait for Ray, which waits a minute for what is gone.
-                kill_ray_processes()
-                os._exit(error.exit_code)
+                leave(error)
+            typer.echo(f"Error: {readable(error)}", err=True)
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
             typer.echo("Interrupted before training had started.", err=True)
             raise typer.Exit(130) from None
-
-
-def _readable(error: BaseException) -> str:
-    """Returns a message without what would control the terminal, and in bounded length."""
-    text = str(error)
-    lines = text[:_LONGEST_MESSAGE].split("\n")
-    return "\n".join(map(printable, lines)) + " …" * (len(text) > _LONGEST_MESSAGE)
 
 
 _HELP = {"help_option_names": ["-h", "--help"]}

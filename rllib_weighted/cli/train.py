@@ -26,6 +26,7 @@ from rllib_weighted.cli import Aborted, InputError, RayEnded, TrainingError, inp
 from rllib_weighted.cli.cluster import (
     ended_ray,
     environment_variable,
+    leave,
     quiet_ray,
     start_ray,
     watching_ray,
@@ -286,7 +287,7 @@ class _Run:
             tracking=Tracking(record.trackers, self.name),
         )
         try:
-            with session(active), _frequent_snapshots(size.num_trials), watching_ray(stop_at_once):
+            with session(active), _frequent_snapshots(size.num_trials), self._watching_ray():
                 results = tuner.fit()
             active.stop_tracking(LAST_WAIT_S)
         except KeyboardInterrupt:
@@ -307,14 +308,21 @@ class _Run:
         self._require_ray()
         return self._finish(results, active)
 
+    def _watching_ray(self) -> AbstractContextManager[None]:
+        """Ends the training if Ray ends: by an exception, or from here where none gets through."""
+        return watching_ray(stop_at_once, lambda: leave(self._ray_ended(ended_ray())))
+
     def _require_ray(self) -> None:
         """Raises `RayEnded` if Ray has ended: what Tune says of it then explains nothing."""
         if ended := ended_ray():
-            raise RayEnded(
-                f"Ray has ended: its process {ended} is gone, and what came after the last "
-                "checkpoints is lost\n"
-                f"  results     {self.experiment}\n  resume      {self._resume_command()}"
-            ) from None
+            raise self._ray_ended(ended) from None
+
+    def _ray_ended(self, ended: str) -> RayEnded:
+        return RayEnded(
+            f"Ray has ended: its process {ended} is gone, and what came after the last "
+            "checkpoints is lost\n"
+            f"  results     {self.experiment}\n  resume      {self._resume_command()}"
+        )
 
     def _new_tuner(self, record: ExperimentRecord) -> Tuner:
         from ray.tune import RunConfig, Tuner

@@ -86,6 +86,10 @@ def test_a_ray_that_cannot_be_had(
         start_ray(TrainOptions(ray_address=address), None)
 
 
+def _never() -> None:
+    raise AssertionError("this was not to be called")
+
+
 @pytest.mark.parametrize(
     ("ended", "is_told"),
     [([], False), (["log_monitor"], False), (["gcs_server"], True), (["raylet", "x"], True)],
@@ -97,7 +101,7 @@ def test_the_end_of_ray_is_told_once(
     monkeypatch.setattr(cluster, "ended_ray_processes", lambda: ended)
     monkeypatch.setattr(cluster, "control_process_answers", lambda timeout_s: True)
     told: list[bool] = []
-    with watching_ray(lambda: told.append(True)):
+    with watching_ray(lambda: told.append(True), _never):
         time.sleep(0.2)
     assert told == [True] * is_told
 
@@ -119,10 +123,25 @@ def test_a_control_process_that_does_not_answer_counts_as_ended_after_a_while(
     monkeypatch.setattr(cluster, "ended_ray_processes", list)
     monkeypatch.setattr(cluster, "control_process_answers", answers)
     told: list[str] = []
-    with watching_ray(lambda: told.append(cluster.ended_ray())):
+    with watching_ray(lambda: told.append(cluster.ended_ray()), _never):
         time.sleep(1)
         assert told == []  # Not at once.
         time.sleep(2)
     assert told == ["gcs_server (no answer for 2 s)"] * is_told
-    with watching_ray(lambda: None):
+    with watching_ray(_never, _never):
         assert cluster.ended_ray() == ""  # The next training begins with another one.
+
+
+def test_where_nothing_ends_the_training_it_is_ended_from_outside(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cluster, "_WATCH_S", 0.01)
+    monkeypatch.setattr(cluster, "_GRACE_S", 0.5)
+    monkeypatch.setattr(cluster, "ended_ray_processes", lambda: ["gcs_server"])
+    monkeypatch.setattr(cluster, "control_process_answers", lambda timeout_s: True)
+    told: list[str] = []
+    with watching_ray(lambda: told.append("end"), lambda: told.append("stuck")):
+        time.sleep(0.2)
+        assert told == ["end"]
+        time.sleep(1)
+    assert told == ["end", "stuck"]
