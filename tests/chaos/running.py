@@ -122,7 +122,7 @@ def disturb(
         for fault in faults:
             _survive(sweep, store, fault, outcome)
         _finish(sweep, outcome)
-        if not outcome.problems:
+        if sweep.exit_code == 0:
             found, outcome.num_compared = checks.sweep_problems(sweep, expected, sweep.folder)
             outcome.problems += found
     return outcome
@@ -149,9 +149,9 @@ def _survive(sweep: Sweep, store: Store, fault: Fault, outcome: Outcome) -> None
     if sweep.exit_code is not None:
         struck = fault.target == "driver" or how == "hangs"
         outcome.problems += [f"{fault}: {p}" for p in checks.exit_problems(sweep, struck)]
-        outcome.problems += [
-            f"{fault}: {problem}" for problem in checks.left_behind(sweep, outcome.patience)
-        ]
+        if fault.target != "node":  # What is stopped with its machine, nobody can end.
+            left = checks.left_behind(sweep, outcome.patience)
+            outcome.problems += [f"{fault}: {problem}" for problem in left]
     mend(sweep, fault)
     _resume_if_ended(sweep)
 
