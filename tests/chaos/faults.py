@@ -137,7 +137,7 @@ def victims(sweep: Sweep, fault: Fault) -> list[psutil.Process]:
         return [psutil.Process(sweep.command.pid)]
     if fault.target == "control process":
         (server,) = sweep.cluster.head_node.all_processes["gcs_server"]
-        return [psutil.Process(server.process.pid)]
+        return [process for process in sweep.processes() if process.pid == server.process.pid]
     if fault.target == "node":
         return sweep.node_processes(sweep.nodes[-1])
     found = sweep.of_role(fault.target)

@@ -89,6 +89,13 @@ def wait_until(condition: Callable[[], Any], seconds: float) -> bool:
     return True
 
 
+def children(process: psutil.Process) -> list[psutil.Process]:
+    """Returns what a process has started, and what that has; none if it has ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return list(process.children(recursive=True))
+    return []
+
+
 class Sweep:
     """One sweep, from its cluster's start to the end of all its processes.
 
@@ -152,14 +159,15 @@ class Sweep:
         return [self.cluster.head_node, *self.cluster.worker_nodes]
 
     def node_processes(self, node: Any) -> list[psutil.Process]:
-        """Returns all processes of a node."""
-        own = [p.process.pid for processes in node.all_processes.values() for p in processes]
-        found = []
-        for pid in own:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process = psutil.Process(pid)
-                found += [process, *process.children(recursive=True)]
-        return found
+        """Returns all processes of a node that run.
+
+        Each carries the mark: the number of one that has ended may be somebody else's by now.
+        """
+        own = {p.process.pid for processes in node.all_processes.values() for p in processes}
+        alive = self.processes()
+        found = [process for process in alive if process.pid in own]
+        of_workers = {child.pid for process in found for child in children(process)}
+        return [process for process in alive if process.pid in own | of_workers]
 
     def replace_second_node(self) -> None:
         """Ends what is left of the second node, and starts another one."""
@@ -202,6 +210,7 @@ class Sweep:
                 stderr=subprocess.STDOUT,
                 cwd=self.folder,
                 env={**os.environ, **self.variables},
+                start_new_session=True,  # A signal to its group is not one to these tests.
             )
 
     @property
