@@ -227,8 +227,8 @@ def test_algorithm_by_name_with_a_grid(tmp_path: Path) -> None:
     assert rounds(result) == [1, 1]
     text = printed(console)
     assert "trials      2, each 1 CPU" in text
-    assert "trial 00000, merge_strategy=average, min_weight=– | round 1" in text
-    assert "trial 00001, merge_strategy=reward_weighted, min_weight=1/N | round 1" in text
+    assert "trial 00000, average | round 1" in text
+    assert "trial 00001, reward_weighted | round 1" in text
     assert "of 2 effective" in text
 
 
