@@ -7,18 +7,18 @@ from dataclasses import replace
 from studies.design import Task
 from studies.parts.tasks import PPO
 
-_FORCES = [0.0008 + 0.0012 * worker / 7 for worker in range(8)]
+_FORCES = [0.001 * (1 + 2.5 * worker / 7) for worker in range(8)]
 
 MOUNTAIN_CAR = Task(
-    name="MountainCar, unequal engines",
+    name="MountainCar, engines to 3.5 times",
     env="study/SparseMountainCar",
-    total_steps=120_000,
+    total_steps=100_000,
     threshold=0.9,
     hold=3,
     score="workers",
     normalize_observations=True,
     contexts=tuple({"force": force} for force in _FORCES),
-    held_out=tuple({"force": force} for force in (0.0007, 0.0009, 0.0012, 0.0016, 0.0019, 0.0025)),
+    held_out=tuple({"force": force} for force in (0.0009, 0.0012, 0.0017, 0.0022, 0.003, 0.004)),
     training={
         **PPO,
         "train_batch_size": 2048,
@@ -31,7 +31,8 @@ MOUNTAIN_CAR = Task(
 )
 """Reward 1 at the goal, else 0: strong engines get there by chance, weak ones hardly ever.
 
-A pilot of the average (seed 1) got to 0.9 after 45,000 steps. A worker has 256 steps a round."""
+Pilots of the average (seeds 1, 2, 3) got to 0.9 after 29,000, 55,000 and 35,000 steps. A worker has
+256 steps a round."""
 
 LUNAR_LANDER_WORLDS = Task(
     name="LunarLander, unequal gravity and wind",
