@@ -66,9 +66,9 @@ has the main arms only. MiniGrid's DoorKey is left out: another dependency, and 
 Level replay and aggregators of gradients are parts of their own. Minimum weights are the
 defaults.
 
-**Changed after registration.** MountainCar first had engines of 0.0008 to 0.002. The first six runs,
-one seed in six arms, never reached the goal in 120,000 steps: where no worker sees a reward, no
-merge can be compared. Before any other run the task was replaced by one with the engines of the
+**Changed after registration.** MountainCar first had engines of 0.0008 to 0.002. The first six
+runs, one seed in six arms, never reached the goal in 120,000 steps: where no worker sees a reward,
+no merge can be compared. Before any other run the task was replaced by one with the engines of the
 pilot on this task, 0.001 to 0.0035, and 100,000 steps; the six runs are not used.
 """,
     experiments=(
