@@ -157,6 +157,7 @@ def weights_and_steps(env_runner: Any) -> tuple[list[np.ndarray], int]:
     return list(state["rl_module"].values()), state["num_env_steps_sampled_lifetime"]
 
 
+@pytest.mark.slow
 def test_after_a_round_env_runners_hold_its_weights_and_counter(build: Any) -> None:
     """As RLlib's do: a user's own evaluation of them is that of the newest policy."""
     algorithm = build(small_config().env_runners(num_env_runners=2, num_envs_per_env_runner=2))
@@ -298,6 +299,7 @@ def test_what_of_other_workers_is_dropped_is_said(
     assert restored.train()["training_iteration"] == 2
 
 
+@pytest.mark.slow
 def test_the_same_workers_in_other_processes_keep_everything(
     build: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -58,6 +58,7 @@ def fails(error: type[Exception], *details: Any) -> Any:
     return failing
 
 
+@pytest.mark.slow
 def test_a_full_disk_and_a_stuck_learner_group_leave_nobody_behind(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

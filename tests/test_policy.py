@@ -167,6 +167,7 @@ def test_several_policies(tmp_path: Path) -> None:
         load_policy(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_of_an_algorithm_with_remote_env_runners(tmp_path: Path) -> None:
     """The filter and the parameters are those of the algorithm after its last round."""

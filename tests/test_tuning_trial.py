@@ -83,6 +83,7 @@ class _Scores(WeightedPPO):
         return {"env_runners": {"episode_return_mean": score}}  # Rounds 1, 2, 4.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scope", "best"), [("all", 0), ("avg", 0), ("last", 1)])
 def test_tunes_own_choice_survives_rounds_without_evaluation(
     tmp_path: Path, scope: str, best: int
@@ -164,6 +165,7 @@ def test_a_reused_process_starts_over_with_the_new_config(build: Any) -> None:
     assert reused._tune_trial_id == "two"
 
 
+@pytest.mark.slow
 def test_parallel_evaluation_reports_an_episode_in_rounds_shorter_than_one(build: Any) -> None:
     """With `evaluation_duration="auto"` RLlib stops with the round, and reports nothing."""
     config = small_config().training(train_batch_size=20, minibatch_size=20)

@@ -73,6 +73,7 @@ def test_both_files_at_once_and_any_batch(tmp_path: Path) -> None:
         assert run_torchscript(files[1], observations).shape == (size, 2)
 
 
+@pytest.mark.slow
 def test_images(tmp_path: Path) -> None:
     """Convolutions, and observations of bytes, which the module scales."""
 
@@ -134,6 +135,7 @@ def with_own_filter(env: Any, spaces: Any, device: Any) -> Any:
     return OwnFilter()
 
 
+@pytest.mark.slow
 def test_what_cannot_be_exported_says_which_part(tmp_path: Path) -> None:
     own_module = recorded_config()
     own_module.rl_module(rl_module_spec=RLModuleSpec(module_class=OwnForward))

@@ -38,6 +38,7 @@ def _nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("Ray was started")
 
     monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # That of other tests.
     monkeypatch.setattr(plan, "_machine", lambda options: {"CPU": 7.0, "GPU": 0.0})
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
 

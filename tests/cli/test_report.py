@@ -30,6 +30,7 @@ def test_it_prints_the_headline_and_where_the_report_is(sweep: Path, tmp_path: P
     assert (tmp_path / "out" / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_it_writes_to_report_in_the_current_folder(
     sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -205,6 +205,7 @@ def test_what_is_a_user_s_own_is_none(tmp_path: Path, line: str) -> None:
 # Trainings
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_a_training_has_the_file_s_callbacks_and_settings_and_the_command_s(tmp_path: Path) -> None:
     seen = tmp_path / "seen.txt"

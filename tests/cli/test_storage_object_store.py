@@ -68,6 +68,7 @@ def test_nobody_there(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
         check_store(s3_bucket, writes=False)
 
 
+@pytest.mark.slow
 def test_somebody_there_who_never_answers(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"

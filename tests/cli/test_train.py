@@ -85,6 +85,7 @@ def test_file_trains_to_its_stop_and_says_where_things_are(tmp_path: Path) -> No
         run_file(write(tmp_path), other, console=console)
 
 
+@pytest.mark.slow
 def test_interrupted_training_continues_where_it_stopped(tmp_path: Path) -> None:
     file = write(tmp_path, PPO.replace('"training_iteration": 2', '"training_iteration": 10**6'))
     console = quiet()
@@ -191,6 +192,7 @@ config = (
 """
 
 
+@pytest.mark.slow
 def test_a_run_that_learns_nothing_says_so(tmp_path: Path) -> None:
     cause = "round 1, worker 0 (and 1 more): sub-environment 0: reward nan"
     console = quiet()

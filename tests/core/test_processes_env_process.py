@@ -70,6 +70,7 @@ NOT_NEEDED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_an_env_runners_process_loads_no_more_than_it_needs() -> None:
     """Each of them takes megabytes, in every env runner; seeds and threads are set all the same."""

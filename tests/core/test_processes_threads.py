@@ -127,6 +127,7 @@ def test_cores_are_those_of_the_affinity_and_the_container(
     assert cores_at_hand() == expected
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 @pytest.mark.parametrize("asked", [None, "1", "5"])
 def test_a_trial_in_a_worker_of_ray_uses_its_env_runners_cpus(asked: str | None) -> None:

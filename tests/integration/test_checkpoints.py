@@ -134,6 +134,7 @@ def test_continuing_equals_not_having_stopped(
         assert before["num_env_steps_sampled_lifetime"] == after["num_env_steps_sampled_lifetime"]
 
 
+@pytest.mark.slow
 def test_an_older_checkpoint_goes_into_a_running_algorithm(
     tmp_path: Path, stopped: list[WeightedPPO]
 ) -> None:
@@ -157,6 +158,7 @@ def test_an_older_checkpoint_goes_into_a_running_algorithm(
     assert rows == Counter((r, w) for r in range(1, 5) for w in range(4))
 
 
+@pytest.mark.slow
 def test_truncated_episodes_restart_but_nothing_else_is_lost(
     tmp_path: Path, stopped: list[WeightedPPO]
 ) -> None:
@@ -177,6 +179,7 @@ def test_truncated_episodes_restart_but_nothing_else_is_lost(
     assert min(resumed._progress.num_resets.values()) > min(straight._progress.num_resets.values())
 
 
+@pytest.mark.slow
 def test_a_mutated_learning_rate_and_merge_hold_at_once(
     tmp_path: Path, stopped: list[WeightedPPO]
 ) -> None:

@@ -114,6 +114,7 @@ def test_all_levels_are_seen_and_then_the_high_ones_preferred(first_run: Any) ->
     assert results[-1]["score_mean"] == pytest.approx(np.mean([*value_of.values()]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("env_runners", "envs", "learners"), [(4, 1, 0), (0, 4, 0), (2, 2, 2)])
 def test_any_number_of_env_runners_and_learners_plays_the_same(
     first_run: Any, env_runners: int, envs: int, learners: int
@@ -124,10 +125,12 @@ def test_any_number_of_env_runners_and_learners_plays_the_same(
     assert results == first_run[1]
 
 
+@pytest.mark.slow
 def test_another_seed_plays_others(first_run: Any) -> None:
     assert run(make_config().debugging(seed=5))[0] != first_run[0]
 
 
+@pytest.mark.slow
 def test_value_errors_of_all_learners_score_the_levels() -> None:
     options = {"pool": POOL}
     scores = []
@@ -140,6 +143,7 @@ def test_value_errors_of_all_learners_score_the_levels() -> None:
     assert all(score > 0 for score in scores[0])
 
 
+@pytest.mark.slow
 def test_what_env_says_of_success_makes_levels_learnable(tmp_path: Path) -> None:
     options = {"pool": POOL, "score": "learnability"}
     scores = [
@@ -151,6 +155,7 @@ def test_what_env_says_of_success_makes_levels_learnable(tmp_path: Path) -> None
     assert 0 < scores[0] <= 2 / 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("score", ["value_error", "learnability"])
 def test_a_resumed_run_goes_on_bit_for_bit(tmp_path: Path, score: str) -> None:
     config = make_config("CartPole-v1", level_options={"pool": 12, "score": score, "beta": 0.5})
@@ -170,6 +175,7 @@ def test_a_resumed_run_goes_on_bit_for_bit(tmp_path: Path, score: str) -> None:
     assert history(resumed) == [row for row in history(straight) if row[0] > 3]
 
 
+@pytest.mark.slow
 def test_truncated_episodes_have_their_levels_too() -> None:
     played, results, _ = run(make_config(batch_mode="truncate_episodes"))
     assert results[-1]["seen"] == POOL
@@ -179,6 +185,7 @@ def test_truncated_episodes_have_their_levels_too() -> None:
 # Contexts
 
 
+@pytest.mark.slow
 def test_workers_act_in_their_own_contexts_and_evaluation_in_all() -> None:
     gains = [1.0, 2.0, 4.0, 8.0]
     config = make_config(

@@ -249,6 +249,7 @@ def test_an_observation_filter():
     Run(config)
 
 
+@pytest.mark.slow
 def test_two_env_runners_and_a_learner_of_its_own():
     """Nothing depends on where the learner lives, to the last bit: not even which path it takes."""
     runs = [

@@ -135,6 +135,7 @@ def test_every_sub_environment_is_a_worker_from_round_one(first_run: Any) -> Non
 # Seeds
 
 
+@pytest.mark.slow
 def test_streams_are_new_episodes_and_evaluations_are_apart(tmp_path: Path) -> None:
     training, evaluation = tmp_path / "training", tmp_path / "evaluation"
     for folder in (training, evaluation):
@@ -210,6 +211,7 @@ def _make_misbehaving(context: Any) -> ScriptedEnv:
     return ScriptedEnv(context)
 
 
+@pytest.mark.slow
 def test_workers_with_bad_numbers_are_dropped_and_the_others_train(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -283,6 +285,7 @@ def test_an_env_runner_that_raises_or_hangs_is_dropped_and_comes_back(tmp_path: 
     assert_all_distinct(written(tmp_path, "seeds").values())
 
 
+@pytest.mark.slow
 def test_an_env_runner_that_hangs_for_good_does_not_keep_the_others_from_stopping(
     tmp_path: Path,
 ) -> None:
@@ -295,6 +298,7 @@ def test_an_env_runner_that_hangs_for_good_does_not_keep_the_others_from_stoppin
     assert time.monotonic() - started < 60
 
 
+@pytest.mark.slow
 def test_an_env_runner_that_hangs_for_rounds_is_replaced_and_does_not_replay(
     tmp_path: Path,
 ) -> None:
@@ -313,6 +317,7 @@ def test_an_env_runner_that_hangs_for_rounds_is_replaced_and_does_not_replay(
     assert_all_distinct(written(tmp_path, "seeds").values())
 
 
+@pytest.mark.slow
 def test_a_killed_env_runner_comes_back_as_itself_and_does_not_replay(tmp_path: Path) -> None:
     with running(scripted(tmp_path)) as algorithm:
         algorithm.train()

@@ -64,9 +64,10 @@ def with_optimizer(make: Callable[[list[Any]], Any]) -> Any:
     return made
 
 
-def on_gpu() -> Any:
+def one_of_several_on_gpus() -> Any:
     made = learner()
     made._device = torch.device("cuda", 0)
+    made.collectives.is_solo = False
     return made
 
 
@@ -140,7 +141,7 @@ CASES: dict[str, tuple[tuple[Requirement[Any], ...], list[Callable[[], Any]]]] =
             lambda: of_module(
                 learner(lambda c: c.experimental(_torch_lr_scheduler_classes=[lambda o: None]))
             ),
-            lambda: of_module(on_gpu()),
+            lambda: of_module(one_of_several_on_gpus()),
             lambda: of_module(with_optimizer(lambda p: torch.optim.SGD(p, lr=0.1))),
             lambda: of_module(with_optimizer(lambda p: torch.optim.Adam(p[:-2]))),
             lambda: of_module(with_module(fcnet_hiddens=[4], fcnet_activation="silu")),

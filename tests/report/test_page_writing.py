@@ -232,6 +232,7 @@ def test_a_run_that_never_finished_an_episode(tmp_path: Path) -> None:
     assert "never finished an episode" in report(tmp_path / "results", tmp_path / "out").text
 
 
+@pytest.mark.slow
 def test_many_arms_are_spread_over_figures(tmp_path: Path) -> None:
     arms = [("average", None), *((name, m / 8) for name in ("sum_x", "sum_y") for m in range(9))]
     write_sweep(tmp_path / "results", arms, seeds=(1, 2))
@@ -279,6 +280,7 @@ def test_other_hardware_is_another_arm(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_random_search_is_cut_to_what_can_be_read(tmp_path: Path) -> None:
     arms = [("zero", 1.0), *(("reward_weighted", m / 100) for m in range(50))]
     write_sweep(tmp_path / "results", arms, seeds=(1,))

@@ -332,6 +332,7 @@ def test_trains_the_same_twice_and_by_either_name(ray_session: None) -> None:
     assert not np.array_equal(found[0], found[3])  # Another world: its own random numbers.
 
 
+@pytest.mark.slow
 def test_continuous_actions_remote_env_runners_and_evaluation(ray_session: None) -> None:
     algorithm = (
         config("envpool:BipedalWalker-v3", num_env_runners=2, num_envs_per_env_runner=2)

@@ -25,6 +25,7 @@ from tests.learning import helpers
 from tests.learning.closed_form import test_steps as uncaptured
 from tests.learning.closed_form.test_steps import SETTINGS, SPACES, STRATEGIES
 from tests.learning.helpers import (
+    DISCRETE,
     build_group,
     learner_of,
     make_episodes,
@@ -55,6 +56,12 @@ class Ran:
             return method(*args, **kwargs)
 
         return call
+
+
+def alone(strategy: str, action_space: gym.Space = DISCRETE, **training: Any) -> Any:
+    """A group of its own: those of a pool have to have the same past, in pairs."""
+    config = small_config(3).training(merge_strategy=strategy, **training)
+    return build_group(config, action_space=action_space)
 
 
 # Which of the strategies weigh by what only the step itself can tell.
@@ -181,7 +188,7 @@ def test_from_a_step_that_is_not_finite_on_nothing_has_moved(strategy, monkeypat
 
 
 def test_shapes_that_are_nearly_the_same_share_a_program(monkeypatch):
-    group, _ = uncaptured.pair_of_groups("average", torch.float64)
+    group = alone("average")
     learner = learner_of(group)
     kept = learner.programs._programs
     for round, length in enumerate((8, 9, 10, 200), 1):
@@ -233,16 +240,14 @@ def test_a_step_neither_reads_nor_writes_a_number(strategy, space, settings, mon
         checked.append(program)
 
     monkeypatch.setattr(StepProgram, "_step", watched)
-    group, _ = uncaptured.pair_of_groups(
-        strategy, torch.float64, action_space=SPACES[space], **SETTINGS[settings]
-    )
+    group = alone(strategy, SPACES[space], **SETTINGS[settings])
     episodes = make_episodes(uncaptured.LENGTHS["unequal"], action_space=SPACES[space])
     uncaptured.update(group, episodes, make_request(3, strategy))
     assert len(checked) == 6
 
 
 def test_negative_control_a_step_of_the_plain_kind_reads_numbers():
-    group, _ = uncaptured.pair_of_groups("average", torch.float64)
+    group = alone("average")
     episodes = make_episodes(uncaptured.LENGTHS["unequal"])
     with HostAccess(), pytest.raises(AssertionError, match="_local_scalar_dense"):
         uncaptured.update(group, episodes, make_request(3, "average"))
@@ -294,7 +299,7 @@ def test_what_cannot_be_captured_is_called_as_it_is(monkeypatch, caplog):
 
 def test_only_learners_on_a_gpu_capture(monkeypatch):
     monkeypatch.undo()
-    group, _ = uncaptured.pair_of_groups("average", torch.float64)
+    group = alone("average")
     assert not captured.captures(learner_of(group))
     monkeypatch.setattr(learner_of(group), "_device", torch.device("cuda", 0))
     assert captured.captures(learner_of(group))
@@ -302,7 +307,7 @@ def test_only_learners_on_a_gpu_capture(monkeypatch):
 
 def test_a_dense_module_has_the_written_out_passes(monkeypatch):
     count = uncaptured.Count(monkeypatch)
-    group, _ = uncaptured.pair_of_groups("average", torch.float64)
+    group = alone("average")
     episodes = make_episodes(uncaptured.LENGTHS["unequal"])
     uncaptured.update(group, episodes, make_request(3, "average"))
     assert (count.fast, count.general) == (6, 0)
