@@ -361,9 +361,9 @@ class WeightedPPOLearner(PPOTorchLearner):
     @override(PPOTorchLearner)
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         state: dict[str, Any] = super().get_state(*args, **kwargs)
-        kl_coeffs = self.curr_kl_coeffs_per_module
         own: dict[str, Any] = {
-            "kl_coeffs": {key: coeff.item() for key, coeff in kl_coeffs.items()},
+            # Of all modules: before its first round, RLlib's dict does not know them yet.
+            "kl_coeffs": {key: self.kl_coeff(key) for key in self.module.keys()},  # noqa: SIM118
             "env_steps": self.env_steps,
         }
         if COMPONENT_OPTIMIZER in state:  # As large as N modules: only in a whole state.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -213,6 +215,15 @@ def test_a_dropped_worker_of_a_recurrent_or_custom_module(case):
     first, second = map(flat_parameters, groups)
     torch.testing.assert_close(first, second, rtol=0, atol=1e-7)
     assert torch.isfinite(first).all()
+
+
+def test_a_state_from_before_the_first_round_brings_the_kl_coefficient_back():
+    config = small_config(2).training(use_kl_loss=True, kl_coeff=0.3)
+    learner = learner_of(build_group(config))
+    fresh = copy.deepcopy(learner.get_state())
+    learner.curr_kl_coeffs_per_module[DEFAULT_MODULE_ID].data.fill_(7.0)
+    learner.set_state(fresh)
+    assert learner.kl_coeff(DEFAULT_MODULE_ID) == pytest.approx(0.3)
 
 
 def test_the_adaptive_kl_coefficient_sees_all_workers():
