@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import collections
 import math
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from rllib_weighted.cli.progress import TIME, TrialProgress
@@ -67,13 +68,17 @@ class Sweep:
         num_trials: How many trials there will be; None for a search without an end.
         points: The settings of each point of a grid; empty where they are not known before.
         num_samples: How many trials each of those points gets.
+        clock: Tells the time, in seconds.
     """
 
     num_trials: int | None = None
     points: Sequence[Settings] = ()
     num_samples: int = 1
+    clock: Callable[[], float] = time.monotonic
     _grouped: tuple[list[Settings | None], list[Arm]] = field(default=([], []), repr=False)
     _most_running: int = 0
+    # When the sweep was first looked at, the trials' worth of work that was done, and ended trials.
+    _begun: tuple[float, float, int] | None = None
 
     def arms(self, trials: Sequence[TrialProgress]) -> list[ArmProgress]:
         """Returns the arms, the one with the best mean return first.
@@ -120,15 +125,16 @@ class Sweep:
         """Returns which part of all the work is done; None if nobody knows how much it is."""
         if self.num_trials is None:
             return None
-        parts = [1.0 if trial.status in ENDED else _fraction(trial) for trial in trials]
-        return sum(parts) / max(self.num_trials, len(trials), 1)
+        return _work(trials) / max(self.num_trials, len(trials), 1)
 
     def seconds_left(self, trials: Sequence[TrialProgress]) -> float | None:
         """Returns the estimated seconds until the last trial has ended; None if unknown.
 
         Trials that wait are taken to last as long as those that are done did on average or, before
-        the first is, as those that run will; as many as have run at once do so to the end.
+        the first is, as those that run will; as many as have run at once do so to the end. It is
+        no less than at the sweep's pace so far: where trials are short, their start takes longer.
         """
+        pace = self._seconds_left_by_pace(trials)
         waiting = self.num_waiting(trials)
         running = [trial for trial in trials if trial.status in ("RUNNING", "PAUSED")]
         self._most_running = max(
@@ -143,7 +149,18 @@ class Sweep:
         if mean is None and (waiting or None in left):
             return None
         known = _known(left)
-        return max([sum(known, (mean or 0.0) * waiting) / self._most_running, *known])
+        return max([sum(known, (mean or 0.0) * waiting) / self._most_running, pace, *known])
+
+    def _seconds_left_by_pace(self, trials: Sequence[TrialProgress]) -> float:
+        """Returns how long the rest takes at the pace so far; 0 before a trial has ended."""
+        now, work = self.clock(), _work(trials)
+        num_ended = sum(trial.status in ENDED for trial in trials)
+        if self._begun is None:  # A sweep that is resumed has done some before.
+            self._begun = now, work, num_ended
+        start, before, ended_before = self._begun
+        if self.num_trials is None or num_ended == ended_before or work <= before:
+            return 0.0
+        return (now - start) / (work - before) * (max(self.num_trials, len(trials)) - work)
 
 
 def count_statuses(trials: Iterable[TrialProgress]) -> str:
@@ -177,6 +194,11 @@ def _left(trial: TrialProgress, mean: float | None) -> float | None:
     if (left := trial.seconds_left()) is not None or mean is None:
         return left
     return max(0.0, mean - (trial.value(TIME) or 0.0))
+
+
+def _work(trials: Iterable[TrialProgress]) -> float:
+    """Returns how many trials' worth of work is done."""
+    return sum(1.0 if trial.status in ENDED else _fraction(trial) for trial in trials)
 
 
 def _fraction(trial: TrialProgress) -> float:

@@ -126,3 +126,16 @@ def test_the_part_that_is_done() -> None:
 def test_an_arm_without_a_result() -> None:
     arm = ArmProgress("average", [trial("PENDING")], 3)
     assert (arm.num_done, arm.mean_return, arm.best_return) == (0, None, None)
+
+
+def test_where_trials_take_long_to_start_the_pace_tells_the_time_that_is_left() -> None:
+    now = [100.0]
+    sweep = Sweep(4, clock=lambda: now[0])
+    before = [trial("TERMINATED", 1)]  # By the process that was interrupted: not this one's pace.
+    sweep.seconds_left([*before, trial("RUNNING")])
+    now[0] = 130.0
+    trials = [*before, trial("TERMINATED", 1), trial("RUNNING")]
+    assert sweep.seconds_left(trials) == pytest.approx(2 * 30.0)
+    # Before one has ended in this process, there is no pace: what they took is all that is known.
+    resumed = Sweep(4, clock=lambda: now[0])
+    assert resumed.seconds_left(trials) == pytest.approx(2 * 6.0)
