@@ -164,6 +164,21 @@ def locked_experiment(
         yield name
 
 
+def refuse_existing(root: str, name: str, *, say: Callable[[str], None]) -> None:
+    """Raises InputError if the storage holds an experiment of that name; it says who trains it.
+
+    Args:
+        root: The storage.
+        name: The experiment's name.
+        say: Shows that a lock is waited for.
+    """
+    if name in storage.experiment_names(root):
+        location = storage.child(root, name)
+        opened = storage.open_storage(location)
+        with locked(*opened, location, on_lost=lambda reason: None, say=say):
+            storage.refuse_existing(root, name)
+
+
 @contextlib.contextmanager
 def locked(
     filesystem: fs.FileSystem,

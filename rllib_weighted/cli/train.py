@@ -34,7 +34,7 @@ from rllib_weighted.cli.cluster import (
 from rllib_weighted.cli.display import Display, ranking, show
 from rllib_weighted.cli.failures import no_space, root_cause
 from rllib_weighted.cli.inputs import TrainFile
-from rllib_weighted.cli.locks import locked_experiment, stop_at_once
+from rllib_weighted.cli.locks import locked_experiment, refuse_existing, stop_at_once
 from rllib_weighted.cli.options import TrainOptions
 from rllib_weighted.cli.parsing import parse_json_object
 from rllib_weighted.cli.progress import (
@@ -208,7 +208,7 @@ def run_experiment(
         name = stack.enter_context(lock) if options.resume else ""
         if not name:
             storage.check_store(root, writes=True)
-            storage.refuse_existing(root, options.name or "")
+            refuse_existing(root, options.name or "", say=say)
         record, config = settled(asked, options, child(root, name))
         record = dataclasses.replace(record, trackers=check_trackers(record.trackers))
         start_ray(options, asked.path.parent if asked.path else None)
