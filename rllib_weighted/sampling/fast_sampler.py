@@ -3,28 +3,23 @@
 RLlib's own loop runs connector pipelines, appends to episode objects and logs metrics at every
 vector step. Where nothing in the config can see the difference, `FastSampler` does the same
 arithmetic on the same random stream in a fraction of the time: both give the same rollouts, bit
-for bit. From top to bottom: what it needs, the sampler, how it steps environments, how it acts.
+for bit. First what it needs, then the sampler; how it steps environments and how it acts are in
+`steppers.py` and `rollout_policy.py`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import math
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
 
 import gymnasium as gym
 import numpy as np
-import torch
-from gymnasium.wrappers.vector import DictInfoToList
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.connectors.env_to_module import MeanStdFilter
 from ray.rllib.core.columns import Columns
-from ray.rllib.core.distribution.torch.torch_distribution import TorchCategorical, TorchDiagGaussian
 from ray.rllib.core.rl_module import RLModule
 from ray.rllib.utils import force_list
 from ray.rllib.utils.metrics import (
@@ -33,32 +28,28 @@ from ray.rllib.utils.metrics import (
     WEIGHTS_SEQ_NO,
 )
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
-from ray.rllib.utils.spaces.space_utils import clip_action, unsquash_action
-from ray.rllib.utils.torch_utils import convert_to_torch_tensor
-from torch import Tensor, nn
 
 from rllib_weighted import _private
-from rllib_weighted.core.actions import counted_in
 from rllib_weighted.core.eligibility import Requirement, first_reason, required
-from rllib_weighted.core.envs import OWN, TRUE_REWARD
-from rllib_weighted.core.episode_signals import success_of
-from rllib_weighted.core.modules import dense_layers, overriding_class
+from rllib_weighted.core.envs import OWN
+from rllib_weighted.core.modules import overriding_class
 from rllib_weighted.core.observations import DEFAULT_MODULES
 from rllib_weighted.core.rollouts import CHUNK, RolloutColumns, ranges
 from rllib_weighted.sampling.envpool import EnvPoolVectorEnv
-from rllib_weighted.sampling.envs import SeededEnv
+from rllib_weighted.sampling.rollout_policy import (
+    ForwardPass,
+    RolloutPolicy,
+    actions_for_env,
+    evaluating,
+)
+from rllib_weighted.sampling.steppers import DirectStepper, Infos, Step, Stepper, can_step_directly
 
 if TYPE_CHECKING:
     from rllib_weighted.config import WeightedPPOConfig
 
 logger = logging.getLogger(__name__)
-
-Infos = list[dict[str, Any]]
-"""What one vector step says besides, one dict per sub-environment."""
 Reset = Callable[[], tuple[np.ndarray, Infos]]
 """Resets all sub-environments: observations of [envs, …], and infos."""
-ForwardPass = Callable[..., dict[str, Any]]
-"""A method of an `RLModule`: (batch, **kwargs) -> outputs."""
 
 
 class FastEnvRunner(Protocol):
@@ -423,241 +414,3 @@ def _spans(resets: np.ndarray, ends: np.ndarray) -> list[tuple[int, int, int]]:
         if start < len(resets):
             ongoing.append((index, start, len(resets)))
     return done + ongoing
-
-
-# Stepping the sub-environments. gymnasium's wrappers of a vector environment pass on any attribute:
-# `env` is annotated `Any`.
-
-
-class Step(NamedTuple):
-    """Result of one vector step: `obs` [envs, …], the rest [envs]; infos where they are kept.
-
-    Rewards are the environments' own, non-finite ones too.
-    `successes`: of each sub-environment whose episode ended, whether it succeeded, or None.
-    """
-
-    obs: np.ndarray
-    rewards: np.ndarray
-    terminateds: np.ndarray
-    truncateds: np.ndarray
-    infos: Infos | None
-    successes: Mapping[int, bool | None]
-
-
-class Stepper:
-    """Steps the vector environment as RLlib does, in one call of `sample`; keeps the infos.
-
-    Args:
-        env: The env runner's vector environment.
-        resets_next: [envs]: which sub-environments the next step resets.
-    """
-
-    def __init__(self, env: Any, resets_next: np.ndarray) -> None:
-        self._env = env
-        if type(env.unwrapped) is gym.vector.SyncVectorEnv:
-            # A `DirectStepper` may have stepped its environments before.
-            _private.set_autoreset(env.unwrapped, resets_next)
-
-    def step(self, actions: np.ndarray, resets: np.ndarray) -> Step:
-        """Steps all sub-environments; those that `resets` names start a new episode instead.
-
-        Which those are, the vector environment has noted by itself.
-        """
-        obs, rewards, terminateds, truncateds, infos = self._env.step(actions)
-        for index, info in enumerate(infos):
-            if TRUE_REWARD in info:
-                rewards[index] = info[TRUE_REWARD]
-        ended = np.flatnonzero(terminateds | truncateds).tolist()
-        successes = {index: success_of(infos[index]) for index in ended}
-        return Step(obs, rewards, terminateds, truncateds, infos, successes)
-
-    def leave(self) -> None:
-        """Leaves the environments so that another stepper can go on with them."""
-
-
-class DirectStepper(Stepper):
-    """Steps each sub-environment itself, without infos, and checks all numbers at once.
-
-    The same as gymnasium's `SyncVectorEnv` over `SeededEnv`s, without the copies and the
-    per-environment checks; see `can_step_directly`.
-
-    Args:
-        env: The env runner's vector environment.
-        obs: [envs, …]: the observations before the first step, as the environments gave them.
-    """
-
-    def __init__(self, env: Any, obs: np.ndarray) -> None:
-        self._envs: tuple[SeededEnv, ...] = tuple(env.unwrapped.envs)
-        self._obs = obs
-        self._may_be_infinite = obs.dtype.kind in "fc"
-
-    def step(self, actions: np.ndarray, resets: np.ndarray) -> Step:
-        """See `Stepper`."""
-        num_envs = len(self._envs)
-        observations: list[Any] = [None] * num_envs
-        rewards, given = np.zeros(num_envs), list[Any]([0.0] * num_envs)
-        terminateds, truncateds = np.zeros(num_envs, np.bool_), np.zeros(num_envs, np.bool_)
-        successes: dict[int, bool | None] = {}
-        for i, (env, resets_now) in enumerate(zip(self._envs, resets.tolist(), strict=True)):
-            if resets_now:
-                observations[i], _ = env.reset()
-            else:
-                step = env.env.step(actions[i])
-                observations[i], given[i], terminateds[i], truncateds[i], info = step
-                rewards[i] = given[i]  # NaN for None.
-                if terminateds[i] or truncateds[i]:
-                    successes[i] = success_of(info)
-        obs = np.stack(observations, out=np.empty_like(self._obs))
-        is_finite = not self._may_be_infinite or np.isfinite(obs).all()
-        if not (is_finite and np.isfinite(rewards).all()):
-            for i, env in enumerate(self._envs):
-                env.finite_reward(given[i])
-                if not resets[i]:
-                    obs[i] = env.replace_nonfinite(observations[i], self._obs[i])
-        self._obs = obs
-        return Step(obs, rewards, terminateds, truncateds, None, successes)
-
-    def leave(self) -> None:
-        """Tells each sub-environment its last observation, for its own check of the next step."""
-        for env, obs in zip(self._envs, self._obs, strict=True):
-            env.remember(obs)
-
-
-def can_step_directly(env: Any) -> bool:
-    """Whether a vector environment is a plain synchronous one of `SeededEnv`s."""
-    return (
-        type(env) is DictInfoToList
-        and type(env.env) is gym.vector.SyncVectorEnv
-        and all(type(sub_env) is SeededEnv for sub_env in env.env.envs)
-    )
-
-
-# Acting: RLlib's arithmetic without what surrounds it
-
-_LOG_SQRT_2PI = math.log(math.sqrt(2 * math.pi))
-
-
-@contextlib.contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Inside, the module is in evaluation mode and records no gradients."""
-    was_training = module.training
-    module.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        module.train(was_training)
-
-
-class RolloutPolicy:
-    """Acts for one rollout, and keeps what it computed.
-
-    Args:
-        module: RLlib's default PPO module, with the parameters to act with.
-        device: The torch device on which it computes; None is the CPU.
-        forward: What to explore with instead of the module's own forward pass.
-    """
-
-    def __init__(
-        self,
-        module: RLModule,
-        device: torch.device | str | None,
-        forward: ForwardPass | None = None,
-    ) -> None:
-        self._device = device
-        self._is_on_cpu = device is None or str(device) == "cpu"
-        self._inputs_of = _policy_inputs(module, forward)
-        self._distribution = module.get_exploration_action_dist_cls()
-        self._act = {TorchCategorical: self._categorical, TorchDiagGaussian: self._gaussian}.get(
-            self._distribution, self._general
-        )
-        self._actions: list[Tensor] = []
-        self._inputs: list[Tensor] = []
-        self._logps: list[Tensor] = []  # Of categories: all of them, normalised.
-
-    def act(self, obs: np.ndarray) -> np.ndarray:
-        """Returns actions, [envs, …], for observations of [envs, …]."""
-        if obs.dtype == np.float32 and self._is_on_cpu:
-            tensor = torch.from_numpy(obs)
-        else:
-            tensor = convert_to_torch_tensor(obs, self._device)
-        inputs = self._inputs_of(tensor)
-        self._inputs.append(inputs)
-        actions = self._act(inputs)
-        self._actions.append(actions)
-        return actions.cpu().numpy()
-
-    def _categorical(self, logits: Tensor) -> Tensor:
-        """As `torch.distributions.Categorical`: of its log-probability, the lookup is left."""
-        logits = logits - logits.logsumexp(dim=-1, keepdim=True)
-        self._logps.append(logits)
-        return torch.multinomial(torch.softmax(logits, dim=-1), 1, True).squeeze(1)
-
-    def _gaussian(self, inputs: Tensor) -> Tensor:
-        """As `torch.distributions.Normal`, summed over the action's entries."""
-        mean, log_std = inputs.chunk(2, dim=-1)
-        std = log_std.exp()
-        actions = torch.normal(mean, std)
-        logp = -((actions - mean) ** 2) / (2 * std**2) - std.log() - _LOG_SQRT_2PI
-        self._logps.append(logp.sum(-1))
-        return actions
-
-    def _general(self, inputs: Tensor) -> Tensor:
-        distribution = self._distribution.from_logits(inputs)
-        actions: Tensor = distribution.sample()
-        self._logps.append(distribution.logp(actions))
-        return actions
-
-    def columns(self) -> dict[str, np.ndarray]:
-        """Returns what it computed, each of [steps, envs, …], in the order of RLlib's columns."""
-        actions, logps = torch.stack(self._actions), torch.stack(self._logps)
-        if self._distribution is TorchCategorical:
-            logps = logps.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
-        return {
-            Columns.ACTIONS: actions.cpu().numpy(),
-            Columns.ACTION_LOGP: logps.cpu().numpy(),
-            Columns.ACTION_DIST_INPUTS: torch.stack(self._inputs).cpu().numpy(),
-        }
-
-
-def _policy_inputs(module: RLModule, forward: ForwardPass | None) -> Callable[[Tensor], Tensor]:
-    """Returns observations -> the inputs of the action distribution, by the shortest way."""
-    # A compiled module has its forward pass on the instance.
-    is_changed = {"forward_exploration", "_forward_exploration"} & vars(module).keys()
-    layers = None if forward or is_changed else dense_layers(module)
-    if layers is None:
-        act = forward or module.forward_exploration
-        return lambda obs: act({Columns.OBS: obs})[Columns.ACTION_DIST_INPUTS]
-
-    def through_layers(obs: Tensor) -> Tensor:
-        for layer in layers:
-            obs = layer(obs)
-        return obs
-
-    return through_layers
-
-
-def actions_for_env(
-    config: WeightedPPOConfig, space: gym.Space[Any]
-) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns actions of the policy, [envs, …] -> those for the environments, as RLlib's own.
-
-    Args:
-        config: The algorithm's config.
-        space: The space of a single action.
-    """
-    if isinstance(space, gym.spaces.Discrete):
-        is_as_computed = not space.start and space.dtype == np.int64
-        return (lambda actions: actions) if is_as_computed else partial(counted_in, space)
-    if not isinstance(space, gym.spaces.Box) or not (
-        config.normalize_actions or config.clip_actions
-    ):
-        return lambda actions: actions
-    if not config.normalize_actions:
-        return lambda actions: np.asarray(clip_action(actions, space))
-    if space.dtype not in (np.float32, np.float64) or not space.is_bounded():
-        return lambda actions: np.asarray(unsquash_action(actions, space))
-    # What `unsquash_action` does with a bounded space, without its checks at every step.
-    low, high = space.low, space.high
-    width = high - low
-    return lambda actions: np.minimum(np.maximum(low + (actions + 1.0) * width / 2.0, low), high)

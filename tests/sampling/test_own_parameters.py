@@ -19,7 +19,8 @@ from rllib_weighted import WeightedPPOConfig
 from rllib_weighted.core.messages import SampleRequest, SampleResult
 from rllib_weighted.core.workers import WORKER_KEY
 from rllib_weighted.sampling.collect import collect_rollouts
-from rllib_weighted.sampling.env_runner import WeightedEnvRunner, per_worker_policy
+from rllib_weighted.sampling.env_runner import WeightedEnvRunner
+from rllib_weighted.sampling.own_parameters import per_worker_policy
 from tests.sampling.envs import ScriptedEnv
 from tests.sampling.helpers import SEED, make_config, make_runner, sample
 
