@@ -8,6 +8,8 @@ STAMP := .venv/.installed
 BENCH_STAMP := .venv/.installed-bench
 DOCS_STAMP := .venv/.installed-docs
 RELEASE_STAMP := .venv/.installed-release
+# Each process of the tests has a Ray of its own; the tests of a file share one.
+TWO := --numprocesses 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help install train test test-slow chaos soak bench study cluster-job docs gpu-check release check format clean
@@ -37,11 +39,11 @@ $(RELEASE_STAMP): $(STAMP)
 train: $(STAMP) ## Train FILE (tuned_examples/bipedal.py); ARGS goes to `rllib train file`
 	$(BIN)/rllib train file $(FILE) $(ARGS)
 
-test: $(STAMP) ## Run the fast tests; ARGS goes to pytest
-	$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+test: $(STAMP) ## Run the fast tests in two processes; ARGS goes to pytest
+	$(BIN)/python -m pytest -m 'not slow' $(TWO) $(ARGS)
 
-test-slow: $(STAMP) ## Run the slow tests; ARGS goes to pytest
-	$(BIN)/python -m pytest -m slow -o faulthandler_timeout=3600 $(ARGS)
+test-slow: $(STAMP) ## Run the slow tests in two processes; ARGS goes to pytest
+	$(BIN)/python -m pytest -m slow -o faulthandler_timeout=3600 $(TWO) $(ARGS)
 
 chaos: $(STAMP) ## Faults at random in a sweep on two nodes; ARGS="--hours 2" for longer
 	$(BIN)/python -W ignore -m tests.chaos $(ARGS)

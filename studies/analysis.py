@@ -95,8 +95,10 @@ def contrasts(part: Part, runs: pd.DataFrame) -> pd.DataFrame:
         A row per (contrast, measure) with at least two pairs: experiment, arm, baseline, measure,
         num_pairs, num_planned, num_censored (runs of either arm), effect (speed, or difference arm
         minus baseline), low, high (95 % t interval over the pairs), deviation (of the pairs; of
-        the logarithm for a speed), p (paired t test), p_holm, power_10, power_20 (of a paired t
-        test at 5 %, to see a speed of 1.10 and 1.20 with such a deviation; NaN if not a speed).
+        the logarithm for a speed), p (paired t test), p_holm (corrected for all registered
+        contrasts, those without runs included: it does not grow when these are made), power_10,
+        power_20 (of a paired t test at 5 %, to see a speed of 1.10 and 1.20 with such a deviation;
+        NaN if not a speed).
     """
     rows = [
         row
@@ -105,7 +107,13 @@ def contrasts(part: Part, runs: pd.DataFrame) -> pd.DataFrame:
         for row in _contrast(experiment, runs, arm, baseline)
     ]
     table = pd.DataFrame(rows, columns=_COLUMNS)
-    table["p_holm"] = table.groupby("measure")["p"].transform(statistics.holm)
+    registered = sum(len(experiment.contrasts) for experiment in part.experiments)
+
+    def corrected(p: pd.Series) -> np.ndarray:
+        missing = np.ones(registered - len(p))
+        return statistics.holm(np.concatenate([p, missing]))[: len(p)]
+
+    table["p_holm"] = table.groupby("measure")["p"].transform(corrected)
     return table
 
 

@@ -29,11 +29,13 @@ analysis are in `studies/parts/`, and a hash of them is stored with every run.*
 How to read it. Runs of one seed are pairs. **Speed** is baseline's environment steps to the
 threshold / the arm's, the geometric mean over the pairs, with a 95 % t interval; a run that did
 not reach the threshold counts with its length. Other effects are differences of means, arm minus
-baseline. p is that of a paired t test, corrected after Holm for all contrasts of the part by
-the same measure. **Power** is how probably this many pairs, with the spread that was found, would
-have shown a speed of 1.10 and 1.20. An arm wins or loses only where the interval and the
-corrected p value say so.
+baseline. p is that of a paired t test, corrected after Holm for all registered contrasts of the
+part by the same measure, those whose runs are missing included. **Power** is how probably this
+many pairs, with the spread that was found, would have shown a speed of 1.10 and 1.20. An arm wins
+or loses only where the interval and the corrected p value say so.
 """
+
+_INCOMPLETE = "Not complete: only what has all its pairs is a conclusion."
 
 
 def write(parts: Iterable[Part], folder: Path = store.HERE, page: Path = PAGE) -> None:
@@ -111,7 +113,7 @@ def section(part: Part, runs: pd.DataFrame) -> str:
         f"## {part.title}\n\n{part.question.strip()}\n\n**What was cut.** {part.cuts.strip()}\n\n"
         f"{len(runs)} of {planned} runs are done, {hours:.1f} process hours"
         f" (commits {', '.join(sorted(runs['commit'].unique()))})."
-        + ("" if len(runs) == planned else " **Not complete: nothing here is a conclusion yet.**")
+        + ("" if len(runs) == planned else f" **{_INCOMPLETE}**")
     )
     compared, summary = analysis.contrasts(part, runs), analysis.arms(part, runs)
     pieces = [head, _winners(analysis.winners(compared))]

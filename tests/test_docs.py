@@ -153,7 +153,7 @@ def test_the_refused_ones_are_tried() -> None:
     assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == REFUSED.keys()
 
 
-@pytest.mark.parametrize("name", REFUSED.keys() - {"policy_mapping_fn"})
+@pytest.mark.parametrize("name", sorted(REFUSED.keys() - {"policy_mapping_fn"}))
 def test_what_is_called_refused_is(name: str) -> None:
     config = WeightedPPOConfig().environment("CartPole-v1")
     config.validate()

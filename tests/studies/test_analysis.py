@@ -70,6 +70,13 @@ def test_holm_counts_all_contrasts_of_a_measure():
     assert sorted(found["p_holm"]) == pytest.approx([2 * smaller, max(larger, 2 * smaller)])
 
 
+def test_holm_counts_contrasts_that_were_not_run_too():
+    every = runs()
+    both = speeds(every)
+    alone = speeds(every[every["arm"] != "same"]).loc["fast"]
+    assert alone["p_holm"] == pytest.approx(2 * both.loc["fast", "p"])
+
+
 def test_intervals_cover_the_truth_about_as_often_as_they_say():
     random = np.random.default_rng(3)
     covered = 0

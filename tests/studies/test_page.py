@@ -28,7 +28,7 @@ def test_the_page_says_what_is_faster_and_what_is_open(tmp_path):
 def test_an_unfinished_part_says_so(tmp_path):
     text = written(runs(num_seeds=3), tmp_path)
     assert "9 of 60 runs are done" in text
-    assert "Not complete: nothing here is a conclusion yet" in text
+    assert "Not complete: only what has all its pairs is a conclusion" in text
 
 
 def test_a_single_run_has_a_page(tmp_path):
