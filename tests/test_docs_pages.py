@@ -209,7 +209,7 @@ def test_a_notebook_runs_and_is_quiet(
     path: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a process of its own, with a Ray of its own, as a reader's would be."""
-    # EnvPool sets it where it is imported, as other tests do here; a reader's kernel starts without.
+    # EnvPool sets it where it is imported, as in other tests; a reader's kernel starts without.
     monkeypatch.delenv("MPLBACKEND", raising=False)
     notebook = nbformat.read(path, as_version=4)
     assert noise(notebook) == []  # As it is shown.
