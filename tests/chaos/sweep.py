@@ -133,6 +133,8 @@ class Sweep:
             "RAY_USAGE_STATS_ENABLED": "0",
             "PYTHONPATH": str(ROOT),
             "HOME": str(folder),
+            # A Ray that was started in this process before asks all later ones for its token.
+            "RAY_AUTH_MODE": "disabled",
         }
         self.cluster: Any = None
         self.command: subprocess.Popen[bytes] | None = None
