@@ -27,6 +27,8 @@ for version in "$@"; do
     sed -i "s/^$package==.*/$package==$version/" "$clone/ci/constraints.txt"
     # The declared range must not stand in the way of finding out what it could be.
     sed -i -E "s/\"($package(\[[a-z,]+\])?)[<>=][^\"]*\"/\"\1\"/" "$clone/pyproject.toml"
+    # A cluster job runs the pinned Ray, says a test.
+    [[ $package != ray ]] || sed -i "s/rayVersion: .*/rayVersion: \"$version\"/" "$clone/ci/rayjob.yaml"
     if make --directory="$clone" test ARGS="-q ${ARGS:-}" >"$logs/$name.txt" 2>&1; then
         echo "$name: passed, $(tail -n 1 "$logs/$name.txt")"
     else
