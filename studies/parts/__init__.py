@@ -1,11 +1,21 @@
 """The parts of the study, in the order in which they are run. Each file is a pre-registration."""
 
 from studies.design import Part
-from studies.parts import baselines, confirm, contexts, levels, overfitting, paper, sensitivity
+from studies.parts import (
+    baselines,
+    confirm,
+    contexts,
+    levels,
+    noise,
+    overfitting,
+    paper,
+    sensitivity,
+)
 
 _ORDER = (
     confirm.PART,
     contexts.PART,
+    noise.PART,
     levels.PART,
     paper.PART,
     sensitivity.PART,
