@@ -219,6 +219,8 @@ def table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def figure(experiment: Experiment, part: Part, runs: pd.DataFrame, path: Path) -> None:
     """Draws learning curves, and the speeds of the contrasts with their intervals."""
+    from cycler import cycler
+    from matplotlib import rcParams
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -229,6 +231,8 @@ def figure(experiment: Experiment, part: Part, runs: pd.DataFrame, path: Path) -
     drawn = Figure(figsize=(10, height), dpi=80, layout="constrained")
     FigureCanvasAgg(drawn)
     left, right = drawn.subplots(1, 2, width_ratios=[3, 2])
+    # There are more arms than colours.
+    left.set_prop_cycle(cycler(linestyle=["-", "--"]) * rcParams["axes.prop_cycle"])
     for arm, points in analysis.curves(experiment, runs).groupby("arm", sort=False):
         (line,) = left.plot(points["env_steps"], points["middle"], label=arm, linewidth=1.4)
         left.fill_between(
