@@ -12,7 +12,7 @@ RELEASE_STAMP := .venv/.installed-release
 TWO := --numprocesses 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-slow chaos soak bench study cluster-job docs gpu-check release check format clean
+.PHONY: help install train test test-slow test-chaos chaos soak bench study cluster-job docs gpu-check release check format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -43,7 +43,10 @@ test: $(STAMP) ## Run the fast tests in two processes; ARGS goes to pytest
 	$(BIN)/python -m pytest -m 'not slow' $(TWO) $(ARGS)
 
 test-slow: $(STAMP) ## Run the slow tests in two processes; ARGS goes to pytest
-	$(BIN)/python -m pytest -m slow -o faulthandler_timeout=3600 $(TWO) $(ARGS)
+	$(BIN)/python -m pytest -m slow -o faulthandler_timeout=3600 $(TWO) --ignore tests/chaos $(ARGS)
+
+test-chaos: $(STAMP) ## Run the slow tests of faults in sweeps, which watch the clock, alone
+	$(BIN)/python -m pytest -m slow -o faulthandler_timeout=3600 tests/chaos $(ARGS)
 
 chaos: $(STAMP) ## Faults at random in a sweep on two nodes; ARGS="--hours 2" for longer
 	$(BIN)/python -W ignore -m tests.chaos $(ARGS)
