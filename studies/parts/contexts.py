@@ -43,7 +43,7 @@ PART = Part(
 Where workers differ, weights have something to find. Every arm is compared with **both**
 averages, normalised per worker and over the batch: which one is better depends on the task, and a
 user can have either. An arm wins on a task if it is faster than both, with intervals above 1
-after Holm's correction over all contrasts of the part; it reaches the issue's target if both
+after Holm's correction over all contrasts of the part; it reaches the paper's figure if both
 intervals also include 1.25 (20.14 % sooner) or lie above it, and its greedy return on held-out
 contexts is no worse than the better average's.
 

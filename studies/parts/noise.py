@@ -26,7 +26,7 @@ of 400.
 
 - **Primary**: advantage scale a = -1 against the better of the two averages, in environment steps
   to 400. It wins if it is faster than both, with intervals above 1 after Holm's correction over
-  the contrasts of this part; it reaches the issue's target if the interval also includes 1.25
+  the contrasts of this part; it reaches the paper's figure if the interval also includes 1.25
   (20.14 % sooner) or lies above it, and its held-out return is no worse.
 - **Secondary**: inverse variance, which measures the noise instead of inferring it from the
   advantages; random shares, which would be faster too if any unequal weights did it.
