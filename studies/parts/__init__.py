@@ -9,6 +9,7 @@ from studies.parts import (
     noise,
     overfitting,
     paper,
+    replay,
     sensitivity,
 )
 
@@ -17,6 +18,7 @@ _ORDER = (
     contexts.PART,
     noise.PART,
     levels.PART,
+    replay.PART,
     paper.PART,
     sensitivity.PART,
     overfitting.PART,

@@ -8,7 +8,8 @@ from studies.parts.arms import AVERAGE, AVERAGE_BATCH, LEARNABILITY_BATCH, again
 from studies.parts.context_tasks import LUNAR_LANDER_LEVELS, MOUNTAIN_CAR_LEVELS
 
 
-def _levels(name: str, task: Task, base: Arm, **options: Any) -> Arm:
+def levels_arm(name: str, task: Task, base: Arm, **options: Any) -> Arm:
+    """Returns an arm that draws from a pool of the task's contexts; see `level_options`."""
     pool = [dict(context) for context in task.contexts]
     runners = {"env_seeding": "prioritized", "level_options": {"pool": pool, **options}}
     return replace(base, name=name, env_runners=runners)
@@ -16,10 +17,12 @@ def _levels(name: str, task: Task, base: Arm, **options: Any) -> Arm:
 
 def _experiment(task: Task, num_seeds: int) -> Experiment:
     arms = (
-        _levels("levels in turn", task, AVERAGE, staleness=1.0),
-        _levels("levels by value error", task, AVERAGE, score="value_error"),
-        _levels("levels by learnability", task, AVERAGE, score="learnability"),
-        _levels("levels by learnability, batch norm.", task, AVERAGE_BATCH, score="learnability"),
+        levels_arm("levels in turn", task, AVERAGE, staleness=1.0),
+        levels_arm("levels by value error", task, AVERAGE, score="value_error"),
+        levels_arm("levels by learnability", task, AVERAGE, score="learnability"),
+        levels_arm(
+            "levels by learnability, batch norm.", task, AVERAGE_BATCH, score="learnability"
+        ),
         LEARNABILITY_BATCH,
     )
     return Experiment(
