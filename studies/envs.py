@@ -50,6 +50,33 @@ class NoisyReward(gym.Wrapper[Any, Any, Any, Any]):
         return obs, float(reward) + noise, terminated, truncated, info
 
 
+class NoisySensors(gym.ObservationWrapper[Any, Any, Any]):
+    """Adds normal noise to every observation.
+
+    Args:
+        env: The environment; its observations are a box of floats.
+        deviation: Standard deviation of the noise on each number.
+    """
+
+    def __init__(self, env: Env, deviation: float) -> None:
+        super().__init__(env)
+        self._deviation = deviation
+        self._random = np.random.default_rng()
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Resets; a seed also seeds the noise."""
+        if seed is not None:
+            self._random = np.random.default_rng(seed)
+        return super().reset(seed=seed, options=options)
+
+    def observation(self, observation: Any) -> Any:
+        """Returns the observation as it is sensed."""
+        noise = self._deviation * self._random.standard_normal(observation.shape)
+        return (observation + noise).astype(observation.dtype)
+
+
 def sparse_mountain_car(force: float = 0.001) -> Env:
     """MountainCar-v0 with reward 1 at the goal, else 0, and another engine.
 
@@ -92,11 +119,22 @@ def noisy_cart_pole(deviation: float = 0.0) -> Env:
     return NoisyReward(env, deviation) if deviation else env
 
 
+def noisy_sensors_cart_pole(deviation: float = 0.0) -> Env:
+    """CartPole-v1 with noise on its observations; the angle that ends an episode is 0.21.
+
+    Args:
+        deviation: Standard deviation of the noise on each of the four numbers.
+    """
+    env = gym.make("CartPole-v1")
+    return NoisySensors(env, deviation) if deviation else env
+
+
 CREATORS: dict[str, Callable[..., Env]] = {
     "study/SparseMountainCar": sparse_mountain_car,
     "study/LunarLander": lunar_lander,
     "study/BipedalWalker": bipedal_walker,
     "study/NoisyCartPole": noisy_cart_pole,
+    "study/NoisySensorsCartPole": noisy_sensors_cart_pole,
 }
 """The study's environments by their ids."""
 

@@ -11,6 +11,7 @@ from studies.parts import (
     paper,
     replay,
     sensitivity,
+    sensors,
 )
 
 _ORDER = (
@@ -19,6 +20,7 @@ _ORDER = (
     noise.PART,
     levels.PART,
     replay.PART,
+    sensors.PART,
     paper.PART,
     sensitivity.PART,
     overfitting.PART,

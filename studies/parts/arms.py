@@ -47,6 +47,7 @@ R_VALUE_TARGET = arm(
 LEARNABILITY = arm("learnability", "learnability")
 LEARNABILITY_BATCH = arm("learnability, batch norm.", "learnability", "batch")
 ADVANTAGE_UP = arm("advantage scale, a = 1", "advantage_scaled", exponent=1.0)
+ADVANTAGE_UP_TWICE = arm("advantage scale, a = 2", "advantage_scaled", exponent=2.0)
 ADVANTAGE_DOWN = arm("advantage scale, a = -1", "advantage_scaled", exponent=-1.0)
 INVERSE_VARIANCE = arm("inverse variance", "inverse_variance")
 

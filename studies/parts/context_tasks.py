@@ -89,6 +89,18 @@ NOISY_CART_POLE = Task(
 
 A pilot of the average (seed 1) got to 195 after about 90,000 steps, and to 240 at most."""
 
+NOISY_SENSORS = replace(
+    NOISY_CART_POLE,
+    name="CartPole, noisy sensors for half of the workers",
+    env="study/NoisySensorsCartPole",
+    threshold=150.0,
+    contexts=tuple({"deviation": deviation} for deviation in (0.0, 0.3) * 4),
+)
+"""Every second worker has normal noise of deviation 0.3 on each number of its observations: more
+than the angle at which an episode ends.
+
+Pilots of the average (seeds 1 to 6) got to 150 after 87,000 to 114,000 steps."""
+
 BIPEDAL_WALKER_HALVES = Task(
     name="BipedalWalker, half of the workers hardcore",
     env="study/BipedalWalker",

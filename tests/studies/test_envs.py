@@ -24,14 +24,15 @@ def test_a_stronger_engine_goes_faster_and_only_the_goal_pays():
     assert info["is_success"] is True
 
 
+def play(env):
+    """Returns what is seen and earned in eight steps from one seed."""
+    first, _ = env.reset(seed=5)
+    steps = [env.step(index % 2) for index in range(8)]
+    return [first, *(step[0] for step in steps)], [step[1] for step in steps]
+
+
 def test_noise_is_on_the_rewards_only_and_the_same_for_a_seed():
     noisy, plain = envs.noisy_cart_pole(2.0), envs.noisy_cart_pole()
-
-    def play(env):
-        first, _ = env.reset(seed=5)
-        steps = [env.step(index % 2) for index in range(8)]
-        return [first, *(step[0] for step in steps)], [step[1] for step in steps]
-
     seen, rewards = play(noisy)
     again, same = play(noisy)
     clean, ones = play(plain)
@@ -40,6 +41,18 @@ def test_noise_is_on_the_rewards_only_and_the_same_for_a_seed():
     assert np.std(rewards) > 0.5
     np.testing.assert_array_equal(seen, clean)
     np.testing.assert_array_equal(seen, again)
+
+
+def test_noise_is_on_the_sensors_only_and_the_same_for_a_seed():
+    seen, rewards = play(envs.noisy_sensors_cart_pole(0.3))
+    again, _ = play(envs.noisy_sensors_cart_pole(0.3))
+    clean, ones = play(envs.noisy_sensors_cart_pole())
+    assert rewards == ones == [1.0] * 8
+    assert seen[0].dtype == clean[0].dtype
+    np.testing.assert_array_equal(seen, again)
+    noise = np.subtract(seen, clean)
+    assert np.abs(noise).min() > 0
+    assert np.std(noise) == pytest.approx(0.3, rel=0.5)
 
 
 def test_gravity_wind_and_terrain_are_set():
