@@ -270,7 +270,7 @@ def predictions(part: Part, runs: pd.DataFrame) -> pd.DataFrame:
     """Compares the speeds that the average's runs predict with those that were measured.
 
     Returns:
-        A row per contrast of a strategy with default options, as the diagnostics know it, with an
+        A row per contrast of a strategy with options that the diagnostics know, with an
         average whose runs have diagnostics: experiment, arm, baseline, predicted, measured.
     """
     rows = []
@@ -280,20 +280,22 @@ def predictions(part: Part, runs: pd.DataFrame) -> pd.DataFrame:
         is_base = (runs["experiment"] == row.experiment) & (runs["arm"] == row.baseline)
         found = [json.loads(text) for text in runs.loc[is_base, "diagnostics"].dropna()]
         training = experiment.arm(row.arm).training
-        name = f"speed/{training.get('merge_strategy')}"
+        name = f"speed/{_as_predicted(training)}"
         values = [one[name] for one in found if name in one]
-        other = set(training) - {"merge_strategy", "merge_options"}
-        if values and not other and _is_default(training.get("merge_options", {})):
+        if values and not set(training) - {"merge_strategy", "merge_options"}:
             predicted = float(np.exp(np.mean(np.log(values))))
             facts = {"experiment": row.experiment, "arm": row.arm, "baseline": row.baseline}
             rows.append({**facts, "predicted": predicted, "measured": row.effect})
     return pd.DataFrame(rows, columns=["experiment", "arm", "baseline", "predicted", "measured"])
 
 
-def _is_default(options: Mapping[str, Any]) -> bool:
-    """Whether options leave the direction of the weights as it is by default."""
-    defaults = {"normalize": True, "exponent": 1.0}
-    return all(name in defaults and defaults[name] == value for name, value in options.items())
+def _as_predicted(training: Mapping[str, Any]) -> str | None:
+    """Returns by which name diagnostics predict the speed of such weights; None: they do not."""
+    strategy, options = training.get("merge_strategy"), dict(training.get("merge_options", {}))
+    if strategy == "advantage_scaled" and options == {"exponent": -1.0}:
+        return "advantage_scaled_inverse"
+    defaults = {"normalize": True, "exponent": 1.0}  # These leave their direction as it is.
+    return strategy if all(defaults.get(k) == v for k, v in options.items()) else None
 
 
 def curves(experiment: Experiment, runs: pd.DataFrame, num_points: int = 60) -> pd.DataFrame:

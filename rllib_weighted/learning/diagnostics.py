@@ -17,8 +17,8 @@ from rllib_weighted.learning.gradients import GradientRows, WorkerGradients
 from rllib_weighted.learning.minibatches import Minibatch
 from rllib_weighted.learning.signal_memory import Values, values_of
 from rllib_weighted.learning.steps import Round
-from rllib_weighted.merging import Diagnostics, GradientSums, Weighting, diagnose, merge
-from rllib_weighted.merging.strategies import BUILT_IN
+from rllib_weighted.merging import Diagnostics, GradientSums, diagnose, merge
+from rllib_weighted.merging.strategies import BUILT_IN, PREDICTED
 
 _BLOCK = 1 << 26  # Numbers of a matrix of gradients that are held at once.
 _PARTS = ("total", "policy", "value")
@@ -112,22 +112,19 @@ def gradient_signals(workers: list[int], found: Diagnostics) -> dict[str, Values
 def predicted_weights(
     request: UpdateRequest, workers: list[int], signals: Mapping[str, Values]
 ) -> dict[str, Tensor]:
-    """Returns the weights that each strategy would give these workers, by its name.
+    """Returns the weights that each strategy would give these workers, by its name in `PREDICTED`.
 
-    The run's own strategy has the run's options, the others have their defaults. Those whose
-    parameters are per worker weigh like `average` and `sum`.
+    The run's own strategy has the run's options, where it is one of `BUILT_IN`.
     """
-    own = {type(request.strategy): request.strategy}
     found = {}
-    for name, cls in BUILT_IN.items():
-        if cls.per_worker_parameters:
-            continue
-        strategy: Weighting = own.get(cls) or cls()
+    for name, default in PREDICTED.items():
+        is_own = type(request.strategy) is BUILT_IN.get(name)
+        strategy = request.strategy if is_own else default
         given = {
             signal: [signals.get(signal, {}).get(worker, math.nan) for worker in workers]
             for signal in strategy.signals or ("return",)
         }
-        min_weight = request.min_weight if cls in own else None
+        min_weight = request.min_weight if is_own else None
         drawn = torch_generator(request.root_seed, Stream.HALVES, request.round)
         found[name] = merge(strategy, given, min_weight=min_weight, generator=drawn).weights
     return found

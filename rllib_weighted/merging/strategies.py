@@ -490,3 +490,10 @@ BUILT_IN: dict[str, type[Weighting]] = {
 }
 """Strategies by their names. The output of these classes (not of their subclasses) needs no check
 at every merge."""
+
+PREDICTED: dict[str, Weighting] = {
+    **{name: cls() for name, cls in BUILT_IN.items() if not cls.per_worker_parameters},
+    "advantage_scaled_inverse": AdvantageScaled(exponent=-1.0),
+}
+"""What diagnostics predict the speed of, by the name of the metric: strategies with their defaults,
+and the one whose options turn it round. Those with parameters per worker weigh like two others."""

@@ -238,7 +238,8 @@ METRICS: tuple[MetricInfo, ...] = (
         "(1 + rho) / (1 + rho N sum w_i^2 v_i / mean v)",
         "1",
         "Predicted speed of the strategy's weights against the average, if all workers' expected "
-        "gradients are equal; rho is the noise scale, v_i = sigma_i^2 + tau^2.",
+        "gradients are equal; rho is the noise scale, v_i = sigma_i^2 + tau^2. "
+        "`advantage_scaled_inverse`: `advantage_scaled` with exponent -1.",
     ),
     _merge(
         f"{DIAGNOSTICS}/gain/<strategy>",

@@ -10,8 +10,12 @@ import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 
 from rllib_weighted.learning import diagnostics
-from rllib_weighted.learning.diagnostics import half_batches, measure_gradients
-from rllib_weighted.merging import GradientSums, diagnose
+from rllib_weighted.learning.diagnostics import (
+    half_batches,
+    measure_gradients,
+    predicted_weights,
+)
+from rllib_weighted.merging import AdvantageScaled, Average, GradientSums, diagnose
 from tests.learning.helpers import (
     SGD,
     learner_of,
@@ -54,6 +58,22 @@ def test_against_a_slow_loop(learner_class, block, monkeypatch):
     assert {"average", "reward_weighted", "inverse_variance"} <= found.speed.keys()
     assert found.speed["average"] == pytest.approx(1.0)
     assert found.gain["sum"] == pytest.approx(1.0)
+
+
+def test_the_runs_own_options_are_predicted_and_the_others_have_their_defaults():
+    scales = {"advantage_scale": {0: 1.0, 1: 2.0, 2: 3.0}}
+
+    def weights(strategy):
+        found = predicted_weights(make_request(3, strategy), [0, 1, 2], scales)
+        return {name: (w / w.sum()).tolist() for name, w in found.items() if "scaled" in name}
+
+    by_default = {
+        "advantage_scaled": pytest.approx([1 / 6, 2 / 6, 3 / 6]),
+        "advantage_scaled_inverse": pytest.approx([6 / 11, 3 / 11, 2 / 11]),
+    }
+    assert weights(Average()) == by_default
+    squared = {"advantage_scaled": pytest.approx([1 / 14, 4 / 14, 9 / 14])}
+    assert weights(AdvantageScaled(exponent=2.0)) == {**by_default, **squared}
 
 
 def test_halves_are_halves():

@@ -164,6 +164,29 @@ def test_predictions_stand_beside_what_was_measured():
     assert found["measured"].tolist() == measured["effect"].tolist()
 
 
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({}, "advantage_scaled"),
+        ({"exponent": 1.0}, "advantage_scaled"),
+        ({"exponent": -1.0}, "advantage_scaled_inverse"),
+        ({"exponent": 2.0}, None),
+        ({"exponent": -1.0, "smoothing": 0.5}, None),
+    ],
+)
+def test_which_prediction_is_of_an_arm(options, name):
+    arms = (
+        Arm("base", {"merge_strategy": "average"}),
+        Arm("fast", {"merge_strategy": "advantage_scaled", "merge_options": options}),
+    )
+    part = Part("p", "", "", "", (Experiment(TASK, arms, tuple(range(5)), (("fast", "base"),)),))
+    table = runs(num_seeds=5)
+    found = {"speed/advantage_scaled": 0.5, "speed/advantage_scaled_inverse": 2.0}
+    table["diagnostics"] = json.dumps(found)
+    predicted = analysis.predictions(part, table)["predicted"].tolist()
+    assert predicted == ([pytest.approx(found[f"speed/{name}"])] if name else [])
+
+
 def test_arms_says_how_many_arrived_and_what_is_planned():
     table = pd.DataFrame([row("base", 0, 400), row("base", 1, 2000), row("base", 2, 600)])
     found = analysis.arms(PART, table).set_index("arm").loc["base"]
