@@ -146,6 +146,7 @@ class WeightedPPO(TrialPPO):
         self._sent_state: ray.ObjectRef[Any] | None = None
         self._per_worker_parameters: dict[str, np.ndarray] | None = None
         self._history: MergeHistory | None = None
+        self._rounds_kept = 0  # In the history, although an older state is restored.
         self._asked_group: Any = None
         self._why_episodes: str | None = None
         super().setup(config)
@@ -476,11 +477,12 @@ class WeightedPPO(TrialPPO):
 
     @override(Algorithm)
     def load_checkpoint(self, checkpoint_dir: str) -> None:
-        super().load_checkpoint(checkpoint_dir)
         if self._is_clone:
             self._rescue.forget()  # Of what this trial was before.
-        else:
-            self._rescue.restore_if_newer()
+        self._rounds_kept = self._rescue.restored_round
+        super().load_checkpoint(checkpoint_dir)
+        self._rounds_kept = 0
+        self._rescue.restore_if_newer()
 
     @override(Algorithm)
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -505,7 +507,7 @@ class WeightedPPO(TrialPPO):
         self._restore_id = uuid.uuid4().hex
         if self._history is not None:
             self._history.describe(self.config.resolved_settings())
-            self._history.truncate(self._progress.round)
+            self._history.truncate(max(self._progress.round, self._rounds_kept))
 
     def _restored_progress(self, state: dict[str, Any]) -> _Progress:
         """Returns the progress in a state, without what does not fit; says what does not."""

@@ -102,6 +102,10 @@ class Rescue:
         algorithm: The algorithm.
         filesystem: Where its trial's folder lies.
         folder: The trial's folder there.
+
+    Attributes:
+        restored_round: After which round the rescued checkpoint is that this goes on from, until
+            there is a newer one; else 0.
     """
 
     def __init__(self, algorithm: Rescuable, filesystem: fs.FileSystem, folder: str) -> None:
@@ -110,7 +114,7 @@ class Rescue:
         self._folder = folder.rstrip("/")
         self._path = f"{self._folder}/{RESCUE_DIR}"
         self._kept: list[tuple[dict[str, Any], ray.ObjectRef[Any]]] = []
-        self._restored_round: int | None = None
+        self.restored_round = 0
         self._superseded_at: float | None = None
 
     def keep(self) -> None:
@@ -164,12 +168,12 @@ class Rescue:
         """Goes on from a rescued checkpoint, if the trial's folder holds one."""
         if self._is_there():
             self._algorithm.restore_from_path(self._path, filesystem=self._filesystem)
-            self._restored_round = self._algorithm.rounds_done
-            logger.info("Going on after round %d, rescued from a failure.", self._restored_round)
+            self.restored_round = self._algorithm.rounds_done
+            logger.info("Going on after round %d, rescued from a failure.", self.restored_round)
 
     def restore_if_newer(self) -> None:
         """Goes on from the rescued checkpoint if the one just restored is older."""
-        if self._restored_round is not None and self._restored_round > self._algorithm.rounds_done:
+        if self.restored_round > self._algorithm.rounds_done:
             self.restore()
 
     def supersede(self) -> None:
@@ -178,7 +182,7 @@ class Rescue:
         Tune saves seconds later that it knows of the newer one. If it is killed in between, the
         trial goes on from the rescued one.
         """
-        self._restored_round = None
+        self.restored_round = 0
         now = time.monotonic()
         if self._superseded_at is None:
             self._superseded_at = now
@@ -187,7 +191,7 @@ class Rescue:
 
     def forget(self) -> None:
         """Removes the rescued checkpoint."""
-        self._restored_round = self._superseded_at = None
+        self.restored_round, self._superseded_at = 0, None
         if self._filesystem.get_file_info(self._path).type == fs.FileType.Directory:
             discard_rescue(self._filesystem, self._folder)
 

@@ -89,17 +89,20 @@ def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) ->
         time.sleep(0.1)
 
 
-def test_after_a_learners_death_the_logs_are_whole(tmp_path: Path) -> None:
-    """There is no checkpoint that Tune knows of: all that is left is what was rescued."""
+@pytest.mark.parametrize("options", [(), ("--checkpoint-freq", "3")])
+def test_after_a_learners_death_the_logs_are_whole(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    """Tune knows of no checkpoint, or of one of round 6: what was rescued is newer."""
     file = tmp_path / "train_me.py"
     file.write_text(FILE + DYING)
-    code, output = run(file)
+    code, output = run(file, *options)
     assert code == 1, output
     assert "Learner 2 of 2 died" in output
     (folder,) = (tmp_path / "run").glob("WeightedPPO_*")
-    assert not list(folder.glob("checkpoint_*"))
+    assert len(list(folder.glob("checkpoint_*"))) == (2 if options else 0)
     assert logged(folder) == list(range(1, 8))
-    code, output = run(file, "--resume")
+    code, output = run(file, "--resume", *options)
     assert code == 0, output
     assert "goes on after round 7, rescued when a learner failed" in output
     assert logged(folder) == recorded(folder) == list(range(1, 13))
