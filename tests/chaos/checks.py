@@ -129,7 +129,7 @@ def parameter_problems(
     before = first_drop(rows)
     expected = {r: undisturbed[r] for r in checkpoints if r < before}
     after = [r for r in sorted(checkpoints) if last_drop(rows) <= r < ROUNDS]
-    if before <= ROUNDS and after:
+    if before <= ROUNDS and after and ROUNDS in checkpoints:
         expected[ROUNDS] = replayed(trial, checkpoints[after[0]], folder)
     wrong = [
         r for r, own in expected.items() if not is_equal(own, trial.parameters(checkpoints[r]))

@@ -125,6 +125,8 @@ def disturb(
         if sweep.exit_code == 0:
             found, outcome.num_compared = checks.sweep_problems(sweep, expected, sweep.folder)
             outcome.problems += found
+            if found:
+                print(sweep.outputs, flush=True)
     return outcome
 
 

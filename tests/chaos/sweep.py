@@ -225,6 +225,13 @@ class Sweep:
         return self.output_file.read_text(errors="replace")
 
     @property
+    def outputs(self) -> str:
+        """The last lines of each start."""
+        files = sorted(self.folder.glob("output-*.txt"), key=lambda file: file.stat().st_mtime)
+        texts = [(file.stem, file.read_text(errors="replace").splitlines()) for file in files]
+        return "\n".join(f"{name}:\n" + "\n".join(lines[-40:]) for name, lines in texts)
+
+    @property
     def exit_code(self) -> int | None:
         """How the command ended; None while it runs."""
         assert self.command is not None
