@@ -477,12 +477,13 @@ class WeightedPPO(TrialPPO):
 
     @override(Algorithm)
     def load_checkpoint(self, checkpoint_dir: str) -> None:
-        if self._is_clone:
-            self._rescue.forget()  # Of what this trial was before.
         self._rounds_kept = self._rescue.restored_round
         super().load_checkpoint(checkpoint_dir)
         self._rounds_kept = 0
-        self._rescue.restore_if_newer()
+        if self._is_clone:
+            self._rescue.forget()  # Of what this trial was before.
+        else:
+            self._rescue.restore_if_newer()
 
     @override(Algorithm)
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -507,7 +508,8 @@ class WeightedPPO(TrialPPO):
         self._restore_id = uuid.uuid4().hex
         if self._history is not None:
             self._history.describe(self.config.resolved_settings())
-            self._history.truncate(max(self._progress.round, self._rounds_kept))
+            kept = 0 if self._is_clone else self._rounds_kept
+            self._history.truncate(max(self._progress.round, kept))
 
     def _restored_progress(self, state: dict[str, Any]) -> _Progress:
         """Returns the progress in a state, without what does not fit; says what does not."""

@@ -15,6 +15,8 @@ from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.tune.result import TRIAL_INFO
 
 from rllib_weighted import WeightedPPO, WeightedPPOConfig
+from rllib_weighted.fault_tolerance import RESCUE_DIR
+from rllib_weighted.records import read_history
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -183,3 +185,23 @@ def test_parallel_evaluation_reports_an_episode_in_rounds_shorter_than_one(build
         assert result["episode_return_mean"] >= 1
     # Not the first one's again: with newer and newer weights.
     assert results[-1]["weights_seq_no"] > results[1]["weights_seq_no"] > 0
+
+
+@pytest.mark.parametrize(("donor", "rounds"), [("own", [1, 2, 3]), ("other", [1])])
+def test_the_history_keeps_what_was_rescued_unless_the_trial_is_a_clone_now(
+    build: Any, tmp_path: Path, donor: str, rounds: list[int]
+) -> None:
+    saved = build(small_config(), donor)
+    saved.train()
+    saved.save_to_path(str(tmp_path))
+    trial = build(small_config(), "own")
+    for _ in range(3):
+        trial.train()
+    rescued = Path(trial.logdir, RESCUE_DIR)
+    trial.save_to_path(str(rescued))
+    (rescued / "rescue.json").write_text('{"training_iteration": 3}')
+    trial._rescue.restore()  # As its `setup` does after a restart. Then Tune restores its own:
+    trial.load_checkpoint(str(tmp_path))
+    assert trial.rounds_done == rounds[-1]
+    assert rescued.exists() == (donor == "own")
+    assert sorted(set(read_history(trial.logdir)["round"].to_pylist())) == rounds
