@@ -108,6 +108,28 @@ def ray_in_sessions_of_its_own() -> Iterator[None]:
         vars(services)["ConsolePopen"] = popen
 
 
+@contextlib.contextmanager
+def without_saved_decisions() -> Iterator[None]:
+    """Lets an experiment that Tune resumes inside the block decide anew what becomes of its trials.
+
+    Tune (2.60) saves what it has decided of a trial that is writing a checkpoint, and does it after
+    the first checkpoint of the resumed trial: one whose checkpoint had failed, or that was killed
+    while it wrote its last one, then ends there, as if it were done.
+    """
+    from ray.tune.execution.tune_controller import TuneController
+
+    restore = TuneController.__setstate__
+
+    def restore_undecided(controller: TuneController, state: dict[str, Any]) -> None:
+        restore(controller, {**state, "_cached_trial_decisions": {}, "_queued_trial_decisions": {}})
+
+    TuneController.__setstate__ = restore_undecided  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        TuneController.__setstate__ = restore  # type: ignore[method-assign]
+
+
 def ended_ray_processes() -> list[str]:
     """Returns which processes of the Ray that this process has started have ended unasked."""
     from ray._private import worker

@@ -75,6 +75,20 @@ NAMES: tuple[PrivateName, ...] = (
         "_global_node",
         "whether Ray's control process lives, and its end where it cannot be asked any more",
     ),
+    *(
+        PrivateName(
+            "ray.tune.execution.tune_controller:TuneController",
+            name,
+            "what a resumed experiment is not to carry out; can go when Tune does not save it",
+        )
+        for name in ("_cached_trial_decisions", "_queued_trial_decisions")
+    ),
+    PrivateName(
+        "ray.tune.execution.tune_controller:TuneController",
+        "__setstate__",
+        "likewise",
+        ("state",),
+    ),
     PrivateName("ray._private.node:Node", "dead_processes", "likewise", ()),
     PrivateName("ray._private.node:Node", "live_processes", "likewise", ()),
     PrivateName(

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from rllib_weighted._private import without_saved_decisions
 from rllib_weighted.cli import Aborted, InputError, RayEnded, TrainingError, inputs, storage
 from rllib_weighted.cli.cluster import (
     ended_ray,
@@ -287,7 +288,12 @@ class _Run:
             tracking=Tracking(record.trackers, self.name),
         )
         try:
-            with session(active), _frequent_snapshots(size.num_trials), self._watching_ray():
+            with (
+                session(active),
+                _frequent_snapshots(size.num_trials),
+                without_saved_decisions(),
+                self._watching_ray(),
+            ):
                 results = tuner.fit()
             active.stop_tracking(LAST_WAIT_S)
         except KeyboardInterrupt:

@@ -151,7 +151,8 @@ def _survive(sweep: Sweep, store: Store, fault: Fault, outcome: Outcome) -> None
     if sweep.exit_code is not None:
         struck = fault.target == "driver" or how == "hangs"
         outcome.problems += [f"{fault}: {p}" for p in checks.exit_problems(sweep, struck)]
-        if fault.target != "node":  # What is stopped with its machine, nobody can end.
+        # What is stopped with its machine, nobody can end, nor what Ray alone can, which hangs.
+        if fault.target != "node" and (fault.target, fault.deed) != ("control process", "stop"):
             left = checks.left_behind(sweep, outcome.patience)
             outcome.problems += [f"{fault}: {problem}" for problem in left]
     mend(sweep, fault)

@@ -113,6 +113,36 @@ def test_after_a_learners_death_the_logs_are_whole(
     assert since["iterations_since_restore"] <= 5  # Not from the start.
 
 
+FRAGILE = """
+from rllib_weighted import WeightedPPO
+
+
+class Fragile(WeightedPPO):
+    def save_checkpoint(self, checkpoint_dir):
+        marker = Path(__file__).with_name("failed")
+        if self.rounds_done == 4 and not marker.exists():
+            marker.touch()
+            raise OSError("the store is away")
+        super().save_checkpoint(checkpoint_dir)
+
+
+config.algo_class = Fragile
+"""
+
+
+def test_a_trial_whose_checkpoint_failed_goes_on_to_its_end(tmp_path: Path) -> None:
+    """Tune itself ends it after its first checkpoint: it has saved that the trial is to stop."""
+    file = tmp_path / "train_me.py"
+    file.write_text(FILE + FRAGILE)
+    code, output = run(file, "--checkpoint-freq", "2")
+    assert code == 1, output
+    assert "the store is away" in output
+    code, output = run(file, "--resume")
+    assert code == 0, output
+    (folder,) = (tmp_path / "run").glob("Fragile_*")
+    assert logged(folder) == recorded(folder) == list(range(1, 13))
+
+
 def test_a_running_experiment_is_left_alone_and_a_stopped_one_agrees_with_itself(
     tmp_path: Path,
 ) -> None:
