@@ -421,10 +421,11 @@ class WeightedPPO(TrialPPO):
 
     def _warn_of_stale_signals(self, mean_age: float) -> None:
         """Warns once of signals that are old where weights follow from them."""
-        progress = self._progress
+        progress, reads = self._progress, self.config.merge_signals
+        if not reads or progress.stale_rounds == STALE_ROUNDS:  # Said already.
+            return
         progress.stale_rounds = progress.stale_rounds + 1 if mean_age > 1 else 0
-        reads = self.config.merge_signals
-        if progress.stale_rounds != STALE_ROUNDS or not reads:
+        if progress.stale_rounds < STALE_ROUNDS:
             return
         logger.warning(
             "The signal %r that the workers are weighed by is %.1f rounds old on average, for %d "

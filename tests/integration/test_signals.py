@@ -95,10 +95,10 @@ def test_an_environment_that_says_nothing_is_named(caplog: pytest.LogCaptureFixt
 def test_old_signals_are_warned_of_once(
     strategy: str, warns: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # Episodes of 200 steps, 10 a round: an episode ends in every 20th round.
+    # Episodes of 200 steps, 10 a round: one ends in every 20th round, and signals grow old again.
     config = build("Pendulum-v1", merge_strategy=strategy, train_batch_size=40)
     with caplog.at_level(logging.WARNING, logger="rllib_weighted.algorithm"):
-        algorithm, result = train(config, 36)
+        algorithm, result = train(config, 56)
     algorithm.stop()
     messages = [r.getMessage() for r in caplog.records if "rounds old on average" in r.getMessage()]
     assert len(messages) == int(warns)
