@@ -22,8 +22,8 @@ class GoalReward(gym.Wrapper[Any, Any, Any, Any]):
         return obs, float(terminated), terminated, truncated, info
 
 
-class NoisyReward(gym.Wrapper[Any, Any, Any, Any]):
-    """Adds normal noise to every reward.
+class _Noisy(gym.Wrapper[Any, Any, Any, Any]):
+    """Has normal noise of its own, which a seed of the environment seeds.
 
     Args:
         env: The environment.
@@ -43,38 +43,34 @@ class NoisyReward(gym.Wrapper[Any, Any, Any, Any]):
             self._random = np.random.default_rng(seed)
         return self.env.reset(seed=seed, options=options)
 
+    def _noise(self, shape: tuple[int, ...] = ()) -> Any:
+        return self._deviation * self._random.standard_normal(shape)
+
+
+class NoisyReward(_Noisy):
+    """Adds the noise to every reward."""
+
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Steps, and disturbs the reward."""
         obs, reward, terminated, truncated, info = self.env.step(action)
-        noise = self._deviation * float(self._random.standard_normal())
-        return obs, float(reward) + noise, terminated, truncated, info
+        return obs, float(reward) + float(self._noise()), terminated, truncated, info
 
 
-class NoisySensors(gym.ObservationWrapper[Any, Any, Any]):
-    """Adds normal noise to every observation.
+class NoisySensors(_Noisy):
+    """Adds noise to each number of every observation, which is a box of floats."""
 
-    Args:
-        env: The environment; its observations are a box of floats.
-        deviation: Standard deviation of the noise on each number.
-    """
-
-    def __init__(self, env: Env, deviation: float) -> None:
-        super().__init__(env)
-        self._deviation = deviation
-        self._random = np.random.default_rng()
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         """Resets; a seed also seeds the noise."""
-        if seed is not None:
-            self._random = np.random.default_rng(seed)
-        return super().reset(seed=seed, options=options)
+        obs, info = super().reset(**kwargs)
+        return self._sensed(obs), info
 
-    def observation(self, observation: Any) -> Any:
-        """Returns the observation as it is sensed."""
-        noise = self._deviation * self._random.standard_normal(observation.shape)
-        return (observation + noise).astype(observation.dtype)
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Steps, and disturbs what is seen."""
+        obs, *rest = self.env.step(action)
+        return self._sensed(obs), *rest
+
+    def _sensed(self, obs: Any) -> Any:
+        return (obs + self._noise(obs.shape)).astype(obs.dtype)
 
 
 def sparse_mountain_car(force: float = 0.001) -> Env:
