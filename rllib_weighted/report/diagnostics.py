@@ -20,6 +20,8 @@ _ESTIMATES = {
     "agreement": "agreement",
 }
 _NUM_BINS = 20
+_OPTIONS = {"advantage_scaled_inverse": "advantage_scaled(exponent=-1)"}
+"""What is to be set for what has no name of its own among the strategies."""
 _NO_CHOICE = ("average", "sum")  # They have equal weights: nothing to predict.
 
 
@@ -54,7 +56,7 @@ def diagnostics_sentences(tables: Tables, env: str) -> list[str]:
         speeds = _speeds(part.groupby("name", sort=False)["value"].median())
         if not len(speeds):
             continue
-        best, speed = speeds.index[0], float(speeds.iloc[0])
+        best, speed = _strategy(speeds.index[0]), float(speeds.iloc[0])
         if speed >= WORTH:
             verdict = (
                 f"perhaps: {best} is predicted to be {100 * (speed - 1):.0f} % faster than the "
@@ -87,7 +89,7 @@ def _draw(figures: EnvFigures, table: pd.DataFrame) -> Iterator[Drawing]:
         axes.axhline(1.0, linewidth=1.0, color="0.4")
         for name in _speeds(part.groupby("name")["value"].median()).index:
             curve = curves[f"speed/{name}"]
-            axes.plot(curve.index, curve.to_numpy(), label=plain(name, 40))
+            axes.plot(curve.index, curve.to_numpy(), label=plain(_strategy(name), 40))
         axes.set_xlabel("environment steps (steps)")
         axes.set_ylabel("predicted speed (average = 1)")
         axes.legend()
@@ -103,4 +105,9 @@ def _speeds(medians: pd.Series) -> pd.Series:
 
 
 def _ranking(medians: pd.Series) -> str:
-    return "; ".join(f"{name} {value:.2f}" for name, value in _speeds(medians).items())
+    speeds = _speeds(medians).items()
+    return "; ".join(f"{_strategy(name)} {value:.2f}" for name, value in speeds)
+
+
+def _strategy(name: str) -> str:
+    return _OPTIONS.get(name, name)

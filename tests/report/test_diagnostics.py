@@ -89,3 +89,13 @@ def test_without_measurements_there_is_no_section(tmp_path: Path) -> None:
     page = write_report(results, tmp_path / "report").page.read_text()
     assert "Would weighting pay?" not in page
     assert not (tmp_path / "report" / "tables" / "diagnostics.csv").exists()
+
+
+def test_what_has_no_strategys_name_is_said_by_its_options(tmp_path: Path) -> None:
+    write_trial(tmp_path / "trial", [10.0], more=[measured(1.0, advantage_scaled_inverse=1.2)])
+    tables = compute(load_results(tmp_path))
+    (sentence,) = diagnostics_sentences(tables, ENV)
+    assert "Perhaps: advantage_scaled(exponent=-1) is predicted to be 20 % faster" in sentence
+    view = diagnostics_view(tables, ENV)
+    assert view is not None
+    assert view.columns["predicted speed, by strategy"] == ["advantage_scaled(exponent=-1) 1.20"]
