@@ -6,7 +6,6 @@ is in `round_records.py`.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 import logging
@@ -14,7 +13,6 @@ import math
 import posixpath
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +46,7 @@ from rllib_weighted.config import WeightedPPOConfig
 from rllib_weighted.core.checkpoints import restoring
 from rllib_weighted.core.episode_signals import EpisodeSignals
 from rllib_weighted.core.messages import SampleRequest, UpdateRequest, UpdateResult
+from rllib_weighted.core.run_progress import RunProgress
 from rllib_weighted.core.seeding import draw_root_seed
 from rllib_weighted.core.workers import WorkerLayout
 from rllib_weighted.fault_tolerance import (
@@ -90,40 +89,6 @@ STALE_ROUNDS = 10  # In a row, before old signals are warned of.
 _LEVELS_KEY = "levels"
 
 
-@dataclass
-class _Progress:
-    """What a run carries from round to round, and into its checkpoints.
-
-    Args:
-        root_seed: The run's root seed.
-        round: Number of rounds that have begun.
-        last_returns: Worker -> its last known mean return.
-        recent_returns: Returns of the latest episodes of all workers.
-        num_resets: Slot -> resets of that sub-environment so far.
-        num_replaced: Env runners replaced so far.
-        episodes: What is known of the workers' episodes.
-        stale_rounds: Rounds in a row in which the signals' mean age was above 1.
-        diagnostics: Those of gradients as they were last measured, by metric.
-    """
-
-    root_seed: int
-    round: int = 0
-    last_returns: dict[int, float] = field(default_factory=dict)
-    recent_returns: list[float] = field(default_factory=list)
-    num_resets: dict[int, int] = field(default_factory=dict)
-    num_replaced: int = 0
-    episodes: EpisodeSignals = field(default_factory=EpisodeSignals)
-    stale_rounds: int = 0
-    diagnostics: dict[str, float] = field(default_factory=dict)
-
-    @classmethod
-    def from_state(cls, state: dict[str, Any]) -> _Progress:
-        """Takes what `dataclasses.asdict` returned; also of a version that had fewer fields."""
-        copied = copy.deepcopy(state)
-        episodes = EpisodeSignals(**copied.pop("episodes", {}))
-        return cls(**copied, episodes=episodes)
-
-
 class WeightedPPO(TrialPPO):
     """PPO that merges its workers' gradients by how high each one's reward or loss is."""
 
@@ -151,7 +116,7 @@ class WeightedPPO(TrialPPO):
         self._why_episodes: str | None = None
         super().setup(config)
         seed = self.config.seed
-        self._progress = _Progress(draw_root_seed() if seed is None else seed)
+        self._progress = RunProgress(draw_root_seed() if seed is None else seed)
         self._levels = self.config.make_level_table()
         trial_id = self._tune_trial_id or posixpath.basename(self.logdir.rstrip("/"))
         filesystem, folder = self._trial_folder()
@@ -422,7 +387,7 @@ class WeightedPPO(TrialPPO):
     def _warn_of_stale_signals(self, mean_age: float) -> None:
         """Warns once of signals that are old where weights follow from them."""
         progress, reads = self._progress, self.config.merge_signals
-        if not reads or progress.stale_rounds == STALE_ROUNDS:  # Said already.
+        if not reads or progress.stale_rounds >= STALE_ROUNDS:  # Said already.
             return
         progress.stale_rounds = progress.stale_rounds + 1 if mean_age > 1 else 0
         if progress.stale_rounds < STALE_ROUNDS:
@@ -512,7 +477,7 @@ class WeightedPPO(TrialPPO):
             kept = 0 if self._is_clone else self._rounds_kept
             self._history.truncate(max(self._progress.round, kept))
 
-    def _restored_progress(self, state: dict[str, Any]) -> _Progress:
+    def _restored_progress(self, state: dict[str, Any]) -> RunProgress:
         """Returns the progress in a state, without what does not fit; says what does not."""
         if _STATE_KEY not in state:
             logger.warning(
@@ -522,11 +487,11 @@ class WeightedPPO(TrialPPO):
                 "both begin anew, in round %d.",
                 state[TRAINING_ITERATION] + 1,
             )
-            return _Progress(self._progress.root_seed, round=state[TRAINING_ITERATION])
+            return RunProgress(self._progress.root_seed, round=state[TRAINING_ITERATION])
         own = dict(state[_STATE_KEY])
         layout = own.pop(_LAYOUT, None)
         own.pop(_LEVELS_KEY, None)
-        progress, now = _Progress.from_state(own), self.config.worker_layout
+        progress, now = RunProgress.from_state(own), self.config.worker_layout
         # 0.1 did not save it; but every slot has a counter from the first round on.
         known = now if len(progress.num_resets) in (0, now.num_slots) else None
         saved = known if layout is None else WorkerLayout(**layout)
