@@ -61,9 +61,12 @@ class RolloutPolicy:
         self._is_on_cpu = device is None or str(device) == "cpu"
         self._inputs_of = _policy_inputs(module, forward)
         self._distribution = module.get_exploration_action_dist_cls()
-        self._act = {TorchCategorical: self._categorical, TorchDiagGaussian: self._gaussian}.get(
-            self._distribution, self._general
-        )
+        # Functions, not methods of this object: a cycle would keep all that a rollout computed,
+        # images among it, until a full garbage collection.
+        self._draw = {
+            TorchCategorical: RolloutPolicy._categorical,
+            TorchDiagGaussian: RolloutPolicy._gaussian,
+        }.get(self._distribution, RolloutPolicy._general)
         self._actions: list[Tensor] = []
         self._inputs: list[Tensor] = []
         self._logps: list[Tensor] = []  # Of categories: all of them, normalised.
@@ -76,7 +79,7 @@ class RolloutPolicy:
             tensor = convert_to_torch_tensor(obs, self._device)
         inputs = self._inputs_of(tensor)
         self._inputs.append(inputs)
-        actions = self._act(inputs)
+        actions = self._draw(self, inputs)
         self._actions.append(actions)
         return actions.cpu().numpy()
 
