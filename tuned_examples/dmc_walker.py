@@ -16,17 +16,29 @@ counted. One seed:
 
 import gymnasium as gym
 from ray.rllib.connectors.env_to_module import MeanStdFilter
-from ray.rllib.core.rl_module import RLModuleSpec
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.tune import register_env
 
-from rllib_weighted import CautiousPPOCatalog, ScaleRewards, WeightedPPOConfig
+from rllib_weighted import ScaleRewards, WeightedPPOConfig
+
+
+class RepeatedActions(gym.Wrapper):
+    """Takes every action twice, and adds up the rewards."""
+
+    def step(self, action):
+        total = 0.0
+        for _ in range(2):
+            observation, reward, terminated, truncated, info = self.env.step(action)
+            total += reward
+            if terminated or truncated:
+                break
+        return observation, total, terminated, truncated, info
 
 
 def make_walker(env_config: dict) -> gym.Env:
     """Returns the environment, its dict of observations as one row of 24 numbers."""
     env = gym.make("shimmy:dm_control/walker-walk-v0", **env_config)
-    return gym.wrappers.FlattenObservation(env)
+    return RepeatedActions(gym.wrappers.FlattenObservation(env))
 
 
 register_env("walker-walk", make_walker)
@@ -43,9 +55,9 @@ config = (
         merge_strategy="reward_weighted",
         merge_unit="env",
         train_batch_size=4096,
-        minibatch_size=128,
+        minibatch_size=256,
         num_epochs=10,
-        lr=[[0, 3e-4], [1_000_000, 3e-5]],
+        lr=[[0, 3e-4], [4_000_000, 5e-5]],
         gamma=0.99,
         lambda_=0.95,
         clip_param=0.2,
@@ -58,12 +70,7 @@ config = (
     .learners(
         learner_connector=lambda observation_space, action_space: ScaleRewards(0.1),
     )
-    .rl_module(
-        rl_module_spec=RLModuleSpec(
-            catalog_class=CautiousPPOCatalog,
-            model_config=DefaultModelConfig(fcnet_hiddens=[64, 64], free_log_std=True),
-        )
-    )
+    .rl_module(model_config=DefaultModelConfig(fcnet_hiddens=[256, 256], free_log_std=True))
     .debugging(seed=0)
 )
 

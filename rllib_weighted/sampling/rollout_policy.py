@@ -61,8 +61,8 @@ class RolloutPolicy:
         self._is_on_cpu = device is None or str(device) == "cpu"
         self._inputs_of = _policy_inputs(module, forward)
         self._distribution = module.get_exploration_action_dist_cls()
-        # Functions, not methods of this object: a cycle would keep all that a rollout computed,
-        # images among it, until a full garbage collection.
+        # Functions, not methods of this object: a cycle would keep all that a rollout computed
+        # until a full garbage collection.
         self._draw = {
             TorchCategorical: RolloutPolicy._categorical,
             TorchDiagGaussian: RolloutPolicy._gaussian,
