@@ -30,6 +30,8 @@ _CONFIGS: dict[str, Callable[[], WeightedPPOConfig]] = {
     "discrete": lambda: make_config("CartPole-v1"),
     "continuous": lambda: make_config("Pendulum-v1"),
     "images": _images,
+    "EnvPool": lambda: make_config("envpool:CartPole-v1"),
+    "levels": lambda: make_config(env_seeding="prioritized"),
     "own parameters": lambda: make_config().training(merge_strategy="actor_average"),
     "diagnostics": lambda: make_config().training(merge_diagnostics_interval=1),
     "general learner": lambda: make_config().learners(fast_learner=False),
