@@ -76,6 +76,7 @@ class Arm:
         env_runners: Settings of `.env_runners`.
         task: Fields of the task that are different in this arm.
         algorithm: "WeightedPPO", or one of RLlib's own: "PPO", "APPO", "IMPALA".
+        learner: A key of `studies.tried.LEARNERS`; "": the package's own.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Arm:
     env_runners: Mapping[str, Any] = field(default_factory=dict)
     task: Mapping[str, Any] = field(default_factory=dict)
     algorithm: str = "WeightedPPO"
+    learner: str = ""
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from rllib_weighted.report.measures import first_sustained
 from studies import envs, oracle  # noqa: F401 (registers its strategy)
 from studies.design import Arm, Task, digest, task_of
 from studies.held_out import context_returns, held_out_returns
+from studies.tried import LEARNERS
 
 MOST_POINTS = 100
 """Points of a curve that are kept; what is counted uses every round."""
@@ -56,6 +57,8 @@ def config_of(task: Task, arm: Arm, seed: int) -> AlgorithmConfig:
     if task.reward_scale != 1.0:
         scale = task.reward_scale
         learners["learner_connector"] = lambda obs_space, action_space: ScaleRewards(scale)
+    if arm.learner:
+        learners["learner_class"] = LEARNERS[arm.learner]
     if arm.algorithm == "WeightedPPO":
         config = WeightedPPOConfig().training(merge_unit="env", **{**task.training, **arm.training})
         runners["env_backend"] = task.env_backend
