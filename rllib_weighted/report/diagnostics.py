@@ -93,7 +93,10 @@ def _draw(figures: EnvFigures, table: pd.DataFrame) -> Iterator[Drawing]:
         axes.set_xlabel("environment steps (steps)")
         axes.set_ylabel("predicted speed (average = 1)")
         axes.legend()
-        note = f"Medians over the runs of {arm}."
+        note = (
+            f"Medians over the runs of {arm}. Where it was tested, on three tasks with workers "
+            "that differ, this prediction did not tell which strategies were faster."
+        )
         yield figures.drawing(figure, "diagnostics", "Would weighting pay?", note, arm)
 
 
