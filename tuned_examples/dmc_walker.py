@@ -1,17 +1,18 @@
 """walker-walk of DeepMind Control, through Shimmy, to a mean return of 600.
 
-Shows an environment whose observations are a dict. It needs the extra `dmc`; without a screen, set
+Shows an environment whose observations are a dict, and a wrapper that repeats actions: a step is
+one decision, two steps of DeepMind Control. It needs the extra `dmc`; without a screen, set
 `MUJOCO_GL=disabled`.
 
 Run it with `rllib train file tuned_examples/dmc_walker.py`, or as a script; `--set seed=1` takes
 another seed. It samples and learns in a single process.
 
-The stop criterion is the mean over the last 100 training episodes of the exploring policy. It has
-not been reached yet: this is how far it came with Ray 2.60.0, torch 2.13.0 and Python 3.11 before
-the time was up, on a 2-core machine that some thirty other processes used as well; start-up not
-counted. One seed:
+The stop criterion is the mean over the last 100 training episodes of the exploring policy. Measured
+up to it with Ray 2.60.0, torch 2.13.0 and Python 3.11, on a 2-core machine that other trainings
+used as well, so that the minutes are an upper bound; start-up not counted:
 
-    seed 1     770,048 steps   44.8 minutes   return 41.8
+    seed 1     311,296 steps    8.1 minutes   return 600.1
+    seed 2     417,792 steps   13.4 minutes   return 604.2
 """
 
 from typing import Any
