@@ -197,10 +197,11 @@ def main(
             f"{', '.join((*CONTENDERS, *ALL_ENVIRONMENTS))}"
         )
     records: list[dict[str, Any]] = []
+    text = ""
     for record in measure(environments, contender or list(USUAL), repeats, seconds):
         records.append(record)
-        write(records, environments, out)  # What is done stays if the next one fails.
-    print(write(records, environments, out))
+        text = write(records, environments, out)  # What is done stays if the next one fails.
+    print(text)
 
 
 if __name__ == "__main__":

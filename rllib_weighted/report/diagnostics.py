@@ -94,8 +94,8 @@ def _draw(figures: EnvFigures, table: pd.DataFrame) -> Iterator[Drawing]:
         axes.set_ylabel("predicted speed (average = 1)")
         axes.legend()
         note = (
-            f"Medians over the runs of {arm}. Where it was tested, on three tasks with workers "
-            "that differ, this prediction did not tell which strategies were faster."
+            f"Medians over the runs of {arm}. In the package's own study such predictions did not "
+            "tell which strategies are faster."
         )
         yield figures.drawing(figure, "diagnostics", "Would weighting pay?", note, arm)
 
