@@ -10,7 +10,8 @@ workers (`merge_unit="env"`), with EnvPool in the row that says so. The first ro
 and are not counted.
 
 Pong is gymnasium's ALE in grey, 84 x 84, four frames stacked; its network is that of the DQN paper,
-shared by policy and value, its batches are of 2048 steps, with 4 epochs.
+shared by policy and value, its batches are of 2048 steps, with 4 epochs. "frames" is the same with
+random frames that cost nothing (frames.py). Their rounds take long: one is start-up, two count.
 
 CleanRL's files run as they are, from the checkout that the variable CLEANRL names, with the Python
 that CLEANRL_PYTHON names (this one, if it is not set; CLEANRL_PYTHONPATH adds folders). They need
@@ -38,13 +39,13 @@ import typer
 
 NUM_ENVS, NUM_ENV_RUNNERS = 16, 2
 BATCH, MINIBATCH, EPOCHS = 4096, 256, 10
-WARM_UP_ROUNDS, MIN_ROUNDS = 2, 5
 OURS = ("average", "reward_weighted", "loss_weighted", "actor_average")
 ON_ENVPOOL = "average on EnvPool"
 RLLIB, SB3_ONE, SB3_MANY = "rllib", "sb3 in one process", "sb3 in subprocesses"
 CLEANRL, CLEANRL_ENVPOOL = "cleanrl", "cleanrl on EnvPool"
 CONTENDERS = (*OURS, ON_ENVPOOL, RLLIB, SB3_ONE, SB3_MANY, CLEANRL, CLEANRL_ENVPOOL)
-PONG = "Pong-v5"
+PONG, FRAMES = "Pong-v5", "frames"
+IMAGES = (PONG, FRAMES)
 CLEANRL_FILES = {  # (environment is Pong, actions are continuous) -> file
     (False, False): "ppo.py",
     (False, True): "ppo_continuous_action.py",
@@ -59,16 +60,28 @@ def resident_mib(pid: int | str = "self") -> float:
     return int(line.split()[1]) / 1024
 
 
+def runs_on(contender: str, environment: str) -> bool:
+    """Whether a contender has an environment."""
+    if contender == CLEANRL_ENVPOOL:
+        return environment == PONG
+    return environment != FRAMES or contender not in (ON_ENVPOOL, CLEANRL)
+
+
 def batch_and_epochs(environment: str) -> tuple[int, int]:
     """Returns the steps of a round and its epochs."""
-    return (2048, 4) if environment == PONG else (BATCH, EPOCHS)
+    return (2048, 4) if environment in IMAGES else (BATCH, EPOCHS)
+
+
+def rounds_to_count(environment: str) -> tuple[int, int]:
+    """Returns how many rounds are start-up, and how many are counted at least."""
+    return (1, 2) if environment in IMAGES else (2, 5)
 
 
 def is_continuous(environment: str) -> bool:
     """Whether an environment's actions are."""
     import gymnasium as gym
 
-    if environment == PONG:
+    if environment in IMAGES:
         return False
     with closing(gym.make(environment)) as env:
         return isinstance(env.action_space, gym.spaces.Box)
@@ -85,11 +98,22 @@ def make_pong(context: Any = None) -> Any:
     return wrappers.TransformObservation(env, lambda obs: obs.transpose(1, 2, 0), space)
 
 
+def make_frames(context: Any = None) -> Any:
+    """Returns the environment of random frames."""
+    from frames import RandomFrames
+
+    return RandomFrames(context)
+
+
+MAKERS = {PONG: make_pong, FRAMES: make_frames}
+"""What makes an environment that gymnasium does not make by its name."""
+
+
 def rllib_model(environment: str) -> Any:
     """Returns the networks as RLlib's model config."""
     from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 
-    if environment == PONG:
+    if environment in IMAGES:
         return DefaultModelConfig(
             conv_filters=[[32, 8, 4], [64, 4, 2], [64, 3, 1]],
             head_fcnet_hiddens=[512],
@@ -110,7 +134,7 @@ def rllib_config(contender: str, environment: str) -> Any:
     batch, epochs = batch_and_epochs(environment)
     if contender == RLLIB:
         config = PPOConfig().training(train_batch_size_per_learner=batch)
-        if environment == PONG:  # Its encoders take no whole numbers.
+        if environment in IMAGES:  # Its encoders take no whole numbers.
             config.env_runners(env_to_module_connector=as_floats)
     else:
         from rllib_weighted import WeightedPPOConfig
@@ -119,13 +143,13 @@ def rllib_config(contender: str, environment: str) -> Any:
         config = WeightedPPOConfig().training(
             train_batch_size=batch, merge_strategy=strategy, merge_unit="env"
         )
-        if environment == PONG:
+        if environment in IMAGES:
             config.rl_module(observation_scale=1 / 255)
     name = environment
     if contender == ON_ENVPOOL:
         name = f"envpool:{environment}"
-    elif environment == PONG:
-        register_env(PONG, make_pong)
+    elif environment in MAKERS:
+        register_env(environment, MAKERS[environment])
     return (
         config.environment(name)
         .env_runners(
@@ -196,18 +220,19 @@ def sb3_rounds(contender: str, environment: str, facts: dict[str, Any]) -> Itera
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
-    is_pong = environment == PONG
+    has_images = environment in IMAGES
     batch, epochs = batch_and_epochs(environment)
     kind = SubprocVecEnv if contender == SB3_MANY else DummyVecEnv
-    made = make_pong if is_pong else environment
-    vector = make_vec_env(made, n_envs=NUM_ENVS, seed=0, vec_env_cls=kind)
+    vector = make_vec_env(
+        MAKERS.get(environment, environment), n_envs=NUM_ENVS, seed=0, vec_env_cls=kind
+    )
     model = PPO(
-        "CnnPolicy" if is_pong else "MlpPolicy",  # Scales images, and turns them around, itself.
+        "CnnPolicy" if has_images else "MlpPolicy",  # Scales images, and turns them around, itself.
         vector,
         n_steps=batch // NUM_ENVS,
         batch_size=MINIBATCH,
         n_epochs=epochs,
-        policy_kwargs={} if is_pong else {"net_arch": [64, 64]},
+        policy_kwargs={} if has_images else {"net_arch": [64, 64]},
         seed=0,
         device="cpu",
     )
@@ -228,8 +253,6 @@ def cleanrl_command(contender: str, environment: str) -> list[str]:
     checkout = Path(os.environ.get("CLEANRL", ""))
     name = CLEANRL_FILES[environment == PONG, is_continuous(environment)]
     if contender == CLEANRL_ENVPOOL:
-        if environment != PONG:
-            raise typer.BadParameter(f"{contender} should train on {PONG}, found {environment}")
         name = "ppo_atari_envpool.py"
     file = checkout / "cleanrl" / name
     if not os.environ.get("CLEANRL") or not file.is_file():
@@ -302,6 +325,8 @@ def main(
     threads: Annotated[int, typer.Option(help="torch threads; 0: its own choice.")] = 0,
 ) -> None:
     """Runs one contender and prints seconds and steps of its rounds as one line of JSON."""
+    if not runs_on(contender, environment):
+        raise typer.BadParameter(f"{contender} does not have {environment}")
     started = time.time()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
@@ -310,6 +335,7 @@ def main(
     if threads:
         torch.set_num_threads(threads)
     facts: dict[str, Any] = {"contender": contender, "environment": environment}
+    num_start_up, num_counted = rounds_to_count(environment)
     rounds: list[tuple[int, float]] = []
     total = 0.0
     with closing(rounds_of(contender, environment, facts)) as running:
@@ -318,10 +344,10 @@ def main(
             now = time.perf_counter()
             if number == 0:
                 facts["first_round_s"] = time.time() - started
-            elif number >= WARM_UP_ROUNDS:
+            elif number >= num_start_up:
                 rounds.append((steps, now - before))
                 total += now - before
-            if total >= seconds and len(rounds) >= MIN_ROUNDS:
+            if total >= seconds and len(rounds) >= num_counted:
                 break
             before = time.perf_counter()
     print(json.dumps({**facts, "rounds": rounds, "threads": torch.get_num_threads()}))

@@ -29,18 +29,20 @@ from contenders import (
     CLEANRL,
     CLEANRL_ENVPOOL,
     CONTENDERS,
+    FRAMES,
     ON_ENVPOOL,
     OURS,
     PONG,
     RLLIB,
     SB3_MANY,
     SB3_ONE,
+    runs_on,
 )
 from machine import machine, machine_line
 from rich.console import Console
 
 ENVIRONMENTS = ("CartPole-v1", "LunarLander-v3", "BipedalWalker-v3")
-ALL_ENVIRONMENTS = (*ENVIRONMENTS, "HalfCheetah-v5", PONG)
+ALL_ENVIRONMENTS = (*ENVIRONMENTS, "HalfCheetah-v5", PONG, FRAMES)
 USUAL = tuple(name for name in CONTENDERS if name not in (CLEANRL, CLEANRL_ENVPOOL))
 BEST, SB3 = "the faster backend", "sb3"
 FASTEST = {BEST: ("average", ON_ENVPOOL), SB3: (SB3_ONE, SB3_MANY)}
@@ -91,7 +93,7 @@ def measure(
     for environment in environments:
         for repeat in range(repeats):
             order = contenders if repeat % 2 == 0 else contenders[::-1]
-            for contender in order:
+            for contender in (name for name in order if runs_on(name, environment)):
                 record = run_one(contender, environment, repeat, seconds)
                 console.print(
                     f"{environment}, repeat {repeat + 1} of {repeats}, {contender}: "
