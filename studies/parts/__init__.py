@@ -2,6 +2,7 @@
 
 from studies.design import Part
 from studies.parts import (
+    backends,
     baselines,
     confirm,
     contexts,
@@ -27,6 +28,7 @@ _ORDER = (
     sensitivity.PART,
     overfitting.PART,
     baselines.PART,
+    backends.PART,
 )
 
 PARTS: dict[str, Part] = {part.name: part for part in _ORDER}
