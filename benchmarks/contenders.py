@@ -16,7 +16,8 @@ random frames that cost nothing (frames.py). Their rounds take long: one is star
 CleanRL's files run as they are, from the checkout that the variable CLEANRL names, with the Python
 that CLEANRL_PYTHON names (this one, if it is not set; CLEANRL_PYTHONPATH adds folders). They need
 tyro and tensorboard, for Pong also Stable-Baselines3, and gym for EnvPool. Settings that have no
-option are its own, its networks among them.
+option are its own, its networks among them. Sample Factory runs with the Python that
+SAMPLE_FACTORY_PYTHON names (sample_factory_peer.py).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -43,7 +45,9 @@ OURS = ("average", "reward_weighted", "loss_weighted", "actor_average")
 ON_ENVPOOL = "average on EnvPool"
 RLLIB, SB3_ONE, SB3_MANY = "rllib", "sb3 in one process", "sb3 in subprocesses"
 CLEANRL, CLEANRL_ENVPOOL = "cleanrl", "cleanrl on EnvPool"
-CONTENDERS = (*OURS, ON_ENVPOOL, RLLIB, SB3_ONE, SB3_MANY, CLEANRL, CLEANRL_ENVPOOL)
+SAMPLE_FACTORY = "sample factory"
+PEERS = (CLEANRL, CLEANRL_ENVPOOL, SAMPLE_FACTORY)  # Each in an environment of its own.
+CONTENDERS = (*OURS, ON_ENVPOOL, RLLIB, SB3_ONE, SB3_MANY, *PEERS)
 PONG, FRAMES = "Pong-v5", "frames"
 IMAGES = (PONG, FRAMES)
 CLEANRL_FILES = {  # (environment is Pong, actions are continuous) -> file
@@ -64,6 +68,8 @@ def runs_on(contender: str, environment: str) -> bool:
     """Whether a contender has an environment."""
     if contender == CLEANRL_ENVPOOL:
         return environment == PONG
+    if contender == SAMPLE_FACTORY:  # With its gymnasium, older than these versions.
+        return environment in ("CartPole-v1", "BipedalWalker-v3")
     return environment != FRAMES or contender not in (ON_ENVPOOL, CLEANRL)
 
 
@@ -278,42 +284,73 @@ def cleanrl_command(contender: str, environment: str) -> list[str]:
 
 
 def cleanrl_rounds(contender: str, environment: str, facts: dict[str, Any]) -> Iterator[int]:
-    """Trains with CleanRL; yields the environment steps of each round.
+    """Trains with CleanRL; yields the environment steps of each round."""
+    batch, _ = batch_and_epochs(environment)
+    command = cleanrl_command(contender, environment)
+    paths = [str(Path(os.environ["CLEANRL"]).resolve())]
+    paths += filter(None, [os.environ.get("CLEANRL_PYTHONPATH")])
+    with tempfile.TemporaryDirectory() as folder:  # It writes `runs/` where it runs.
+        for line in lines_of(command, folder, {"PYTHONPATH": os.pathsep.join(paths)}):
+            if line.startswith("SPS:"):  # Once a round.
+                yield batch
+
+
+def sample_factory_rounds(contender: str, environment: str, facts: dict[str, Any]) -> Iterator[int]:
+    """Trains with Sample Factory; yields the environment steps of each round.
+
+    Raises:
+        typer.BadParameter: No Python is named that has it.
+    """
+    python = os.environ.get("SAMPLE_FACTORY_PYTHON")
+    if not python:
+        raise typer.BadParameter(
+            f"SAMPLE_FACTORY_PYTHON should name a Python with {contender}; it is not set"
+        )
+    script = Path(__file__).with_name("sample_factory_peer.py")
+    batch, epochs = batch_and_epochs(environment)
+    numbers = map(str, (NUM_ENVS, batch, MINIBATCH, epochs))
+    sampled = 0
+    with tempfile.TemporaryDirectory() as folder:
+        command = [python, "-u", str(script), environment, *numbers, folder]
+        for line in lines_of(command, folder, {}):
+            name, _, number = line.partition(" ")
+            if name == "STEPS" and int(number) > sampled:
+                yield int(number) - sampled
+                sampled = int(number)
+
+
+def lines_of(command: list[str], folder: str, variables: dict[str, str]) -> Iterator[str]:
+    """Runs a peer's program in a folder; yields its lines, and ends it with all its processes.
 
     Raises:
         RuntimeError: It ended by itself; with its last lines.
     """
-    batch, _ = batch_and_epochs(environment)
-    command = cleanrl_command(contender, environment)
-    checkout = Path(os.environ["CLEANRL"]).resolve()
-    paths = [str(checkout), *filter(None, [os.environ.get("CLEANRL_PYTHONPATH")])]
-    with (
-        tempfile.TemporaryDirectory() as folder,  # It writes `runs/` where it runs.
-        subprocess.Popen(
-            command,
-            cwd=folder,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        ) as running,
-    ):
+    with subprocess.Popen(
+        command,
+        cwd=folder,
+        env={**os.environ, **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as running:
         last: deque[str] = deque(maxlen=20)
         try:
             for line in running.stdout or ():
                 last.append(line)
-                if line.startswith("SPS:"):  # Once a round.
-                    yield batch
-            raise RuntimeError("CleanRL ended by itself:\n" + "".join(last))
+                yield line
+            raise RuntimeError(f"{command[0]} ended by itself:\n" + "".join(last))
         finally:
-            running.kill()
+            os.killpg(running.pid, signal.SIGKILL)
 
 
 def rounds_of(contender: str, environment: str, facts: dict[str, Any]) -> Iterator[int]:
     """Trains with a contender; yields the environment steps of each round."""
     if contender.startswith("sb3"):
         return sb3_rounds(contender, environment, facts)
-    if contender in (CLEANRL, CLEANRL_ENVPOOL):
+    if contender == SAMPLE_FACTORY:
+        return sample_factory_rounds(contender, environment, facts)
+    if contender in PEERS:
         return cleanrl_rounds(contender, environment, facts)
     return rllib_rounds(contender, environment, facts)
 

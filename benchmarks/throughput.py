@@ -1,9 +1,10 @@
 """Environment steps per second of whole training loops: this package and others.
 
-    make bench            all but CleanRL, about an hour; then look at benchmarks/results/
+    make bench            all but CleanRL and Sample Factory, about an hour: benchmarks/results/
     make bench ARGS="--repeats 1 --environment CartPole-v1"
     make bench ARGS="--environment HalfCheetah-v5 --environment Pong-v5"
     CLEANRL=../cleanrl make bench ARGS="--contender average --contender cleanrl"
+    SAMPLE_FACTORY_PYTHON=../sf/bin/python make bench ARGS="--contender 'sample factory'"
 
 Same environment, networks, batch, minibatch, epochs and cores for all (see contenders.py). Every
 run is a process of its own, after one another and in turn: a repeat runs each contender once, every
@@ -32,8 +33,10 @@ from contenders import (
     FRAMES,
     ON_ENVPOOL,
     OURS,
+    PEERS,
     PONG,
     RLLIB,
+    SAMPLE_FACTORY,
     SB3_MANY,
     SB3_ONE,
     runs_on,
@@ -43,8 +46,9 @@ from rich.console import Console
 
 ENVIRONMENTS = ("CartPole-v1", "LunarLander-v3", "BipedalWalker-v3")
 ALL_ENVIRONMENTS = (*ENVIRONMENTS, "HalfCheetah-v5", PONG, FRAMES)
-USUAL = tuple(name for name in CONTENDERS if name not in (CLEANRL, CLEANRL_ENVPOOL))
+USUAL = tuple(name for name in CONTENDERS if name not in PEERS)
 BEST, SB3 = "the faster backend", "sb3"
+OTHERS = (RLLIB, SB3, CLEANRL, SAMPLE_FACTORY)
 FASTEST = {BEST: ("average", ON_ENVPOOL), SB3: (SB3_ONE, SB3_MANY)}
 WANTED = {
     ("average", RLLIB): (3.0, 2.5, 2.0),
@@ -148,7 +152,7 @@ def report(records: list[dict[str, Any]], environments: list[str]) -> str:
         for contender in CONTENDERS
     }
     pairs = [
-        *((ours, peer) for ours in (*OURS, ON_ENVPOOL, BEST) for peer in (RLLIB, SB3, CLEANRL)),
+        *((ours, peer) for ours in (*OURS, ON_ENVPOOL, BEST) for peer in OTHERS),
         (ON_ENVPOOL, "average"),
         (ON_ENVPOOL, CLEANRL_ENVPOOL),
     ]
