@@ -33,7 +33,10 @@ class CastingPPOModule(DefaultPPOTorchRLModule):
     def floats(self, obs: Tensor) -> Tensor:
         """Returns observations as the networks read them."""
         floats, scale = obs.to(torch.float32), self.observation_scale
-        return floats if scale == 1 else floats * scale
+        if scale == 1:
+            return floats
+        # In place where there is a copy: a second one takes as long as all the rest of this.
+        return floats * scale if floats is obs else floats.mul_(scale)
 
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         outputs: dict[str, Any] = super()._forward(self._with_floats(batch), **kwargs)

@@ -19,7 +19,7 @@ from ray.rllib.env.env_context import EnvContext
 from rllib_weighted.core.contexts import Context
 from rllib_weighted.core.envs import OWN, TRUE_REWARD, env_creator, envpool_id
 from rllib_weighted.core.levels import LevelDraws, LevelPlay, LevelPool
-from rllib_weighted.core.processes import cores_at_hand, num_threads
+from rllib_weighted.core.processes import cores_at_hand, num_threads, trial_cpus
 from rllib_weighted.core.rollouts import EpisodeStats
 from rllib_weighted.core.seeding import environment_seed
 from rllib_weighted.core.workers import EnvSeeding
@@ -356,7 +356,7 @@ class EnvSeeds:
                 num_slots=self._num_slots,
                 seed=self.root_seed,
                 evaluation=self._evaluates,
-                num_threads=num_threads(config.num_cpus_per_env_runner, cores=cores_at_hand()),
+                num_threads=self._pool_threads(config),
                 options={**context, **self._context_of_all(config)},
             )
         else:
@@ -366,6 +366,13 @@ class EnvSeeds:
             self._vector_env = vector_class(makers)
         self._write_counters()
         return self._vector_env
+
+    @staticmethod
+    def _pool_threads(config: WeightedPPOConfig) -> int:
+        """Returns the threads that step EnvPool's environments: a whole trial's, if alone."""
+        alone = config.num_env_runners == 0
+        cpus = trial_cpus(config) if alone else config.num_cpus_per_env_runner
+        return num_threads(cpus, cores=cores_at_hand())
 
     def _context_of_all(self, config: WeightedPPOConfig) -> Context:
         """Returns the context that EnvPool's sub-environments share: validation has seen to it."""

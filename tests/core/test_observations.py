@@ -73,7 +73,9 @@ def test_observations_are_scaled_only_if_the_user_says_so() -> None:
 def test_floats_can_be_scaled_too() -> None:
     space = gym.spaces.Box(-1, 1, (6,), np.float32)
     module = _module(space, make_config().rl_module(observation_scale=0.5))
-    assert torch.equal(module.floats(torch.ones(2)), torch.tensor([0.5, 0.5]))
+    given = torch.ones(2)
+    assert torch.equal(module.floats(given), torch.tensor([0.5, 0.5]))
+    assert torch.equal(given, torch.ones(2)), "a rollout's observations stay as they are"
 
 
 def test_the_module_comes_back_from_its_checkpoint(tmp_path: Path) -> None:

@@ -11,11 +11,13 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
+from ray.rllib.env.env_context import EnvContext
 from scipy import stats
 
 from rllib_weighted import WeightedPPOConfig
 from rllib_weighted.core.envs import OWN, TRUE_REWARD, env_problem
 from rllib_weighted.core.messages import SampleRequest, SampleResult
+from rllib_weighted.sampling import envs
 from rllib_weighted.sampling.env_runner import WeightedEnvRunner
 from rllib_weighted.sampling.envpool import EnvPoolVectorEnv, has_channels_first
 
@@ -48,6 +50,31 @@ def config(env: str = "envpool:CartPole-v1", **env_runners: Any) -> WeightedPPOC
 
 def rollout(env: Any, actions: np.ndarray) -> list[np.ndarray]:
     return [env.reset()[0], *(env.step(action)[0] for action in actions)]
+
+
+# Threads
+
+
+@pytest.mark.parametrize(
+    ("num_env_runners", "cpus", "expected"),
+    [
+        (0, {}, 1),
+        (0, {"num_cpus_for_main_process": 3}, 3),
+        (2, {"num_cpus_for_main_process": 3}, 1),
+    ],
+)
+def test_it_steps_with_the_cpus_of_who_samples(
+    monkeypatch: pytest.MonkeyPatch, num_env_runners: int, cpus: dict[str, int], expected: int
+) -> None:
+    made: list[int] = []
+    monkeypatch.setattr(envs, "cores_at_hand", lambda: 16)
+    monkeypatch.setattr(
+        envs, "EnvPoolVectorEnv", lambda *_, num_threads, **options: made.append(num_threads)
+    )
+    monkeypatch.setattr(envs.EnvSeeds, "_write_counters", lambda self: None)
+    settings = config(num_env_runners=num_env_runners).resources(**cpus)
+    envs.EnvSeeds(settings, min(num_env_runners, 1), SEED).build(settings, EnvContext({}, 0))
+    assert made == [expected]
 
 
 # Seeds
