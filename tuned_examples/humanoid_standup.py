@@ -10,7 +10,12 @@ The stop criterion is the mean over the last 100 training episodes of the explor
 up to it with Ray 2.60.0, torch 2.13.0 and Python 3.11 on one core of a 2-core machine, whose other
 core another training used; start-up not counted:
 
-@MEASURED@
+    seed 1     172,032 steps   3.9 minutes   return 112,785
+    seed 2     393,216 steps   9.5 minutes   return 111,371
+    seed 3     274,432 steps   4.7 minutes   return 112,934
+
+The greedy policies of seeds 1 and 3 then come to 132,000 and 146,000 in gymnasium's
+HumanoidStandup-v4, means of five episodes.
 """
 
 from ray.rllib.connectors.env_to_module import MeanStdFilter
