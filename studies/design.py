@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, Literal
 
-Score = Literal["episodes", "workers", "greedy"]
+Score = Literal["episodes", "workers", "first context", "greedy"]
 Context = Mapping[str, Any]
 
 
@@ -30,8 +30,10 @@ class Task:
         hold: Rounds in a row that the score has to stay at the threshold.
         score: "episodes": the mean return of the last 100 episodes; "workers": the mean over the
             workers of each one's last 10 episodes or so, so that a context counts the same however
-            long its episodes are; "greedy": the mean over the contexts of greedy episodes on
-            held-out seeds, every `greedy_interval` rounds, for arms that choose what they play.
+            long its episodes are; "first context": the same of the workers in the first context
+            only, where the others' returns are too noisy to be a score; "greedy": the mean over
+            the contexts of greedy episodes on held-out seeds, every `greedy_interval` rounds, for
+            arms that choose what they play.
         greedy_interval: Rounds from one such evaluation to the next.
         greedy_episodes: Episodes in each context.
         num_workers: Workers that are merged, sub-environments of one process.

@@ -115,6 +115,16 @@ def noisy_cart_pole(deviation: float = 0.0) -> Env:
     return NoisyReward(env, deviation) if deviation else env
 
 
+def noisy_lunar_lander(deviation: float = 0.0) -> Env:
+    """LunarLander-v3 with noise on its rewards.
+
+    Args:
+        deviation: Standard deviation of the noise on every reward; most are between -3 and 3.
+    """
+    env = gym.make("LunarLander-v3")
+    return NoisyReward(env, deviation) if deviation else env
+
+
 def noisy_sensors_cart_pole(deviation: float = 0.0) -> Env:
     """CartPole-v1 with noise on its observations; the angle that ends an episode is 0.21.
 
@@ -130,6 +140,7 @@ CREATORS: dict[str, Callable[..., Env]] = {
     "study/LunarLander": lunar_lander,
     "study/BipedalWalker": bipedal_walker,
     "study/NoisyCartPole": noisy_cart_pole,
+    "study/NoisyLunarLander": noisy_lunar_lander,
     "study/NoisySensorsCartPole": noisy_sensors_cart_pole,
 }
 """The study's environments by their ids."""

@@ -136,10 +136,12 @@ def _curve(algorithm: Algorithm, task: Task) -> tuple[dict[str, np.ndarray], dic
             found = result["env_runners"]
             means = {"episode_return": found.get("episode_return_mean", math.nan)}
             everybody.add({"0": {**means, "num_episodes": found.get("num_episodes", 0)}})
-            score = everybody.mean
+            score = everybody.mean()
         worst = workers.worst if task.contexts else math.nan
         if task.score == "workers":
-            score = workers.mean
+            score = workers.mean()
+        elif task.score == "first context":
+            score = workers.mean(every=len(task.contexts))
         elif task.score == "greedy":
             if len(rows) % task.greedy_interval == 0:
                 returns = context_returns(algorithm, task, task.contexts, task.greedy_episodes)
@@ -206,10 +208,9 @@ class RecentReturns:
             for rounds in self._rounds
         ]
 
-    @property
-    def mean(self) -> float:
-        """The mean over the workers; NaN until each has ended an episode."""
-        return float(np.mean(self._means))
+    def mean(self, every: int = 1) -> float:
+        """Returns the mean over the first worker and every so many; NaN until each has a return."""
+        return float(np.mean(self._means[::every]))
 
     @property
     def worst(self) -> float:

@@ -80,22 +80,23 @@ def test_an_arm_can_change_its_task():
 def test_workers_count_the_same_however_many_episodes_they_have():
     scores = training.RecentReturns(2)
     scores.add({"0": {"episode_return": 1.0, "num_episodes": 9}})
-    assert math.isnan(scores.mean)
+    assert math.isnan(scores.mean())
     scores.add(
         {
             "0": {"episode_return": 1.0, "num_episodes": 1},
             "1": {"episode_return": 0.0, "num_episodes": 1},
         }
     )
-    assert scores.mean == 0.5
+    assert scores.mean() == 0.5
     assert scores.worst == 0.0
+    assert scores.mean(every=2) == 1.0, "the workers of the first of two contexts"
 
 
 def test_a_worker_is_scored_by_its_last_episodes():
     scores = training.RecentReturns(1)
     for episode_return, count in ((0.0, 6), (1.0, 6), (1.0, 0), (2.0, 6)):
         scores.add({"0": {"episode_return": episode_return, "num_episodes": count}})
-    assert scores.mean == pytest.approx(1.5)  # The first six are more than the last ten need.
+    assert scores.mean() == pytest.approx(1.5)  # The first six are more than the last ten need.
 
 
 def test_a_summary_counts_every_round_and_keeps_a_few_points():
