@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from studies.design import Task
-from studies.parts.tasks import PPO
+from studies.parts.tasks import LUNAR_LANDER, PPO
 
 _FORCES = [0.001 * (1 + 2.5 * worker / 7) for worker in range(8)]
 
@@ -88,6 +88,23 @@ NOISY_CART_POLE = Task(
 """Every second worker has normal noise of deviation 3 on each reward of 1.
 
 A pilot of the average (seed 1) got to 195 after about 90,000 steps, and to 240 at most."""
+
+NOISY_LUNAR_LANDER = replace(
+    LUNAR_LANDER,
+    name="LunarLander, noisy rewards for half of the workers",
+    env="study/NoisyLunarLander",
+    total_steps=600_000,
+    threshold=50.0,
+    hold=3,
+    score="first context",
+    contexts=({"deviation": 0.0}, {"deviation": 20.0}),
+    held_out=({"deviation": 0.0},),
+)
+"""Every second worker has normal noise of deviation 20 on each reward, most of which lie between -3
+and 3. The score is that of the workers without: over an episode the noise has a deviation of 350.
+
+Pilots of the average with 400,000 steps (seeds 1 and 2) got to 0 after 287,000 and 344,000 steps,
+and to 50 never."""
 
 NOISY_SENSORS = replace(
     NOISY_CART_POLE,
