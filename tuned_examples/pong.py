@@ -11,7 +11,8 @@ another seed. It samples and learns in a single process, with two cores; on a si
 
 The stop criterion is the mean over the last 100 training episodes of the exploring policy. Measured
 up to it with Ray 2.60.0, torch 2.13.0 and Python 3.11, on a 2-core machine that other programs used
-as well in the first minutes; start-up not counted. One seed:
+as well in the first minutes; the policy sampled with one thread there. Start-up not counted. One
+seed:
 
     seed 1   3,473,075 steps   61.8 minutes   return 15.0
 """

@@ -34,14 +34,13 @@ MOUNTAIN_CAR = Task(
 Pilots of the average (seeds 1, 2, 3) got to 0.9 after 29,000, 55,000 and 35,000 steps. A worker has
 256 steps a round."""
 
-LUNAR_LANDER_WORLDS = Task(
+LUNAR_LANDER_WORLDS = replace(
+    LUNAR_LANDER,
     name="LunarLander, unequal gravity and wind",
     env="study/LunarLander",
-    total_steps=400_000,
     threshold=75.0,
     hold=3,
     score="workers",
-    reward_scale=0.05,
     contexts=tuple(
         {"gravity": gravity, "wind": wind}
         for gravity, wind in (
@@ -53,15 +52,6 @@ LUNAR_LANDER_WORLDS = Task(
         {"gravity": gravity, "wind": wind}
         for gravity, wind in ((-3.0, 0.0), (-6.5, 10.0), (-8.5, 18.0), (-10.0, 0.0), (-11.9, 12.0))
     ),
-    training={
-        **PPO,
-        "train_batch_size": 4096,
-        "num_epochs": 6,
-        "lr": 5e-4,
-        "gamma": 0.999,
-        "lambda_": 0.98,
-        "entropy_coeff": 0.01,
-    },
 )
 """Each worker its own gravity, and wind of its own power; turbulence a tenth of it.
 

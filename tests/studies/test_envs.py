@@ -1,3 +1,4 @@
+import gymnasium as gym
 import numpy as np
 import pytest
 
@@ -31,12 +32,16 @@ def play(env):
     return [first, *(step[0] for step in steps)], [step[1] for step in steps]
 
 
-@pytest.mark.parametrize("create", [envs.noisy_cart_pole, envs.noisy_lunar_lander])
-def test_noise_is_on_the_rewards_only_and_the_same_for_a_seed(create):
+@pytest.mark.parametrize(
+    ("create", "env_id"),
+    [(envs.noisy_cart_pole, "CartPole-v1"), (envs.noisy_lunar_lander, "LunarLander-v3")],
+)
+def test_noise_is_on_the_rewards_only_and_the_same_for_a_seed(create, env_id):
     noisy, plain = create(2.0), create()
     seen, rewards = play(noisy)
     again, same = play(noisy)
     clean, true = play(plain)
+    assert true == play(gym.make(env_id))[1]
     assert rewards == same
     assert 0.5 < np.std(np.subtract(rewards, true)) < 4
     np.testing.assert_array_equal(seen, clean)
