@@ -14,10 +14,11 @@ shared by policy and value, its batches are of 2048 steps, with 4 epochs. "frame
 random frames that cost nothing (frames.py). Their rounds take long: one is start-up, two count.
 
 CleanRL's files run as they are, from the checkout that the variable CLEANRL names, with the Python
-that CLEANRL_PYTHON names (this one, if it is not set; CLEANRL_PYTHONPATH adds folders). They need
-tyro and tensorboard, for Pong also Stable-Baselines3, and gym for EnvPool. Settings that have no
-option are its own, its networks among them. Sample Factory runs with the Python that
-SAMPLE_FACTORY_PYTHON names (sample_factory_peer.py).
+that CLEANRL_PYTHON names: it has gymnasium 0.29, tyro and tensorboard, mujoco for HalfCheetah,
+ale-py 0.10 and Stable-Baselines3 for Pong, gym 0.23 and envpool 0.8 for Pong on EnvPool. Settings
+that have no option are its own. Sample Factory runs with the Python that SAMPLE_FACTORY_PYTHON
+names (sample_factory_peer.py); one will do for both. gymnasium 0.29 has other versions of two
+environments (OLDER_IDS), with the same physics.
 """
 
 from __future__ import annotations
@@ -50,6 +51,10 @@ PEERS = (CLEANRL, CLEANRL_ENVPOOL, SAMPLE_FACTORY)  # Each in an environment of 
 CONTENDERS = (*OURS, ON_ENVPOOL, RLLIB, SB3_ONE, SB3_MANY, *PEERS)
 PONG, FRAMES = "Pong-v5", "frames"
 IMAGES = (PONG, FRAMES)
+DQN_FILTERS = [[32, 8, 4, "valid"], [64, 4, 2, "valid"], [64, 3, 1, "valid"], [512, 7, 1, "valid"]]
+"""The network of the DQN paper: the last one takes the 7 x 7 that is left, as a dense layer does."""
+OLDER_IDS = {"LunarLander-v3": "LunarLander-v2", "HalfCheetah-v5": "HalfCheetah-v4"}
+"""What gymnasium 0.29 has, which the peers of `PEERS` want."""
 CLEANRL_FILES = {  # (environment is Pong, actions are continuous) -> file
     (False, False): "ppo.py",
     (False, True): "ppo_continuous_action.py",
@@ -68,8 +73,8 @@ def runs_on(contender: str, environment: str) -> bool:
     """Whether a contender has an environment."""
     if contender == CLEANRL_ENVPOOL:
         return environment == PONG
-    if contender == SAMPLE_FACTORY:  # With its gymnasium, older than these versions.
-        return environment in ("CartPole-v1", "BipedalWalker-v3")
+    if contender == SAMPLE_FACTORY:
+        return environment not in IMAGES
     return environment != FRAMES or contender not in (ON_ENVPOOL, CLEANRL)
 
 
@@ -120,11 +125,7 @@ def rllib_model(environment: str) -> Any:
     from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 
     if environment in IMAGES:
-        return DefaultModelConfig(
-            conv_filters=[[32, 8, 4], [64, 4, 2], [64, 3, 1]],
-            head_fcnet_hiddens=[512],
-            vf_share_layers=True,
-        )
+        return DefaultModelConfig(conv_filters=DQN_FILTERS, vf_share_layers=True)
     return DefaultModelConfig(
         fcnet_hiddens=[64, 64],
         vf_share_layers=False,  # As Stable-Baselines3; RLlib shares them unasked.
@@ -266,7 +267,7 @@ def cleanrl_command(contender: str, environment: str) -> list[str]:
             f"CLEANRL should name a checkout of CleanRL with cleanrl/{name}, found {checkout}"
         )
     batch, epochs = batch_and_epochs(environment)
-    env_id = environment
+    env_id = OLDER_IDS.get(environment, environment)
     if contender == CLEANRL and environment == PONG:
         env_id = "ale_py:ALE/Pong-v5"
     options = {
@@ -287,10 +288,9 @@ def cleanrl_rounds(contender: str, environment: str, facts: dict[str, Any]) -> I
     """Trains with CleanRL; yields the environment steps of each round."""
     batch, _ = batch_and_epochs(environment)
     command = cleanrl_command(contender, environment)
-    paths = [str(Path(os.environ["CLEANRL"]).resolve())]
-    paths += filter(None, [os.environ.get("CLEANRL_PYTHONPATH")])
+    variables = {"PYTHONPATH": str(Path(os.environ["CLEANRL"]).resolve())}
     with tempfile.TemporaryDirectory() as folder:  # It writes `runs/` where it runs.
-        for line in lines_of(command, folder, {"PYTHONPATH": os.pathsep.join(paths)}):
+        for line in lines_of(command, folder, variables):
             if line.startswith("SPS:"):  # Once a round.
                 yield batch
 
@@ -311,7 +311,8 @@ def sample_factory_rounds(contender: str, environment: str, facts: dict[str, Any
     numbers = map(str, (NUM_ENVS, batch, MINIBATCH, epochs))
     sampled = 0
     with tempfile.TemporaryDirectory() as folder:
-        command = [python, "-u", str(script), environment, *numbers, folder]
+        env_id = OLDER_IDS.get(environment, environment)
+        command = [python, "-u", str(script), env_id, *numbers, folder]
         for line in lines_of(command, folder, {}):
             name, _, number = line.partition(" ")
             if name == "STEPS" and int(number) > sampled:

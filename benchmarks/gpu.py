@@ -22,6 +22,7 @@ import gymnasium as gym
 import numpy as np
 import ray
 import torch
+from contenders import DQN_FILTERS
 from machine import machine_line
 from ray import tune
 from ray.rllib.algorithms.ppo import PPOConfig
@@ -32,11 +33,7 @@ from rllib_weighted import WeightedPPOConfig
 NETWORKS: dict[str, dict[str, Any]] = {
     "64-64": {"fcnet_hiddens": [64, 64]},
     "1024-1024-1024": {"fcnet_hiddens": [1024, 1024, 1024]},
-    "CNN": {
-        "conv_filters": [[32, 8, 4], [64, 4, 2], [64, 3, 1]],
-        "conv_activation": "relu",
-        "fcnet_hiddens": [512],
-    },
+    "CNN": {"conv_filters": DQN_FILTERS},
 }
 ARMS = ("stock RLlib", "ours, autograd", "ours", "ours, loss_weighted", "ours, actor_average")
 

@@ -30,6 +30,13 @@ class CastingPPOModule(DefaultPPOTorchRLModule):
         """What observations are multiplied by."""
         return float(self.model_config.get(SCALE, 1.0))
 
+    def setup(self) -> None:
+        """Builds the networks; see `RLModule.setup`."""
+        super().setup()
+        # RLlib's images have their channels last. Kernels that have them elsewhere are copied in
+        # every forward pass: half the time of one for eight images.
+        self.to(memory_format=torch.channels_last)
+
     def floats(self, obs: Tensor) -> Tensor:
         """Returns observations as the networks read them."""
         floats, scale = obs.to(torch.float32), self.observation_scale

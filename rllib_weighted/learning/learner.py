@@ -20,6 +20,7 @@ from torch import Tensor
 
 from rllib_weighted.core.messages import UpdateRequest, UpdateResult
 from rllib_weighted.core.modules import Networks
+from rllib_weighted.core.processes import unfilled_memory
 from rllib_weighted.learning.batch import (
     RoundBatch,
     column_batch,
@@ -131,6 +132,7 @@ class WeightedPPOLearner(PPOTorchLearner):
     # One round
 
     @override(Learner)
+    @unfilled_memory()
     def update(
         self,
         *,

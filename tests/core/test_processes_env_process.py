@@ -30,13 +30,18 @@ def test_seeds_are_those_that_rllib_would_set() -> None:
 
 
 @pytest.mark.parametrize(("index", "in_evaluation"), [(0, False), (2, False), (1, True)])
-def test_each_env_runner_has_its_own_seed(index: int, in_evaluation: bool) -> None:
+def test_each_env_runner_has_its_own_seed_and_fills_no_memory(
+    index: int, in_evaluation: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
     config = make_config(num_env_runners=2)
     config.in_evaluation = in_evaluation
     before = torch.get_num_threads()
     with threads.computing_with(before):
         seedless = prepare_process(config, index)
     torch.set_num_threads(before)
+    # The local one's process is the user's.
+    assert torch.utils.deterministic.fill_uninitialized_memory is (index == 0)
     drawn = _draws()
     # RLlib's own rule: seed + worker_index + 1e6 in evaluation.
     seed_process(SEED + index + (1_000_000 if in_evaluation else 0))

@@ -104,6 +104,21 @@ def test_threads_are_as_before_after_the_block() -> None:
         assert torch.get_num_threads() == before
 
 
+@pytest.mark.parametrize("before", [True, False])
+def test_new_memory_is_filled_as_before_after_the_block(
+    before: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", before)
+
+    def fail() -> None:
+        assert not torch.utils.deterministic.fill_uninitialized_memory
+        raise KeyError
+
+    with pytest.raises(KeyError), threads.unfilled_memory():
+        fail()
+    assert torch.utils.deterministic.fill_uninitialized_memory is before
+
+
 @pytest.mark.parametrize(
     ("files", "expected"),
     [
