@@ -25,6 +25,7 @@ STRATEGIES = (
     "learnability",
     "advantage_scaled",
     "inverse_variance",
+    "torchjd",
 )
 MEASURED = "average, measured"  # With diagnostics in every round.
 

@@ -96,9 +96,9 @@ def contrasts(part: Part, runs: pd.DataFrame) -> pd.DataFrame:
         num_pairs, num_planned, num_censored (runs of either arm), effect (speed, or difference arm
         minus baseline), low, high (95 % t interval over the pairs), deviation (of the pairs; of
         the logarithm for a speed), p (paired t test), p_holm (corrected for all registered
-        contrasts, those without runs included: it does not grow when these are made), power_10,
-        power_20 (of a paired t test at 5 %, to see a speed of 1.10 and 1.20 with such a deviation;
-        NaN if not a speed).
+        contrasts, those without runs or cut later included: it does not grow when runs are made),
+        power_10, power_20 (of a paired t test at 5 %, to see a speed of 1.10 and 1.20 with such a
+        deviation; NaN if not a speed).
     """
     rows = [
         row
@@ -108,6 +108,7 @@ def contrasts(part: Part, runs: pd.DataFrame) -> pd.DataFrame:
     ]
     table = pd.DataFrame(rows, columns=_COLUMNS)
     registered = sum(len(experiment.contrasts) for experiment in part.experiments)
+    registered += part.num_cut_contrasts
 
     def corrected(p: pd.Series) -> np.ndarray:
         missing = np.ones(registered - len(p))

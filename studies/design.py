@@ -150,6 +150,8 @@ class Part:
         question: What it asks, what would answer it, and how: Markdown.
         cuts: What a larger study would have had, and why it is not here: Markdown.
         experiments: What is run.
+        num_cut_contrasts: Contrasts that were registered and cut when the part had runs already.
+            Holm's correction counts them, so that a cut makes nothing significant.
 
     Raises:
         ValueError: Two experiments have one name.
@@ -160,6 +162,7 @@ class Part:
     question: str
     cuts: str
     experiments: tuple[Experiment, ...]
+    num_cut_contrasts: int = 0
 
     def __post_init__(self) -> None:
         names = [experiment.name for experiment in self.experiments]

@@ -30,7 +30,7 @@ How to read it. Runs of one seed are pairs. **Speed** is baseline's environment 
 threshold / the arm's, the geometric mean over the pairs, with a 95 % t interval; a run that did
 not reach the threshold counts with its length. Other effects are differences of means, arm minus
 baseline. p is that of a paired t test, corrected after Holm for all registered contrasts of the
-part by the same measure, those whose runs are missing included. **Power** is how probably this
+part by the same measure, those without runs, or cut later, included. **Power** is how probably this
 many pairs, with the spread that was found, would have shown a speed of 1.10 and 1.20. An arm wins
 or loses only where the interval and the corrected p value say so.
 """

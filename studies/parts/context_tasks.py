@@ -135,11 +135,4 @@ threshold is where learning has begun, not where it ends. 194 s of a core a run.
 MOUNTAIN_CAR_LEVELS = replace(
     MOUNTAIN_CAR, name="MountainCar, engines as levels", score="greedy", greedy_interval=2, hold=1
 )
-LUNAR_LANDER_LEVELS = replace(
-    LUNAR_LANDER_WORLDS,
-    name="LunarLander, gravity and wind as levels",
-    score="greedy",
-    greedy_interval=8,
-    hold=1,
-)
 """The same contexts, scored by greedy episodes in all, because arms choose what they play."""

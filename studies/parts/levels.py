@@ -5,7 +5,7 @@ from typing import Any
 
 from studies.design import Arm, Experiment, Part, Task
 from studies.parts.arms import AVERAGE, AVERAGE_BATCH, LEARNABILITY_BATCH, against
-from studies.parts.context_tasks import LUNAR_LANDER_LEVELS, MOUNTAIN_CAR_LEVELS
+from studies.parts.context_tasks import MOUNTAIN_CAR_LEVELS
 
 
 def levels_arm(name: str, task: Task, base: Arm, **options: Any) -> Arm:
@@ -46,12 +46,13 @@ Greedy episodes in all eight contexts, on seeds kept apart, are the score: what 
 play must not decide how well it seems to do. Level replay pays if it is faster than both averages
 after Holm's correction, and it is the choice that pays if it is also faster than levels in turn.
 
-Predictions: on MountainCar learnability is faster, early on, than everything else; on LunarLander
-no score is faster than levels in turn.
+Prediction: learnability is faster, early on, than everything else.
 """,
     cuts="""
-Pools of eight; two families of contexts. Evaluations every 4,000 and 33,000 steps: speeds are no
-finer.
+A pool of eight; one family of contexts. LunarLander with unequal gravity and wind was registered
+too, with 12 seeds, and was left out before any run of it: greedy evaluations in eight worlds make
+it the dearest task of all. Evaluations every 4,000 steps: speeds are no finer.
 """,
-    experiments=(_experiment(MOUNTAIN_CAR_LEVELS, 16), _experiment(LUNAR_LANDER_LEVELS, 12)),
+    experiments=(_experiment(MOUNTAIN_CAR_LEVELS, 16),),
+    num_cut_contrasts=11,
 )

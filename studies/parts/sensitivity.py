@@ -3,12 +3,12 @@
 from dataclasses import replace
 
 from studies.design import Arm, Experiment, Part
-from studies.parts.arms import AVERAGE, SUM, L, R, against
+from studies.parts.arms import AVERAGE, L, R, against
 from studies.parts.tasks import CART_POLE
 
 _SEEDS = tuple(range(4000, 4010))
 _MIN_WEIGHTS = {
-    "0": 0.0, "1/64": 1 / 64, "1/32": 1 / 32, "1/16": 1 / 16, "1/4": 1 / 4, "1/2": 1 / 2, "1": 1.0
+    "0": 0.0, "1/64": 1 / 64, "1/16": 1 / 16, "1/4": 1 / 4, "1": 1.0
 }  # fmt: skip
 
 
@@ -30,7 +30,7 @@ _ARMS = _with_min_weights(R) + _with_min_weights(L)
 
 def _workers(number: int) -> Experiment:
     task = replace(CART_POLE, name=f"CartPole-v1, {number} workers", num_workers=number)
-    return Experiment(task, (AVERAGE, SUM, R, L), _SEEDS, against(AVERAGE, SUM, R, L))
+    return Experiment(task, (AVERAGE, R, L), _SEEDS, against(AVERAGE, R, L))
 
 
 PART = Part(
@@ -38,7 +38,7 @@ PART = Part(
     title="Sensitivity: minimum weight and number of workers",
     question="""
 The paper found significantly worse results with a minimum weight of 1/16 in place of 1/8, and
-studied neither other values nor other numbers of workers. Here are eight minimum weights for R
+studied neither other values nor other numbers of workers. Here are six minimum weights for R
 and L with 8 workers, and 2, 4, 16 and 32 workers with the default 1/N, on CartPole.
 
 A minimum weight matters if the interval of an arm's speed against the default of 1/8 excludes 1
@@ -47,7 +47,8 @@ limit.
 """,
     cuts="""
 CartPole only: on LunarLander the same would take three times as long as all of this part. With
-another number of workers the batch stays, so that each has a part of it.
+another number of workers the batch stays, so that each has a part of it. Minimum weights of 1/32 and 1/2
+are left out, and `sum` for other numbers of workers, before any run that counts.
 
 **Changed after registration.** CartPole first had 150,000 steps and a threshold of 475. The first
 17 runs, one seed in all arms of the first table, seldom got there: what never comes cannot be

@@ -42,6 +42,19 @@ def _batch(space: Any, dtype: Any = None) -> dict[str, torch.Tensor]:
     return {Columns.OBS: torch.from_numpy(obs if dtype is None else obs.astype(dtype))}
 
 
+def test_kernels_keep_their_channels_last() -> None:
+    """Else every forward pass copies them; a state that comes without must not undo it."""
+    module = _module(_SPACES["images"])
+    other = {name: p.detach().numpy().copy(order="C") for name, p in module.named_parameters()}
+    module.set_state({name: values + 1 for name, values in other.items()})
+    kernels = {name: p for name, p in module.named_parameters() if p.dim() == 4}
+    assert kernels
+    for name, kernel in kernels.items():
+        assert kernel.is_contiguous(memory_format=torch.channels_last)
+        assert not kernel.is_contiguous()
+        np.testing.assert_array_equal(kernel.detach().numpy(), other[name] + 1)
+
+
 @pytest.mark.parametrize("name", _SPACES)
 def test_it_computes_what_rllibs_own_module_computes_of_floats(name: str) -> None:
     space: Any = _SPACES[name]

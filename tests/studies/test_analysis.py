@@ -77,6 +77,13 @@ def test_holm_counts_contrasts_that_were_not_run_too():
     assert alone["p_holm"] == pytest.approx(2 * both.loc["fast", "p"])
 
 
+def test_holm_counts_contrasts_that_were_cut_later():
+    both = speeds(runs())
+    cut = replace(PART, num_cut_contrasts=3)
+    found = analysis.contrasts(cut, runs()).query("measure == 'speed'").set_index("arm")
+    assert found.loc["fast", "p_holm"] == pytest.approx(5 * both.loc["fast", "p"])
+
+
 def test_intervals_cover_the_truth_about_as_often_as_they_say():
     random = np.random.default_rng(3)
     covered = 0
