@@ -52,7 +52,7 @@ CONTENDERS = (*OURS, ON_ENVPOOL, RLLIB, SB3_ONE, SB3_MANY, *PEERS)
 PONG, FRAMES = "Pong-v5", "frames"
 IMAGES = (PONG, FRAMES)
 DQN_FILTERS = [[32, 8, 4, "valid"], [64, 4, 2, "valid"], [64, 3, 1, "valid"], [512, 7, 1, "valid"]]
-"""The network of the DQN paper: the last one takes the 7 x 7 that is left, as a dense layer does."""
+"""The network of the DQN paper: the last one takes all that is left, as its dense layer does."""
 OLDER_IDS = {"LunarLander-v3": "LunarLander-v2", "HalfCheetah-v5": "HalfCheetah-v4"}
 """What gymnasium 0.29 has, which the peers of `PEERS` want."""
 CLEANRL_FILES = {  # (environment is Pong, actions are continuous) -> file

@@ -47,8 +47,8 @@ limit.
 """,
     cuts="""
 CartPole only: on LunarLander the same would take three times as long as all of this part. With
-another number of workers the batch stays, so that each has a part of it. Minimum weights of 1/32 and 1/2
-are left out, and `sum` for other numbers of workers, before any run that counts.
+another number of workers the batch stays, so that each has a part of it. Minimum weights of 1/32
+and 1/2 are left out, and `sum` for other numbers of workers, before any run that counts.
 
 **Changed after registration.** CartPole first had 150,000 steps and a threshold of 475. The first
 17 runs, one seed in all arms of the first table, seldom got there: what never comes cannot be
