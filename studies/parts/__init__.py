@@ -3,6 +3,7 @@
 from studies.design import Part
 from studies.parts import (
     backends,
+    backends_again,
     baselines,
     confirm,
     contexts,
@@ -31,6 +32,7 @@ _ORDER = (
     overfitting.PART,
     baselines.PART,
     backends.PART,
+    backends_again.PART,
 )
 
 PARTS: dict[str, Part] = {part.name: part for part in _ORDER}
