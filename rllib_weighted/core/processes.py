@@ -12,7 +12,7 @@ import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ VARIABLE = "OMP_NUM_THREADS"
 MAX_THREADS = 8  # Unasked: PPO's minibatches are too small to keep more of them busy.
 SMALL = 50_000  # Parameters; 64-64 networks have 10,000, 256-256 networks 150,000.
 
+_DETERMINISTIC: Any = torch.utils.deterministic  # Its property is unknown to the stubs.
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")  # Of a container, under version 2 of control groups.
 _OLD_QUOTA = Path("/sys/fs/cgroup/cpu")  # Under version 1.
 _ENVIRONMENT = Path("/proc/self/environ")
@@ -109,12 +110,12 @@ def unfilled_memory() -> Iterator[None]:
     what reads a value that it never wrote does so twice alike. Nothing here does, and with large
     activations the filling is 8 % of a learner's round.
     """
-    before = torch.utils.deterministic.fill_uninitialized_memory
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    before = _DETERMINISTIC.fill_uninitialized_memory
+    _DETERMINISTIC.fill_uninitialized_memory = False
     try:
         yield
     finally:
-        torch.utils.deterministic.fill_uninitialized_memory = before
+        _DETERMINISTIC.fill_uninitialized_memory = before
 
 
 def cores_at_hand() -> float:
@@ -175,7 +176,7 @@ def prepare_process(config: AlgorithmConfig, index: int) -> AlgorithmConfig:
         # `OMP_NUM_THREADS` is not asked: with a batch of one row per sub-environment, a second
         # thread on the same CPU makes sampling ten times slower.
         torch.set_num_threads(num_threads(config.num_cpus_per_env_runner, cores=cores_at_hand()))
-        torch.utils.deterministic.fill_uninitialized_memory = False  # See `unfilled_memory`.
+        _DETERMINISTIC.fill_uninitialized_memory = False  # See `unfilled_memory`.
     if config.seed is None or torch.version.cuda is not None or config.torch_compile_worker:
         return config
     seed_process(config.seed + index + 1_000_000 * config.in_evaluation)
