@@ -244,6 +244,19 @@ def test_the_adaptive_kl_coefficient_sees_all_workers():
     assert float(learner_of(group).curr_kl_coeffs_per_module[DEFAULT_MODULE_ID]) == 0.5
 
 
+def test_new_memory_is_not_filled_while_it_learns(monkeypatch):
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    group, seen = build_group(small_config(2)), []
+
+    def look(**kwargs):
+        seen.append(torch.utils.deterministic.fill_uninitialized_memory)
+
+    monkeypatch.setattr(learner_of(group), "after_gradient_based_update", look)
+    group.update(episodes=make_episodes([[6], [9]]), merge=make_request(2), num_epochs=1)
+    assert seen == [False]
+    assert torch.utils.deterministic.fill_uninitialized_memory
+
+
 def test_ray_trains_wrapper_does_not_hide_the_stock_loss():
     """In an actor, a subclass wraps every method for tracing."""
 
