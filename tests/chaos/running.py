@@ -144,7 +144,9 @@ def _survive(sweep: Sweep, store: Store, fault: Fault, outcome: Outcome) -> None
     seconds = time.monotonic() - began
     outcome.say(f"  {fault}: {how if hit else 'there was nobody to hit'}, {seconds:.0f} s")
     if how == "hangs":
-        outcome.problems.append(f"{fault}: hangs for {hang_s:.0f} s:\n{sweep.output[-3000:]}")
+        outcome.problems.append(
+            f"{fault}: hangs for {hang_s:.0f} s:\n{sweep.output[-3000:]}\n{sweep.stacks()}"
+        )
         assert sweep.command is not None
         sweep.command.kill()
         sweep.command.wait()

@@ -263,6 +263,27 @@ class Sweep:
                     found.append(process)
         return sorted(found, key=lambda process: process.create_time())
 
+    def stacks(self) -> str:
+        """Returns the stacks of the command and its processes, by the py-spy that Ray brings."""
+        assert self.command is not None
+        of_roles = [process.pid for role in ROLES for process in self.of_role(role)]
+        dumps = [
+            subprocess.run(
+                [
+                    Path(sys.executable).with_name("py-spy"),
+                    "dump",
+                    "--nonblocking",
+                    "--pid",
+                    str(pid),
+                ],
+                capture_output=True,
+                text=True,
+                timeout=30,
+            )
+            for pid in [self.command.pid, *of_roles]
+        ]
+        return "\n".join(dump.stdout + dump.stderr for dump in dumps)
+
     def close(self) -> None:
         """Ends everything."""
         if self.command is not None and self.exit_code is None:
