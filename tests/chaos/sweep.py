@@ -266,23 +266,13 @@ class Sweep:
     def stacks(self) -> str:
         """Returns the stacks of the command and its processes, by the py-spy that Ray brings."""
         assert self.command is not None
-        of_roles = [process.pid for role in ROLES for process in self.of_role(role)]
-        dumps = [
-            subprocess.run(
-                [
-                    Path(sys.executable).with_name("py-spy"),
-                    "dump",
-                    "--nonblocking",
-                    "--pid",
-                    str(pid),
-                ],
-                capture_output=True,
-                text=True,
-                timeout=30,
-            )
-            for pid in [self.command.pid, *of_roles]
+        pids = [self.command.pid, *(p.pid for role in ROLES for p in self.of_role(role))]
+        dump = [str(Path(sys.executable).with_name("py-spy")), "dump", "--nonblocking", "--pid"]
+        found = [
+            subprocess.run([*dump, str(pid)], capture_output=True, text=True, timeout=30)
+            for pid in pids
         ]
-        return "\n".join(dump.stdout + dump.stderr for dump in dumps)
+        return "\n".join(one.stdout + one.stderr for one in found)
 
     def close(self) -> None:
         """Ends everything."""
