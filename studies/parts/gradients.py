@@ -59,18 +59,19 @@ slower on another; else the page says that they were tried.
 No tuning of the moving average (0.8 of the old) nor of the level 0; one aggregator of nineteen, the
 package's default. LunarLander was registered too, without UPGrad, which would take four times as
 long there, and was left out before any run of it. In a look at 20,000 steps of CartPole, one seed,
-all ran; nothing was chosen by it.
+all ran; nothing was chosen by it. Ten seeds instead of the sixteen that were registered first: cut
+after one seed, when the study had used 23 of its 24 hours of one core.
 
 **Changed after registration.** CartPole first had 150,000 steps and a threshold of 475. The first
 34 runs, six or seven seeds in five arms, seldom got there in any arm: what never comes cannot be
 compared. Both were changed for all arms alike, and those runs are not used.
 """,
     experiments=(
-        _experiment(CART_POLE, 16, _UPGRAD),
+        _experiment(CART_POLE, 10, _UPGRAD),
         Experiment(
             _NOISY,
             (AVERAGE, _AGREEMENT, _SIGNAL_TO_NOISE, _UPGRAD, ADVANTAGE_DOWN, _VALUE_APART),
-            tuple(range(10_000, 10_016)),
+            tuple(range(10_000, 10_010)),
             against(AVERAGE, _AGREEMENT, _SIGNAL_TO_NOISE, _UPGRAD)
             + against(ADVANTAGE_DOWN, _VALUE_APART),
         ),
