@@ -11,7 +11,7 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from rllib_weighted.report.formats import format_number
-from studies import analysis, store
+from studies import analysis, pooled, store
 from studies.design import Experiment, Part
 
 PAGE = store.HERE.parent.parent / "docs" / "study.md"
@@ -47,12 +47,13 @@ def write(parts: Iterable[Part], folder: Path = store.HERE, page: Path = PAGE) -
         page: The Markdown file; figures go into the folder `FIGURES` beside it.
     """
     figures = page.parent / FIGURES
-    sections, predicted, waiting = [_INTRO], [], []
+    sections, predicted, waiting, started = [_INTRO], [], [], []
     for part in parts:
         runs = store.read(part.name, folder)
         if runs.empty:
             waiting.append(part)
             continue
+        started.append((part, runs))
         sections.append(section(part, runs))
         if len(found := analysis.predictions(part, runs)):
             predicted.append(found)
@@ -60,6 +61,7 @@ def write(parts: Iterable[Part], folder: Path = store.HERE, page: Path = PAGE) -
             if (runs["experiment"] == experiment.name).any():
                 figures.mkdir(parents=True, exist_ok=True)
                 figure(experiment, part, runs, figures / figure_name(part, experiment))
+    sections.append(_pooled(pooled.speeds(started)))
     sections.append(_predictions(pd.concat(predicted, ignore_index=True) if predicted else None))
     if waiting:
         sections.append(_waiting(waiting))
@@ -80,6 +82,28 @@ def _waiting(parts: Sequence[Part]) -> str:
         for part in parts
     ]
     return "\n## Registered, not run yet\n\n" + table(["part", "runs", "tasks"], rows)
+
+
+def _pooled(found: pd.DataFrame) -> str:
+    """Returns the section on all tasks with identical workers together."""
+    rows = [
+        [
+            row.arm,
+            str(row.num_tasks),
+            str(row.num_pairs),
+            f"**{row.effect:.2f}** ({row.low:.2f} – {row.high:.2f})",
+            f"{math.exp(row.between):.2f}",
+        ]
+        for row in found.itertuples()
+    ]
+    names = ["arm", "comparisons", "pairs", "speed against `average` (95 %)", "between tasks"]
+    text = table(names, rows)
+    return text and (
+        "## All tasks with identical workers together\n\nNot registered: a summary of all complete "
+        "comparisons with `average` (normalised per worker) on tasks whose workers differ in their "
+        "seed only; merges with three or more. Random effects; the last column is the factor "
+        "(one standard deviation) by which the true speed differs from task to task.\n\n" + text
+    )
 
 
 def _predictions(found: pd.DataFrame | None) -> str:
