@@ -100,11 +100,6 @@ def lunar_lander(gravity: float = -10.0, wind: float = 0.0) -> Env:
     )
 
 
-def bipedal_walker(hardcore: bool = False) -> Env:
-    """BipedalWalker-v3, or its version with pits, stumps and stairs; 1600 steps at most."""
-    return gym.make("BipedalWalker-v3", hardcore=hardcore)
-
-
 def noisy_cart_pole(deviation: float = 0.0) -> Env:
     """CartPole-v1 with noise on its rewards.
 
@@ -138,7 +133,6 @@ def noisy_sensors_cart_pole(deviation: float = 0.0) -> Env:
 CREATORS: dict[str, Callable[..., Env]] = {
     "study/SparseMountainCar": sparse_mountain_car,
     "study/LunarLander": lunar_lander,
-    "study/BipedalWalker": bipedal_walker,
     "study/NoisyCartPole": noisy_cart_pole,
     "study/NoisyLunarLander": noisy_lunar_lander,
     "study/NoisySensorsCartPole": noisy_sensors_cart_pole,

@@ -108,30 +108,6 @@ than the angle at which an episode ends.
 
 Pilots of the average (seeds 1 to 6) got to 150 after 87,000 to 114,000 steps."""
 
-BIPEDAL_WALKER_HALVES = Task(
-    name="BipedalWalker, half of the workers hardcore",
-    env="study/BipedalWalker",
-    total_steps=600_000,
-    threshold=-80.0,
-    hold=3,
-    score="workers",
-    reward_scale=0.1,
-    normalize_observations=True,
-    contexts=({"hardcore": False}, {"hardcore": True}) * 4,
-    held_out=({"hardcore": False}, {"hardcore": True}),
-    held_out_episodes=10,
-    training={
-        **PPO,
-        "train_batch_size": 8192,
-        "num_epochs": 10,
-        "lr": 3e-4,
-        "gamma": 0.99,
-        "lambda_": 0.95,
-    },
-)
-"""A pilot of the average (seed 1) got to -80 after about 420,000 steps and to -70 at the end: the
-threshold is where learning has begun, not where it ends. 194 s of a core a run."""
-
 MOUNTAIN_CAR_LEVELS = replace(
     MOUNTAIN_CAR, name="MountainCar, engines as levels", score="greedy", greedy_interval=2, hold=1
 )
