@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from studies.design import Arm
+from studies.design import Arm, Task
 
 
 def arm(name: str, strategy: str, normalization: str = "worker", /, **options: Any) -> Arm:
@@ -50,6 +50,15 @@ ADVANTAGE_UP = arm("advantage scale, a = 1", "advantage_scaled", exponent=1.0)
 ADVANTAGE_UP_TWICE = arm("advantage scale, a = 2", "advantage_scaled", exponent=2.0)
 ADVANTAGE_DOWN = arm("advantage scale, a = -1", "advantage_scaled", exponent=-1.0)
 INVERSE_VARIANCE = arm("inverse variance", "inverse_variance")
+
+
+def at_rate(base: Arm, task: Task, factor: float) -> Arm:
+    """Returns an arm with the learning rate of the task, or of its whole schedule, times factor."""
+    rate = task.training["lr"]
+    scaled = [[at, factor * v] for at, v in rate] if isinstance(rate, list) else factor * rate
+    return replace(
+        base, name=f"{base.name}, rate x {factor:g}", training={**base.training, "lr": scaled}
+    )
 
 
 def against(baseline: Arm, *arms: Arm) -> tuple[tuple[str, str], ...]:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from studies.design import Arm, Experiment, Part, Task
 from studies.parts import noise
-from studies.parts.arms import ADVANTAGE_DOWN, AVERAGE, against, arm
+from studies.parts.arms import ADVANTAGE_DOWN, AVERAGE, against, arm, at_rate
 from studies.parts.tasks import CART_POLE
 
 _AGREEMENT = replace(AVERAGE, name="epochs end on disagreement", learner="agreement")
@@ -26,8 +26,7 @@ def _fewer_epochs(task: Task) -> Arm:
 
 def _larger_steps(task: Task) -> Arm:
     """Returns the average with twice the learning rate, which a rule on directions has to beat."""
-    rate = [[step, 2 * value] for step, value in task.training["lr"]]
-    return replace(AVERAGE, name="twice the steps", training={**AVERAGE.training, "lr": rate})
+    return replace(at_rate(AVERAGE, task, 2.0), name="twice the steps")
 
 
 def _experiment(task: Task, num_seeds: int, *arms: Arm) -> Experiment:
